@@ -1,0 +1,12 @@
+//! The engine of orderflow: plans, dataflow, epochs, formats, and the contracts of sources and sinks.
+
+pub mod data;
+pub mod error;
+pub mod format;
+pub mod plan;
+pub mod sink;
+pub mod source;
+pub mod time;
+
+pub use arrow;
+pub use error::{Error, Result};

@@ -1,0 +1,157 @@
+//! The sink contract: closed epochs go in, progress comes out.
+//!
+//! A [`Sink`] is a value that parses its configuration; opened, it is a [`Writer`].
+//! ```text
+//!   open(generation) ─► Progress it already holds       (win, fence, only then read)
+//!   write(closed epoch) … poll ─► Committed             one act stores the data and the progress
+//! ```
+//! Invariant: an epoch whose progress a writer reported is in the outside world for good; a writer is never given an epoch at
+//! or below the progress it reported when it was opened. All calls come from one thread, which may be the sink's own.
+
+use crate::data::Changes;
+use crate::error::Result;
+use crate::plan::Column;
+use crate::time::{Clock, Epoch};
+use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a sink promises after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarantee {
+    /// A row may be seen again after a crash.
+    AtLeastOnce,
+    /// A row is stored together with the progress, so never twice.
+    ExactlyOnce,
+}
+
+/// A configured sink that has not been opened.
+pub trait Sink: Send + 'static {
+    /// The columns it wants, computed from the view's columns (SQL expressions, hidden columns allowed); `None`: the visible ones as they are.
+    ///
+    /// # Errors
+    /// What the sink cannot do with such columns.
+    fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>>;
+
+    /// What it promises.
+    fn guarantee(&self) -> Guarantee;
+
+    /// One word for logs, metrics and progress: `parquet`, `kafka`.
+    fn kind(&self) -> &'static str;
+
+    /// Wins the sink for this generation, ends what an older writer left half done, then reads what it already holds. May block for a bounded time.
+    ///
+    /// # Errors
+    /// What cannot be reached, or a place that is taken, with the choices.
+    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened>;
+}
+
+/// What a sink is given when it is opened.
+#[derive(Clone, Debug)]
+pub struct SinkContext {
+    /// Name of the pipeline.
+    pub pipeline: Arc<str>,
+    /// Name of the view that is written.
+    pub view: Arc<str>,
+    /// Who writes: the ledger and its generation.
+    pub writer: WriterId,
+    /// Columns of every [`Closed::changes`].
+    pub schema: SchemaRef,
+    /// Where rows go that the sink has to refuse.
+    pub clock: Clock,
+}
+
+/// An open sink and what it held already.
+pub struct Opened {
+    /// The writer.
+    pub writer: Box<dyn Writer>,
+    /// The newest progress found in the sink itself; `None` for a new or forgetful sink.
+    pub progress: Option<Progress>,
+}
+
+/// Who writes: a ledger's random id, and how many times it has been opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WriterId {
+    /// Random, made with the ledger.
+    pub ledger: u128,
+    /// 1 at the first opening.
+    pub generation: u64,
+}
+
+/// What a sink holds: everything up to and including `part` of `epoch`, written by `writer`. Never a bare number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Progress {
+    /// Who wrote it.
+    pub writer: WriterId,
+    /// The newest epoch held.
+    pub epoch: Epoch,
+    /// The newest part of that epoch; parts of an epoch are numbered from 0 and the last one completes it.
+    pub part: u32,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ledger {:032x} generation {} epoch {} part {}", self.writer.ledger, self.writer.generation, self.epoch, self.part)
+    }
+}
+
+/// An open sink.
+pub trait Writer: Send {
+    /// Takes a closed epoch, in epoch order. Must not wait for the outside: what cannot leave at once is kept and counted in [`Committed::pending_bytes`].
+    ///
+    /// # Errors
+    /// [`Retry::Backoff`](crate::error::Retry): nothing of the epoch was taken, it is given again after a pause. [`Retry::Never`](crate::error::Retry): the sink is out of order.
+    fn write(&mut self, closed: Closed) -> Result<()>;
+
+    /// Asks that all taken epochs be committed without waiting for a roll; the answer comes from [`Writer::poll`].
+    ///
+    /// # Errors
+    /// As [`Writer::poll`].
+    fn flush(&mut self) -> Result<()>;
+
+    /// Drives the outside world, waiting at most `wait` for it, and says how far it is.
+    ///
+    /// # Errors
+    /// [`Retry::Backoff`](crate::error::Retry): polled again after a pause, what was taken is still held. [`Retry::Never`](crate::error::Retry): the pipeline stops with this reason.
+    fn poll(&mut self, wait: Duration) -> Result<Committed>;
+
+    /// Lets go of the outside. Everything flushed and committed before stays; what was not is gone.
+    ///
+    /// # Errors
+    /// What could not be closed.
+    fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// How far a writer is.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// The newest progress that is in the outside world for good; `None` before the first commit.
+    pub progress: Option<Progress>,
+    /// Bytes taken and not yet out: the engine stops giving epochs while this is above its bound.
+    pub pending_bytes: usize,
+    /// Rows that the outside refuses for good (too large, one topic too many): the engine sends them to the dead letters. Each is reported once.
+    pub refused: Vec<crate::data::Rejected>,
+}
+
+/// All output of one epoch for one sink, in canonical order: never empty batches, possibly no batch at all.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its rows with [`SinkContext::schema`].
+    pub changes: Vec<Changes>,
+}
+
+impl Closed {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.changes.iter().map(Changes::len).sum()
+    }
+
+    /// Bytes held in memory.
+    pub fn memory(&self) -> usize {
+        self.changes.iter().map(Changes::memory).sum()
+    }
+}

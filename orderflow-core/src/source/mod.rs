@@ -1,0 +1,255 @@
+//! The source contract: where rows come from, and how far they were read.
+//!
+//! A [`Source`] is a value that parses its configuration; opened, it is a [`Reader`] that is polled and never blocks.
+//! ```text
+//!   poll ──► Fetch {partition, [from, to), bytes}      one partition, consecutive records, in order
+//!   acknowledge(positions) ◄── every sink holds all rows below these positions
+//! ```
+//! Invariant: fetches of one partition are contiguous: each one's `from` is at least the previous one's `to`, and what lies
+//! between was not there to read (a compacted record, a transaction marker). A reader that finds records missing says so with an error.
+
+use crate::data::Changes;
+use crate::error::Result;
+use crate::format::Format;
+use crate::time::{Clock, Partition, Position, Positions};
+use arrow::datatypes::SchemaRef;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Columns that every byte source can add to a row. They are hidden (`SELECT *` leaves them out) and may be named anywhere.
+pub mod meta {
+    /// The record's value as it was read: `Binary`.
+    pub const VALUE: &str = "_value";
+    /// The record's key: `Binary`, null where there is none.
+    pub const KEY: &str = "_key";
+    /// Topic, file or source name: `Utf8`.
+    pub const TOPIC: &str = "_topic";
+    /// Partition: `Int32`.
+    pub const PARTITION: &str = "_partition";
+    /// Position in the partition: `Int64`.
+    pub const OFFSET: &str = "_offset";
+    /// The record's timestamp: `Timestamp(Millisecond, None)` (UTC), null where there is none.
+    pub const TIMESTAMP: &str = "_timestamp";
+    /// Headers in order: `List<Struct<key: Utf8, value: Binary nullable>>`.
+    pub const HEADERS: &str = "_headers";
+
+    use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
+    use std::sync::Arc;
+
+    /// The hidden columns with their types, in the order above.
+    pub fn fields() -> Vec<Field> {
+        vec![
+            Field::new(VALUE, DataType::Binary, true),
+            Field::new(KEY, DataType::Binary, true),
+            Field::new(TOPIC, DataType::Utf8, false),
+            Field::new(PARTITION, DataType::Int32, false),
+            Field::new(OFFSET, DataType::Int64, false),
+            Field::new(TIMESTAMP, DataType::Timestamp(TimeUnit::Millisecond, None), true),
+            Field::new(HEADERS, headers_type(), true),
+        ]
+    }
+
+    /// Type of [`HEADERS`].
+    pub fn headers_type() -> DataType {
+        let entry = Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Binary, true)]);
+        DataType::List(Arc::new(Field::new("item", DataType::Struct(entry), false)))
+    }
+
+    /// Whether `name` is one of the hidden columns.
+    pub fn is_hidden(name: &str) -> bool {
+        matches!(name, VALUE | KEY | TOPIC | PARTITION | OFFSET | TIMESTAMP | HEADERS)
+    }
+}
+
+/// A configured source that has not been opened: a value, free of side effects until [`Source::open`].
+pub trait Source: Send + 'static {
+    /// The data columns of its rows, without the hidden [`meta`] columns.
+    fn schema(&self) -> SchemaRef;
+
+    /// How bytes become rows; `None` for a source whose fetches carry rows already (such a source has no hidden columns).
+    fn format(&self) -> Option<Arc<dyn Format>>;
+
+    /// Connects and resolves the start. Called once, on the engine's thread; may block for a bounded time.
+    ///
+    /// # Errors
+    /// What cannot be reached or found, with the remedy.
+    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>>;
+}
+
+/// What a source is given when it is opened.
+#[derive(Clone, Debug)]
+pub struct SourceContext {
+    /// Name of the pipeline; it names the consumer group.
+    pub pipeline: Arc<str>,
+    /// Name of the source within the pipeline.
+    pub name: Arc<str>,
+    /// Where to go on; `None`: where the source's own configuration says.
+    pub resume: Option<Positions>,
+    /// To be called from any thread when there is something to poll after [`Polled::Idle`].
+    pub wake: Waker,
+    /// The engine's clock.
+    pub clock: Clock,
+}
+
+/// An open source. All calls come from one thread and none of them waits.
+pub trait Reader: Send {
+    /// The next records, of the partition that is furthest behind first.
+    ///
+    /// # Errors
+    /// [`Retry::Backoff`](crate::error::Retry): the engine reports it, waits, and polls again. [`Retry::Never`](crate::error::Retry): the pipeline stops with this reason.
+    fn poll(&mut self) -> Result<Polled>;
+
+    /// Every sink holds all rows below `positions`: what a consumer group or a sender is told.
+    ///
+    /// # Errors
+    /// As [`Reader::poll`]; losing an acknowledgement loses no data.
+    fn acknowledge(&mut self, positions: &Positions) -> Result<()>;
+
+    /// How far the source is behind its end, a partition at a time, and what its user should know.
+    fn status(&self) -> SourceStatus;
+
+    /// Ends reading: last acknowledgements leave, connections close. May block for a bounded time.
+    ///
+    /// # Errors
+    /// What could not be told to the outside.
+    fn close(&mut self) -> Result<()>;
+}
+
+/// Answer of [`Reader::poll`].
+pub enum Polled {
+    /// Records, or only an advance of the position (`rows == 0`).
+    Fetch(Fetch),
+    /// Nothing now; [`SourceContext::wake`] is called when there is.
+    Idle,
+    /// A bounded source has delivered everything.
+    Ended,
+}
+
+/// Consecutive records of one partition.
+pub struct Fetch {
+    /// Where they came from.
+    pub partition: Partition,
+    /// Position of the first record.
+    pub from: Position,
+    /// Position after the last record, or after what follows it and is no record.
+    pub to: Position,
+    /// Number of records.
+    pub rows: usize,
+    /// Their size in bytes.
+    pub bytes: usize,
+    /// Pinned hash of the records' positions, sizes and timestamps ([`Fingerprint`]).
+    pub fingerprint: u64,
+    /// The records.
+    pub payload: Payload,
+}
+
+/// What a fetch carries.
+pub enum Payload {
+    /// Bytes, to be decoded by whichever worker gets them.
+    Raw(Box<dyn RawBatch>),
+    /// Rows with the source's schema.
+    Rows(Changes),
+    /// No record: only the position advances.
+    None,
+}
+
+/// Undecoded records that can be handed to another thread.
+pub trait RawBatch: Send {
+    /// Number of records.
+    fn len(&self) -> usize;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Record `i < len()`.
+    fn record(&self, i: usize) -> RawRecord<'_>;
+
+    /// Appends the headers of record `i` in order; most sources have none.
+    fn headers<'a>(&'a self, _i: usize, _visit: &mut dyn FnMut(&'a str, Option<&'a [u8]>)) {}
+}
+
+/// One undecoded record.
+#[derive(Clone, Copy, Debug)]
+pub struct RawRecord<'a> {
+    /// Its bytes; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its position.
+    pub position: Position,
+    /// Milliseconds since 1970; `None` where the source has none.
+    pub timestamp: Option<i64>,
+}
+
+/// What a source knows about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// One entry a partition.
+    pub partitions: Vec<PartitionStatus>,
+    /// Sentences for the user: a foreign member in the group, a skipped partition.
+    pub warnings: Vec<String>,
+}
+
+/// How far one partition was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Which one.
+    pub partition: Partition,
+    /// Next position to be polled.
+    pub position: Position,
+    /// Position after its last record, where known.
+    pub end: Option<Position>,
+}
+
+/// Pinned hash of positions, sizes and timestamps, fed record by record: FNV-1a over 64-bit words.
+#[derive(Clone, Copy, Debug)]
+pub struct Fingerprint(u64);
+
+impl Default for Fingerprint {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fingerprint {
+    /// Adds one record.
+    pub fn add(&mut self, position: Position, size: usize, timestamp: Option<i64>) {
+        for word in [position, size as u64, timestamp.unwrap_or(i64::MIN) as u64] {
+            self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    /// The hash so far.
+    pub fn finish(self) -> u64 {
+        self.0
+    }
+}
+
+/// Tells the engine's thread that there is work; cheap, callable from anywhere, any number of times.
+#[derive(Clone, Default)]
+pub struct Waker(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl Waker {
+    /// A waker that calls `wake`.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(wake)))
+    }
+
+    /// Wakes the engine.
+    pub fn wake(&self) {
+        if let Some(wake) = &self.0 {
+            wake();
+        }
+    }
+}
+
+impl std::fmt::Debug for Waker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
+/// How long [`Source::open`] may wait for the outside before it gives up with an error.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
