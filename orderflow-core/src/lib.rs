@@ -1,6 +1,7 @@
 //! The engine of orderflow: plans, dataflow, epochs, formats, and the contracts of sources and sinks.
 
 pub mod data;
+pub mod dataflow;
 pub mod error;
 pub mod format;
 pub mod plan;

@@ -177,3 +177,12 @@ impl Changes {
         Ok(Self::signed(rows, parts.iter().flat_map(Changes::diff_iter).collect()))
     }
 }
+
+impl Default for Changes {
+    /// No rows and no columns: what the dataflow leaves behind when it takes a batch out of a buffer.
+    fn default() -> Self {
+        use std::sync::LazyLock;
+        static EMPTY: LazyLock<RecordBatch> = LazyLock::new(|| RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty())));
+        Self::inserts(EMPTY.clone())
+    }
+}

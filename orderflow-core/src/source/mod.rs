@@ -203,25 +203,20 @@ pub struct PartitionStatus {
     pub end: Option<Position>,
 }
 
-/// Pinned hash of positions, sizes and timestamps, fed record by record: FNV-1a over 64-bit words.
-#[derive(Clone, Copy, Debug)]
+/// Pinned hash of positions, sizes and timestamps: the sum of one FNV-1a hash a record, so that it does not depend on where
+/// fetches were cut and two of them add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint(u64);
-
-impl Default for Fingerprint {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
 
 impl Fingerprint {
     /// Adds one record.
     pub fn add(&mut self, position: Position, size: usize, timestamp: Option<i64>) {
-        for word in [position, size as u64, timestamp.unwrap_or(i64::MIN) as u64] {
-            self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+        let words = [position, size as u64, timestamp.unwrap_or(i64::MIN) as u64];
+        let hash = words.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, word| (h ^ word).wrapping_mul(0x0000_0100_0000_01b3));
+        self.0 = self.0.wrapping_add(hash);
     }
 
-    /// The hash so far.
+    /// The hash so far; the fingerprint of two runs of records is the wrapping sum of both.
     pub fn finish(self) -> u64 {
         self.0
     }

@@ -1,0 +1,48 @@
+//! A binding says which input an epoch is: law 1, the same epoch is the same input.
+
+use crate::source::Fetch;
+use crate::time::{Epoch, Partition, Position};
+use std::collections::BTreeMap;
+
+/// The input of one epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Binding {
+    /// Which epoch.
+    pub epoch: Epoch,
+    /// For each source (by number) and partition, what was read.
+    pub ranges: BTreeMap<(u32, Partition), Range>,
+    /// When it was closed, in milliseconds since 1970.
+    pub minted_at: i64,
+}
+
+/// What was read of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First position.
+    pub from: Position,
+    /// Position after the last.
+    pub to: Position,
+    /// Records in between.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Sum of the records' fingerprints.
+    pub fingerprint: u64,
+}
+
+impl Binding {
+    /// Adds a fetch of source `source`.
+    pub fn add(&mut self, source: u32, fetch: &Fetch) {
+        let empty = Range { from: fetch.from, to: fetch.from, rows: 0, bytes: 0, fingerprint: 0 };
+        let range = self.ranges.entry((source, fetch.partition.clone())).or_insert(empty);
+        range.to = range.to.max(fetch.to);
+        range.rows += fetch.rows as u64;
+        range.bytes += fetch.bytes as u64;
+        range.fingerprint = range.fingerprint.wrapping_add(fetch.fingerprint);
+    }
+
+    /// Records in all.
+    pub fn rows(&self) -> u64 {
+        self.ranges.values().map(|r| r.rows).sum()
+    }
+}

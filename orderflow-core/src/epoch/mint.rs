@@ -1,0 +1,121 @@
+//! The mint closes epochs: after a time, a number of rows or of bytes, or when nothing more comes and something waits.
+
+use super::Binding;
+use crate::source::Fetch;
+use crate::time::Epoch;
+use std::time::Duration;
+
+/// When an epoch closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Time since its first record.
+    pub interval: Duration,
+    /// Records.
+    pub rows: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    /// One second, 1,000,000 rows or 64 MB.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1), rows: 1_000_000, bytes: 64 << 20 }
+    }
+}
+
+impl Limits {
+    /// How long the input must have been quiet before an epoch closes early: a tenth of its interval.
+    pub fn quiet(&self) -> Duration {
+        self.interval / 10
+    }
+}
+
+/// The open epoch and the rule that closes it. Pure: told the time, never asks for it.
+#[derive(Debug)]
+pub struct Mint {
+    limits: Limits,
+    open: Binding,
+    rows: u64,
+    bytes: u64,
+    first: Option<Duration>,
+    last: Duration,
+}
+
+impl Mint {
+    /// The first epoch to be closed is `first`.
+    pub fn new(limits: Limits, first: Epoch) -> Self {
+        Self { limits, open: Binding { epoch: first, ..Binding::default() }, rows: 0, bytes: 0, first: None, last: Duration::ZERO }
+    }
+
+    /// The open epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.open.epoch
+    }
+
+    /// Whether the open epoch has any input.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Adds a fetch that came at `now`.
+    pub fn add(&mut self, source: u32, fetch: &Fetch, now: Duration) {
+        self.open.add(source, fetch);
+        self.rows += fetch.rows as u64;
+        self.bytes += fetch.bytes as u64;
+        self.first.get_or_insert(now);
+        self.last = now;
+    }
+
+    /// How long until the open epoch closes; zero: now; `None`: not before more input comes. `hurry`: somebody waits for what is there.
+    pub fn due(&self, now: Duration, hurry: bool) -> Option<Duration> {
+        let first = self.first?;
+        if hurry || self.rows >= self.limits.rows || self.bytes >= self.limits.bytes {
+            return Some(Duration::ZERO);
+        }
+        let full = (first + self.limits.interval).saturating_sub(now);
+        let quiet = (self.last + self.limits.quiet()).saturating_sub(now);
+        Some(full.min(quiet))
+    }
+
+    /// Closes the open epoch at wall-clock time `minted_at` and opens the next.
+    pub fn close(&mut self, minted_at: i64) -> Binding {
+        let next = Binding { epoch: self.open.epoch.next(), ..Binding::default() };
+        let mut closed = std::mem::replace(&mut self.open, next);
+        closed.minted_at = minted_at;
+        (self.rows, self.bytes, self.first) = (0, 0, None);
+        closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Payload;
+    use crate::time::Partition;
+
+    fn fetch(from: u64, rows: usize, bytes: usize) -> Fetch {
+        Fetch { partition: Partition::new("t", 0), from, to: from + rows as u64, rows, bytes, fingerprint: 7, payload: Payload::None }
+    }
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    #[test]
+    fn an_epoch_closes_by_time_rows_bytes_quiet_or_hurry() {
+        let limits = Limits { interval: MS(1000), rows: 10, bytes: 100 };
+        let mut mint = Mint::new(limits, Epoch(1));
+        assert_eq!(mint.due(MS(5000), true), None, "nothing came, nothing closes");
+        mint.add(0, &fetch(0, 1, 1), MS(100));
+        assert_eq!(mint.due(MS(100), false), Some(MS(100)), "quiet for a tenth of the interval");
+        mint.add(0, &fetch(1, 1, 1), MS(1050));
+        assert_eq!(mint.due(MS(1060), false), Some(MS(40)), "a second after the first record");
+        assert_eq!(mint.due(MS(1060), true), Some(MS(0)));
+        mint.add(0, &fetch(2, 8, 1), MS(1060));
+        assert_eq!(mint.due(MS(1060), false), Some(MS(0)), "ten rows");
+        let binding = mint.close(42);
+        assert_eq!((binding.epoch, binding.rows(), binding.minted_at), (Epoch(1), 10, 42));
+        let range = binding.ranges[&(0, Partition::new("t", 0))];
+        assert_eq!((range.from, range.to, range.bytes, range.fingerprint), (0, 10, 3, 21));
+        assert!(mint.is_empty() && mint.epoch() == Epoch(2));
+        mint.add(0, &fetch(10, 1, 100), MS(2000));
+        assert_eq!(mint.due(MS(2000), false), Some(MS(0)), "a hundred bytes");
+    }
+}

@@ -1,0 +1,282 @@
+//! The second half: partials of an epoch meet the state, and the rows that changed leave.
+
+use super::combine::PartialStream;
+use super::value::{Row, Value, column};
+use super::{Aggregate, Func};
+use crate::data::rowkey::{RowCodec, bucket, hash_columns, owner};
+use crate::data::{Changes, Rejected};
+use crate::dataflow::Stream;
+use crate::dataflow::arrange::{Acc, Accs, Arrangement, Bytes, Lookup, Reader};
+use crate::dataflow::partials::{Partials, by_bucket};
+use crate::error::Result;
+use crate::operator::eval::{Blame, json_row};
+use crate::operator::keep::State;
+use crate::operator::render::Failure;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use timely::container::NoopBuilder;
+use timely::dataflow::operators::{Capability, Operator};
+
+/// Rows of one output batch, at most.
+const BATCH: usize = 64 * 1024;
+
+pub(super) fn render<'s>(
+    partials: PartialStream<'s>,
+    plan: Arc<Aggregate>,
+    blame: Blame,
+    failure: Failure,
+) -> (Stream<'s>, AggregateState) {
+    let state: Rc<RefCell<Option<AggregateReaders>>> = Rc::default();
+    let shared = state.clone();
+    let shape = plan.clone();
+    let scope = partials.scope();
+    let stream = partials.unary_frontier::<NoopBuilder<Changes>, _, _, _>(by_bucket(), "Fold", move |capability, info| {
+        let activator = scope.activator_for(info.address.clone());
+        let home = plan.keys.is_empty() && owner(bucket(empty_hash()), scope.peers()) == scope.index();
+        let traces: Vec<Arrangement> = (0..=plan.values.len()).map(|_| Arrangement::new(info.clone(), activator.clone())).collect();
+        *shared.borrow_mut() = Some(AggregateReaders { readers: traces.iter().map(Arrangement::reader).collect(), home });
+        // without keys there is one row from the first epoch on, at the worker that owns the empty key
+        let mut pending: BTreeMap<u64, (Capability<u64>, Vec<Partials>)> = BTreeMap::new();
+        if home {
+            let first = capability.delayed(&1);
+            pending.insert(1, (first, vec![]));
+        }
+        drop(capability);
+        let mut fold = match Codecs::new(&plan) {
+            Ok(codecs) => Some(Fold { plan, codecs, traces, blame, shown: false }),
+            Err(e) => {
+                failure.set(e);
+                None
+            }
+        };
+        move |(input, frontier), output| {
+            input.for_each(|time, data| {
+                let entry = pending.entry(*time.time()).or_insert_with(|| (time.retain(0), vec![]));
+                entry.1.push(std::mem::take(data));
+            });
+            while let Some(entry) = pending.first_entry() {
+                if frontier.less_equal(entry.key()) {
+                    break;
+                }
+                let epoch = *entry.key();
+                let (capability, parts) = entry.remove();
+                let Some(fold) = fold.as_mut() else { continue };
+                match fold.epoch(epoch, parts) {
+                    Ok(batches) => {
+                        for mut changes in batches {
+                            output.session_with_builder(&capability).give_container(&mut changes);
+                        }
+                    }
+                    Err(e) => failure.set(e.at(format!("view {}, epoch {epoch}", fold.blame.view))),
+                }
+            }
+        }
+    });
+    (stream, AggregateState { plan: shape, readers: state })
+}
+
+fn empty_hash() -> u64 {
+    let mut out = vec![];
+    hash_columns(&[], 1, &mut out).expect("hashing no column cannot fail");
+    out[0]
+}
+
+struct Codecs {
+    keys: RowCodec,
+    values: Vec<RowCodec>,
+    nulls: Vec<Vec<u8>>,
+}
+
+impl Codecs {
+    fn new(plan: &Aggregate) -> Result<Self> {
+        let keys = RowCodec::new(&plan.key_types, 0)?;
+        let mut values = vec![];
+        let mut nulls = vec![];
+        for v in &plan.values {
+            let codec = RowCodec::new(std::slice::from_ref(&v.data_type), usize::from(v.descending))?;
+            nulls.push(codec.encode(&[new_null_array(&v.data_type, 1)])?.row(0).data().to_vec());
+            values.push(codec);
+        }
+        Ok(Self { keys, values, nulls })
+    }
+
+    /// Rows of groups (keys with their bucket in front) and their values, as a batch.
+    fn batch(&self, plan: &Aggregate, keys: &[&[u8]], rows: Vec<Vec<Value>>) -> Result<RecordBatch> {
+        let n = keys.len();
+        let mut columns: Vec<ArrayRef> = if plan.keys.is_empty() { vec![] } else { self.keys.decode(keys.iter().map(|k| &k[1..]))? };
+        let mut by_call: Vec<Vec<Value>> = plan.calls.iter().map(|_| Vec::with_capacity(n)).collect();
+        for row in rows {
+            row.into_iter().zip(&mut by_call).for_each(|(v, c)| c.push(v));
+        }
+        for (call, values) in plan.calls.iter().zip(by_call) {
+            columns.push(column(call, values, &self.values, &self.nulls)?);
+        }
+        Ok(RecordBatch::try_new_with_options(plan.schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(n)))?)
+    }
+}
+
+struct Fold {
+    plan: Arc<Aggregate>,
+    codecs: Codecs,
+    traces: Vec<Arrangement>,
+    blame: Blame,
+    /// Whether the only row of an aggregate without keys was shown before.
+    shown: bool,
+}
+
+impl Fold {
+    fn epoch(&mut self, epoch: u64, parts: Vec<Partials>) -> Result<Vec<Changes>> {
+        let mut by_trace: Vec<Vec<Partials>> = self.traces.iter().map(|_| vec![]).collect();
+        for p in parts {
+            by_trace[p.trace as usize].push(p);
+        }
+        let mut merged = by_trace.into_iter().map(Partials::merge);
+        let mut own = merged.next().unwrap_or_default();
+        if own.keys.count() == 0 && self.plan.keys.is_empty() {
+            own = Partials { trace: 0, keys: Bytes::default(), accs: Accs::with_width(self.plan.width, 1) };
+            own.keys.push(&[bucket(empty_hash())]);
+            own.accs.push_zero();
+        }
+        // values first: distinct counts become words of the group, least and greatest values are looked up before and after
+        let mut before = vec![];
+        for (v, p) in merged.enumerate() {
+            before.push(self.traces[v + 1].cursor());
+            let call = &self.plan.calls[self.plan.values[v].call];
+            if matches!(call.func, Func::CountDistinct(_)) {
+                count_transitions(&mut before[v], &p, epoch, &mut own, call.word);
+            }
+            self.traces[v + 1].insert(epoch, &p.keys, &p.accs);
+        }
+        let mut after: Vec<Lookup> = self.traces[1..].iter_mut().map(Arrangement::cursor).collect();
+        let mut lookup = self.traces[0].cursor();
+        let (mut acc, mut out) = (Acc::zero(self.plan.width), Out::default());
+        let mut batches = vec![];
+        for (i, key) in own.keys.iter().enumerate() {
+            lookup.get(key, epoch, &mut acc);
+            let mut old = self.plan.row(&acc, |v| first(&mut before[v], key, epoch));
+            if self.plan.keys.is_empty() && !self.shown {
+                old = None;
+                self.shown = true;
+            }
+            acc.add(own.accs.get(i));
+            let new = self.plan.row(&acc, |v| first(&mut after[v], key, epoch));
+            if old != new {
+                out.push(key, old, -1);
+                out.push(key, new, 1);
+            }
+            if out.keys.len() >= BATCH {
+                batches.extend(std::mem::take(&mut out).changes(&self.plan, &self.codecs)?);
+            }
+        }
+        drop(lookup);
+        for (key, reason, diff) in std::mem::take(&mut out.errors) {
+            let row = self.codecs.batch(&self.plan, &[key], vec![vec![Value::Null; self.plan.calls.len()]]);
+            let bytes = row.map_or_else(|_| key.to_vec(), |r| json_row(&Changes::inserts(r), 0));
+            self.blame.rejects.push(epoch, Rejected { from: self.blame.view.clone(), place: None, bytes, reason, diff });
+        }
+        batches.extend(out.changes(&self.plan, &self.codecs)?);
+        self.traces[0].insert(epoch, &own.keys, &own.accs);
+        Ok(batches)
+    }
+}
+
+/// Values that appeared or vanished change the distinct count of their group by one.
+fn count_transitions(before: &mut Lookup, values: &Partials, epoch: u64, own: &mut Partials, word: usize) {
+    let mut acc = Acc::zero(1);
+    let mut g = 0;
+    for (i, key) in values.keys.iter().enumerate() {
+        before.get(key, epoch, &mut acc);
+        let (old, new) = (acc.0[0] > 0, acc.0[0] + values.accs.get(i)[0] > 0);
+        if old == new {
+            continue;
+        }
+        // both lists ascend and group keys are prefix-free, so the group of a value is the last key that is not greater
+        while g + 1 < own.keys.count() && own.keys.get(g + 1) <= key {
+            g += 1;
+        }
+        own.accs.get_mut(g)[word] += if new { 1 } else { -1 };
+    }
+}
+
+fn first(lookup: &mut Lookup, group: &[u8], upto: u64) -> Option<Vec<u8>> {
+    lookup.first_with(group, upto).map(|key| key[group.len()..].to_vec())
+}
+
+#[derive(Default)]
+struct Out<'a> {
+    keys: Vec<&'a [u8]>,
+    rows: Vec<Vec<Value>>,
+    diffs: Vec<i64>,
+    errors: Vec<(&'a [u8], String, i64)>,
+}
+
+impl<'a> Out<'a> {
+    fn push(&mut self, key: &'a [u8], row: Row, diff: i64) {
+        match row {
+            None => {}
+            Some(Ok(values)) => {
+                self.keys.push(key);
+                self.rows.push(values);
+                self.diffs.push(diff);
+            }
+            Some(Err(reason)) => self.errors.push((key, reason, diff)),
+        }
+    }
+
+    fn changes(self, plan: &Aggregate, codecs: &Codecs) -> Result<Option<Changes>> {
+        if self.keys.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Changes::signed(codecs.batch(plan, &self.keys, self.rows)?, self.diffs)))
+    }
+}
+
+struct AggregateReaders {
+    readers: Vec<Reader>,
+    home: bool,
+}
+
+/// The groups of this worker, readable as of any epoch that was not forgotten.
+#[derive(Clone)]
+pub struct AggregateState {
+    plan: Arc<Aggregate>,
+    readers: Rc<RefCell<Option<AggregateReaders>>>,
+}
+
+impl State for AggregateState {
+    fn forget(&self, epoch: u64) {
+        if let Some(r) = self.readers.borrow_mut().as_mut() {
+            r.readers.iter_mut().for_each(|r| r.forget(epoch));
+        }
+    }
+
+    fn scan(&self, upto: u64) -> Result<Vec<RecordBatch>> {
+        let mut readers = self.readers.borrow_mut();
+        let Some(readers) = readers.as_mut() else { return Ok(vec![]) };
+        let codecs = Codecs::new(&self.plan)?;
+        let (own, values) = readers.readers.split_first_mut().expect("the group's own trace is always there");
+        let mut values: Vec<Lookup> = values.iter_mut().map(Reader::lookup).collect();
+        let (mut keys, mut rows) = (Bytes::default(), vec![]);
+        own.lookup().scan(upto, self.plan.width, |key, acc| {
+            if let Some(Ok(row)) = self.plan.row(acc, |v| first(&mut values[v], key, upto)) {
+                keys.push(key);
+                rows.push(row);
+            }
+        });
+        if rows.is_empty() && readers.home && upto >= 1 {
+            if let Some(Ok(row)) = self.plan.row(&Acc::zero(self.plan.width), |_| None) {
+                keys.push(&[0]);
+                rows.push(row);
+            }
+        }
+        let keys: Vec<&[u8]> = keys.iter().collect();
+        if keys.is_empty() { Ok(vec![]) } else { Ok(vec![codecs.batch(&self.plan, &keys, rows)?]) }
+    }
+
+    fn updates(&self) -> usize {
+        self.readers.borrow().as_ref().map_or(0, |r| r.readers.iter().map(Reader::updates).sum())
+    }
+}

@@ -1,0 +1,139 @@
+//! Nodes become operators of one worker's dataflow.
+
+use super::eval::{Blame, Rejects};
+use super::keep::{self, Selected, State, Through};
+use super::{Node, Order, aggregate, closure, map};
+use crate::data::Changes;
+use crate::dataflow::Stream;
+use crate::error::{Error, Result};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use timely::container::NoopBuilder;
+use timely::dataflow::ProbeHandle;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::{Concatenate, Operator};
+
+/// The first failure of a worker's operators: it ends the engine, never the host.
+#[derive(Clone, Default)]
+pub struct Failure(Rc<RefCell<Option<Error>>>);
+
+impl Failure {
+    /// Reports a failure; the first one is kept.
+    pub fn set(&self, e: Error) {
+        self.0.borrow_mut().get_or_insert(e);
+    }
+
+    /// The first failure, if any.
+    pub fn get(&self) -> Option<Error> {
+        self.0.borrow().clone()
+    }
+}
+
+/// What rendering needs to know of the worker.
+pub struct Context<'s> {
+    /// The stream of each source and the columns (indices into the source's full schema) that it carries.
+    pub sources: Vec<(Stream<'s>, Vec<usize>)>,
+    /// The views rendered so far.
+    pub views: Vec<Rendered<'s>>,
+    /// Where refused rows go.
+    pub rejects: Rejects,
+    /// Where failures go.
+    pub failure: Failure,
+}
+
+/// A rendered node.
+#[derive(Clone)]
+pub struct Rendered<'s> {
+    /// Its changes.
+    pub stream: Stream<'s>,
+    /// Canonical order of its epochs.
+    pub order: Order,
+    /// State that can answer for it, if an operator below has some.
+    pub state: Option<Rc<dyn State>>,
+    /// Number of its columns.
+    pub columns: usize,
+}
+
+impl<'s> Context<'s> {
+    /// Renders `node` for the view `view`.
+    ///
+    /// # Errors
+    /// What cannot be rendered, which lowering should have refused.
+    pub fn render(&self, node: &Node, view: &Arc<str>) -> Result<Rendered<'s>> {
+        let blame = Blame { view: view.clone(), rejects: self.rejects.clone() };
+        let width = node.schema().fields().len();
+        let stateless = |stream, order| Rendered { stream, order, state: None, columns: width };
+        Ok(match node {
+            Node::Source { source, columns, schema } => {
+                let (stream, carried) = &self.sources[*source];
+                let position = |c: &usize| carried.iter().position(|x| x == c).ok_or_else(|| Error::internal("a column that no source carries"));
+                let positions = columns.iter().map(position).collect::<Result<Vec<_>>>()?;
+                let stream = stream.clone();
+                let all = positions.len() == carried.len() && positions.is_sorted();
+                stateless(if all { stream } else { self.select(stream, positions, schema, blame) }, Order::Origin)
+            }
+            Node::View { view, columns, schema } => {
+                let below = &self.views[*view];
+                let stream = self.select(below.stream.clone(), columns.clone(), schema, blame);
+                let all = (0..below.columns).all(|c| columns.contains(&c));
+                let order = if below.order == Order::Key && !all { Order::Sorted } else { below.order };
+                let select = |s: &Rc<dyn State>| Rc::new(Selected { state: s.clone(), indices: columns.clone() }) as Rc<dyn State>;
+                Rendered { stream, order, state: below.state.as_ref().map(select), columns: width }
+            }
+            Node::Map(input, plan) => {
+                let below = self.render(input, view)?;
+                let order = plan.order(below.order, input.schema().fields().len());
+                let through = |state| Rc::new(Through { state, map: plan.clone(), view: view.clone() }) as Rc<dyn State>;
+                let stream = map::render(below.stream, plan.clone(), blame, self.failure.clone());
+                Rendered { stream, order, state: below.state.map(through), columns: width }
+            }
+            Node::Aggregate(input, plan) => {
+                let below = self.render(input, view)?;
+                let (stream, state) = aggregate::render(below.stream, plan.clone(), blame, self.failure.clone());
+                Rendered { stream, order: Order::Key, state: Some(Rc::new(state)), columns: width }
+            }
+            Node::Union(inputs, _) => {
+                let inputs = inputs.iter().map(|n| self.render(n, view)).collect::<Result<Vec<_>>>()?;
+                // two branches over one source share origins, so only a sort makes the order canonical
+                let scope = inputs.first().ok_or_else(|| Error::internal("a union of nothing"))?.stream.scope();
+                stateless(scope.concatenate(inputs.into_iter().map(|r| r.stream)), Order::Sorted)
+            }
+            Node::Closure(input, plan) => {
+                let below = self.render(input, view)?;
+                let order = if below.order == Order::Origin { Order::Origin } else { Order::Sorted };
+                stateless(closure::render(below.stream, plan.clone(), blame, self.failure.clone()), order)
+            }
+            Node::Custom(input, plan) => {
+                let below = self.render(input, view)?;
+                stateless((plan.f)(below.stream), Order::Sorted)
+            }
+        })
+    }
+
+    fn select(&self, stream: Stream<'s>, indices: Vec<usize>, schema: &arrow::datatypes::SchemaRef, blame: Blame) -> Stream<'s> {
+        let (schema, failure) = (schema.clone(), self.failure.clone());
+        stream.unary::<NoopBuilder<Changes>, _, _, _>(Pipeline, "Select", move |_, _| {
+            move |input, output| {
+                input.for_each(|time, data| match map::select(data, &indices, &schema) {
+                    Ok(mut changes) => output.session_with_builder(&time).give_container(&mut changes),
+                    Err(e) => failure.set(e.at(format!("view {}", blame.view))),
+                });
+            }
+        })
+    }
+
+    /// Makes a view readable: through the state below it, or by keeping its rows.
+    ///
+    /// # Errors
+    /// A column that cannot be kept because it cannot be compared.
+    pub fn keep(&self, rendered: &Rendered<'s>, node: &Node, view: &Arc<str>, probe: &ProbeHandle<u64>) -> Result<Rc<dyn State>> {
+        match &rendered.state {
+            Some(state) => Ok(state.clone()),
+            None => {
+                let blame = Blame { view: view.clone(), rejects: self.rejects.clone() };
+                keep::render(rendered.stream.clone(), &node.schema(), blame, self.failure.clone(), probe)
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The only room with threads: a thread for the engine, one for every worker, one for every sink.
+//!
+//! Invariant: channels to workers are bounded and nobody blocks on them: the engine holds a fetch back instead. A worker parks when it has nothing to
+//! do and is unparked after every message, message first.
+
+use super::engine::{Engine, Step};
+use super::sinks::{SinkDriver, SinkState};
+use super::worker::{Blueprint, Core, Share, ToWorker};
+use crate::error::{Error, Result};
+use crate::operator::Order;
+use crate::operator::closure::panic_text;
+use crate::sink::Closed;
+use crate::source::Waker;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+use timely::communication::allocator::AllocatorBuilder;
+
+/// Fetches that wait before one worker.
+const FETCHES_WAITING: usize = 16;
+/// How long a parked worker sleeps at most.
+const PARK: Duration = Duration::from_secs(5);
+/// How long a sink thread waits for the outside in one go.
+const SINK_WAIT: Duration = Duration::from_millis(20);
+
+/// The engine's end of a worker thread.
+pub(crate) struct WorkerThread {
+    to: crossbeam_channel::Sender<ToWorker>,
+    waiting: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+impl WorkerThread {
+    pub(crate) fn send(&mut self, message: ToWorker) {
+        // a worker that is gone has reported why
+        if self.to.send(message).is_ok() {
+            self.thread.thread().unpark();
+        }
+    }
+
+    pub(crate) fn offer(&mut self, message: ToWorker) -> std::result::Result<(), ToWorker> {
+        if self.waiting.load(Ordering::Acquire) >= FETCHES_WAITING {
+            return Err(message);
+        }
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        self.send(message);
+        Ok(())
+    }
+}
+
+type Reports = crossbeam_channel::Sender<Result<(usize, Share)>>;
+
+/// Starts `n` workers; gives their engine ends and the canonical order of each output.
+pub(crate) fn start_workers(name: &str, n: usize, blueprint: &Arc<Blueprint>, reports: &Reports, wake: &Waker) -> Result<(Vec<WorkerThread>, Vec<Order>)> {
+    let config = if n == 1 { timely::CommunicationConfig::Thread } else { timely::CommunicationConfig::Process(n) };
+    let (builders, _others) = config.try_build().map_err(|e| Error::internal("timely cannot start").why(e))?;
+    let (ready_tx, ready_rx) = crossbeam_channel::unbounded();
+    let mut workers = vec![];
+    for (index, builder) in builders.into_iter().enumerate() {
+        let (to, inbox) = crossbeam_channel::unbounded();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let mut run = WorkerLoop { index, inbox, waiting: waiting.clone(), reports: reports.clone(), wake: wake.clone() };
+        let (blueprint, ready) = (blueprint.clone(), ready_tx.clone());
+        let body = move || {
+            let outcome = catch_unwind(AssertUnwindSafe(|| run.run(&blueprint, builder, &ready)));
+            if let Err(e) = outcome.unwrap_or_else(|p| Err(Error::internal("a worker panicked").why(panic_text(&*p)))) {
+                let _ = ready.send(Err(e.clone()));
+                let _ = run.reports.send(Err(e));
+                run.wake.wake();
+            }
+        };
+        let thread = spawn(&format!("{name}-worker-{index}"), body)?;
+        workers.push(WorkerThread { to, waiting, thread });
+    }
+    drop(ready_tx);
+    let mut orders = vec![];
+    for _ in 0..n {
+        orders = ready_rx.recv().unwrap_or_else(|_| Err(Error::internal("a worker did not start")))?;
+    }
+    Ok((workers, orders))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell is the only room with threads")]
+fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|e| Error::external("no thread could be started").caused_by(e))
+}
+
+struct WorkerLoop {
+    index: usize,
+    inbox: crossbeam_channel::Receiver<ToWorker>,
+    waiting: Arc<AtomicUsize>,
+    reports: Reports,
+    wake: Waker,
+}
+
+impl WorkerLoop {
+    fn run(&mut self, blueprint: &Blueprint, builder: AllocatorBuilder, ready: &crossbeam_channel::Sender<Result<Vec<Order>>>) -> Result<()> {
+        let (mut core, orders) = Core::build(blueprint, builder.build())?;
+        let _ = ready.send(Ok(orders));
+        loop {
+            let mut got = false;
+            while let Ok(message) = self.inbox.try_recv() {
+                got = true;
+                let fetch = matches!(message, ToWorker::Fetch { .. });
+                let go_on = core.handle(message)?;
+                if fetch {
+                    self.waiting.fetch_sub(1, Ordering::AcqRel);
+                    self.wake.wake();
+                }
+                if !go_on {
+                    core.stop();
+                    return Ok(());
+                }
+                core.step(None)?;
+            }
+            core.step(if got { None } else { Some(PARK) })?;
+            let mut reported = false;
+            while let Some(share) = core.closed() {
+                let _ = self.reports.send(Ok((self.index, share)));
+                reported = true;
+            }
+            if reported {
+                self.wake.wake();
+            }
+        }
+    }
+}
+
+enum ToSink {
+    Offer(Closed),
+    Flush,
+    Close,
+}
+
+/// The engine's end of a sink thread.
+pub(crate) struct SinkThread {
+    to: crossbeam_channel::Sender<ToSink>,
+    queued: Arc<AtomicUsize>,
+    state: Arc<Mutex<SinkState>>,
+    thread: Option<JoinHandle<()>>,
+    flushed: crate::time::Epoch,
+    offered: crate::time::Epoch,
+}
+
+impl SinkThread {
+    /// Starts the thread of a sink.
+    pub(crate) fn start(name: &str, mut driver: SinkDriver, wake: Waker) -> Result<Self> {
+        let (to, inbox) = crossbeam_channel::unbounded();
+        let (queued, state) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(SinkState::default())));
+        let (q, s) = (queued.clone(), state.clone());
+        let body = move || {
+            let run = AssertUnwindSafe(|| sink_loop(&mut driver, &inbox, &q, &s, &wake));
+            if let Err(panic) = catch_unwind(run) {
+                let e = Error::internal("a sink panicked").why(panic_text(&*panic));
+                s.lock().unwrap_or_else(PoisonError::into_inner).failed.get_or_insert(e);
+                wake.wake();
+            }
+        };
+        let thread = Some(spawn(&format!("{name}-sink"), body)?);
+        Ok(Self { to, queued, state, thread, flushed: crate::time::Epoch(0), offered: crate::time::Epoch(0) })
+    }
+
+    pub(crate) fn offer(&mut self, closed: Closed) {
+        self.offered = closed.epoch;
+        self.queued.fetch_add(closed.memory(), Ordering::AcqRel);
+        let _ = self.to.send(ToSink::Offer(closed));
+    }
+
+    pub(crate) fn state(&mut self) -> SinkState {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = std::mem::take(&mut state.refused);
+        SinkState { refused, ..state.clone() }
+    }
+
+    pub(crate) fn flush(&mut self) {
+        // once for everything offered so far; the sink goes on by itself
+        if self.flushed < self.offered {
+            self.flushed = self.offered;
+            let _ = self.to.send(ToSink::Flush);
+        }
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        self.queued.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn close(&mut self) -> SinkState {
+        let _ = self.to.send(ToSink::Close);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // its panic is in the state
+        }
+        self.state()
+    }
+}
+
+fn sink_loop(
+    driver: &mut SinkDriver,
+    inbox: &crossbeam_channel::Receiver<ToSink>,
+    queued: &AtomicUsize,
+    shared: &Mutex<SinkState>,
+    wake: &Waker,
+) {
+    use crossbeam_channel::RecvTimeoutError;
+    loop {
+        // with nothing under way it sleeps until something comes
+        let wait = match (driver.is_idle(), driver.pause()) {
+            (true, _) => Duration::from_secs(3600),
+            (_, Some(pause)) => pause.min(Duration::from_secs(1)),
+            _ => Duration::ZERO,
+        };
+        let mut next = inbox.recv_timeout(wait);
+        loop {
+            match next {
+                Ok(ToSink::Offer(closed)) => {
+                    let memory = closed.memory();
+                    driver.offer(closed);
+                    queued.fetch_sub(memory, Ordering::AcqRel);
+                }
+                Ok(ToSink::Flush) => driver.flush(),
+                Ok(ToSink::Close) | Err(RecvTimeoutError::Disconnected) => {
+                    let state = driver.close();
+                    *shared.lock().unwrap_or_else(PoisonError::into_inner) = state;
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => break,
+            }
+            next = inbox.recv_timeout(Duration::ZERO);
+        }
+        let mut state = driver.step(SINK_WAIT);
+        let mut last = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = (last.done, last.pending, last.failed.is_some()) != (state.done, state.pending, state.failed.is_some());
+        let news = changed || !state.refused.is_empty() || last.waits.is_some() != state.waits.is_some();
+        state.refused.splice(0..0, std::mem::take(&mut last.refused));
+        *last = state;
+        drop(last);
+        if news {
+            wake.wake();
+        }
+    }
+}
+
+/// Runs an engine on a thread of its own until it ends. `build` runs on that thread, with what wakes it.
+pub(crate) fn start_engine(
+    name: &str,
+    build: impl FnOnce(Waker) -> Result<Engine> + Send + 'static,
+    ready: impl FnOnce(Result<Thread>) + Send + 'static,
+    ended: impl FnOnce(Result<()>) + Send + 'static,
+) -> Result<()> {
+    spawn(&format!("{name}-engine"), move || {
+        let me = thread::current();
+        let waked = me.clone();
+        let built = catch_unwind(AssertUnwindSafe(|| build(Waker::new(move || waked.unpark()))));
+        let built = built.unwrap_or_else(|p| Err(Error::internal("the engine panicked while it started").why(panic_text(&*p))));
+        let mut engine = match built {
+            Ok(engine) => engine,
+            Err(e) => return ready(Err(e)),
+        };
+        ready(Ok(me));
+        let outcome = loop {
+            match catch_unwind(AssertUnwindSafe(|| engine.step())) {
+                Ok(Step::Busy) => {}
+                Ok(Step::Idle(wait)) => thread::park_timeout(wait),
+                Ok(Step::Finished(outcome)) => break outcome,
+                Err(panic) => break Err(engine.panicked(panic_text(&*panic))),
+            }
+        };
+        ended(outcome);
+    })?;
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! One sink's side of the engine: the gate, the retries and the account of what is out.
+//!
+//! Invariant: the writer sees epochs in order, each once, none that it already held (law 3); an epoch without rows is not given to it at all.
+
+use crate::data::Rejected;
+use crate::error::{Error, Result, Retry};
+use crate::sink::{Closed, Writer};
+use crate::time::{Clock, Epoch};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What is known of a sink.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SinkState {
+    /// Every row up to here is in the outside world for good.
+    pub(crate) done: Epoch,
+    /// Bytes given and not yet out.
+    pub(crate) pending: usize,
+    /// Rows given.
+    pub(crate) rows: u64,
+    /// Why it is waiting, if it is.
+    pub(crate) waits: Option<String>,
+    /// Why it is out of order.
+    pub(crate) failed: Option<Error>,
+    /// Rows that it refused since the last look.
+    pub(crate) refused: Vec<Rejected>,
+    /// Whether it has let go of the outside.
+    pub(crate) closed: bool,
+}
+
+/// Drives one writer.
+pub(crate) struct SinkDriver {
+    name: Arc<str>,
+    writer: Option<Box<dyn Writer>>,
+    gate: Epoch,
+    queue: VecDeque<Closed>,
+    queued: usize,
+    offered: Epoch,
+    last_rows: Epoch,
+    committed: Epoch,
+    flush: bool,
+    clock: Clock,
+    pause: Option<(Duration, Duration)>,
+    state: SinkState,
+}
+
+impl SinkDriver {
+    /// A driver of an opened writer that holds everything up to `gate`.
+    pub(crate) fn new(name: Arc<str>, writer: Box<dyn Writer>, gate: Epoch, clock: Clock) -> Self {
+        Self {
+            name,
+            writer: Some(writer),
+            gate,
+            queue: VecDeque::new(),
+            queued: 0,
+            offered: Epoch(0),
+            last_rows: Epoch(0),
+            committed: gate,
+            flush: false,
+            clock,
+            pause: None,
+            state: SinkState::default(),
+        }
+    }
+
+    /// Takes a closed epoch.
+    pub(crate) fn offer(&mut self, closed: Closed) {
+        self.offered = closed.epoch;
+        if closed.epoch > self.gate && closed.rows() > 0 {
+            self.last_rows = closed.epoch;
+            self.queued += closed.memory();
+            self.state.rows += closed.rows() as u64;
+            self.queue.push_back(closed);
+        }
+    }
+
+    /// Asks that everything be committed.
+    pub(crate) fn flush(&mut self) {
+        self.flush = true;
+    }
+
+    /// Whether there is anything to drive.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && !self.flush && self.last_rows <= self.committed
+    }
+
+    /// How long until a retry is due.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        self.pause.map(|(until, _)| until.saturating_sub(self.clock.elapsed()))
+    }
+
+    /// Gives what is queued, drives the writer (waiting at most `wait`), and says how it stands.
+    pub(crate) fn step(&mut self, wait: Duration) -> SinkState {
+        if self.state.failed.is_none() && self.writer.is_some() && self.pause().is_none_or(|p| p.is_zero()) {
+            match self.drive(wait) {
+                Ok(()) => {
+                    self.pause = None;
+                    self.state.waits = None;
+                }
+                Err(e) if e.retry() == Retry::Backoff => {
+                    let step = self.pause.map_or(FIRST_PAUSE, |(_, step)| (step * 2).min(LONGEST_PAUSE));
+                    if self.state.waits.is_none() {
+                        tracing::warn!(sink = %self.name, "waiting for the sink: {e}");
+                    }
+                    self.pause = Some((self.clock.elapsed() + step, step));
+                    self.state.waits = Some(e.to_string());
+                }
+                Err(e) => self.state.failed = Some(e.at(format!("sink {}", self.name))),
+            }
+        }
+        self.state.done = if self.last_rows <= self.committed { self.offered.max(self.committed) } else { self.committed };
+        let refused = std::mem::take(&mut self.state.refused);
+        SinkState { refused, ..self.state.clone() }
+    }
+
+    fn drive(&mut self, wait: Duration) -> Result<()> {
+        let Some(writer) = self.writer.as_mut() else { return Ok(()) };
+        while let Some(next) = self.queue.front() {
+            writer.write(next.clone())?;
+            self.queued = self.queued.saturating_sub(next.memory());
+            self.queue.pop_front();
+            if self.queue.is_empty() || self.state.pending > 0 {
+                break;
+            }
+        }
+        if self.flush && self.queue.is_empty() {
+            writer.flush()?;
+            self.flush = false;
+        }
+        let committed = writer.poll(wait)?;
+        self.state.pending = committed.pending_bytes + self.queued;
+        self.state.refused.extend(committed.refused);
+        if let Some(p) = committed.progress {
+            self.committed = self.committed.max(p.epoch);
+        }
+        Ok(())
+    }
+
+    /// Lets go of the outside.
+    pub(crate) fn close(&mut self) -> SinkState {
+        if let Some(writer) = self.writer.take()
+            && let Err(e) = writer.close()
+        {
+            self.state.failed.get_or_insert(e.at(format!("closing sink {}", self.name)));
+        }
+        self.state.closed = true;
+        self.state.clone()
+    }
+}

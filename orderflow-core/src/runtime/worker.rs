@@ -1,0 +1,206 @@
+//! One worker: its share of the decoding and of the dataflow, advanced step by step.
+//!
+//! Invariant: what a worker reports as closed for epoch *e* is everything that its operators will ever produce at *e*. It never waits for I/O.
+
+use crate::data::{Changes, Rejected};
+use crate::error::{Error, Result};
+use crate::format::Format;
+use crate::ingest::Ingest;
+use crate::operator::closure::panic_text;
+use crate::operator::eval::Rejects;
+use crate::operator::keep::State;
+use crate::operator::{Context, Failure, Node, Order};
+use crate::source::Fetch;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use timely::communication::Allocator;
+use timely::container::NoopBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::{Input as _, Operator, Probe};
+use timely::dataflow::{InputHandle, ProbeHandle};
+use timely::worker::Worker as Timely;
+
+/// What every worker builds: the same on each of them.
+pub(crate) struct Blueprint {
+    pub(crate) sources: Vec<SourcePlan>,
+    pub(crate) views: Vec<ViewPlan>,
+    pub(crate) outputs: Vec<OutputPlan>,
+}
+
+/// How a source is decoded.
+pub(crate) struct SourcePlan {
+    pub(crate) name: Arc<str>,
+    pub(crate) format: Option<Arc<dyn Format>>,
+    /// Data columns, then hidden ones.
+    pub(crate) full: SchemaRef,
+    /// Number of data columns.
+    pub(crate) data: usize,
+    /// The columns that some view or sink reads.
+    pub(crate) wanted: Vec<usize>,
+}
+
+/// A named, readable view.
+pub(crate) struct ViewPlan {
+    pub(crate) name: Arc<str>,
+    pub(crate) node: Node,
+}
+
+/// What one sink is given.
+pub(crate) struct OutputPlan {
+    pub(crate) view: Arc<str>,
+    pub(crate) node: Node,
+}
+
+/// From the engine to a worker.
+pub(crate) enum ToWorker {
+    /// Records of the open epoch.
+    Fetch { source: usize, epoch: u64, fetch: Fetch },
+    /// No more records of `epoch`; epochs below `forget` will not be read again.
+    Close { epoch: u64, forget: u64 },
+    /// The rows of a view as of `epoch`.
+    Read { view: usize, epoch: u64, reply: Reply },
+    /// Drop everything.
+    Stop,
+}
+
+/// Where the rows of a view go.
+pub(crate) type Reply = Box<dyn FnOnce(Result<Vec<RecordBatch>>) + Send>;
+
+/// One worker's share of a closed epoch.
+#[derive(Default)]
+pub(crate) struct Share {
+    pub(crate) epoch: u64,
+    /// (output, rows), in the order they came.
+    pub(crate) outputs: Vec<(usize, Changes)>,
+    pub(crate) rejected: Vec<Rejected>,
+    /// Time that this worker spent on its thread so far, in nanoseconds, as the engine's clock measures it.
+    pub(crate) updates: usize,
+}
+
+/// A worker.
+pub(crate) struct Core {
+    timely: Timely,
+    inputs: Vec<InputHandle<u64, NoopBuilder<Changes>>>,
+    ingests: Vec<Ingest>,
+    probe: ProbeHandle<u64>,
+    captured: Captured,
+    rejects: Rejects,
+    failure: Failure,
+    states: Vec<Rc<dyn State>>,
+    reported: u64,
+    asked: u64,
+}
+
+type Captured = Rc<RefCell<BTreeMap<u64, Vec<(usize, Changes)>>>>;
+
+impl Core {
+    /// Builds the dataflow; also gives the canonical order of each output.
+    pub(crate) fn build(blueprint: &Blueprint, allocator: Allocator) -> Result<(Self, Vec<Order>)> {
+        let mut config = timely::WorkerConfig::default();
+        differential_dataflow::configure(&mut config, &differential_dataflow::Config::default().idle_merge_effort(Some(1000)));
+        let mut timely = Timely::new(config, allocator, None);
+        let (rejects, failure, captured) = (Rejects::default(), Failure::default(), Captured::default());
+        let probe = ProbeHandle::new();
+        let ingest = |(i, s): (usize, &SourcePlan)| Ingest::new(s.name.clone(), i as u32, s.format.as_deref(), &s.full, s.data, &s.wanted);
+        let ingests = blueprint.sources.iter().enumerate().map(ingest).collect::<Result<Vec<_>>>()?;
+        let mut inputs: Vec<InputHandle<u64, NoopBuilder<Changes>>> = blueprint.sources.iter().map(|_| InputHandle::new_with_builder()).collect();
+        let built = timely.dataflow::<u64, _, _>(|scope| -> Result<_> {
+            let sources = inputs.iter_mut().zip(&blueprint.sources).map(|(h, s)| (scope.input_from(h), s.wanted.clone())).collect();
+            let mut context = Context { sources, views: vec![], rejects: rejects.clone(), failure: failure.clone() };
+            let mut states = vec![];
+            for view in &blueprint.views {
+                let rendered = context.render(&view.node, &view.name)?;
+                states.push(context.keep(&rendered, &view.node, &view.name, &probe)?);
+                rendered.stream.clone().probe_with(&probe);
+                context.views.push(rendered);
+            }
+            let mut orders = vec![];
+            for (i, output) in blueprint.outputs.iter().enumerate() {
+                let rendered = context.render(&output.node, &output.view)?;
+                orders.push(rendered.order);
+                let captured = captured.clone();
+                // the probe stands behind the capture: when it has passed an epoch, the capture holds all of it
+                let done = rendered.stream.unary::<NoopBuilder<Changes>, _, _, _>(Pipeline, "Capture", move |_, _| {
+                    move |input, _| {
+                        input.for_each(|time, data| {
+                            captured.borrow_mut().entry(*time.time()).or_default().push((i, std::mem::take(data)));
+                        });
+                    }
+                });
+                done.probe_with(&probe);
+            }
+            Ok((states, orders))
+        });
+        let (states, orders) = built?;
+        let mut core = Core { timely, inputs, ingests, probe, captured, rejects, failure, states, reported: 0, asked: 0 };
+        core.inputs.iter_mut().for_each(|i| i.advance_to(1));
+        Ok((core, orders))
+    }
+
+    /// Takes one message; gives false when the worker must stop.
+    pub(crate) fn handle(&mut self, message: ToWorker) -> Result<bool> {
+        match message {
+            ToWorker::Fetch { source, epoch, fetch } => {
+                let (changes, rejected) = self.ingests[source].rows(fetch)?;
+                rejected.into_iter().for_each(|r| self.rejects.push(epoch, r));
+                if let Some(mut changes) = changes {
+                    self.inputs[source].send_batch(&mut changes);
+                }
+            }
+            ToWorker::Close { epoch, forget } => {
+                self.asked = epoch;
+                self.states.iter().for_each(|s| s.forget(forget));
+                for input in &mut self.inputs {
+                    input.advance_to(epoch + 1);
+                    input.flush();
+                }
+            }
+            ToWorker::Read { view, epoch, reply } => reply(self.states[view].scan(epoch)),
+            ToWorker::Stop => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Runs the operators that have something to do; `park`: waits up to this long if there is nothing. An error is final.
+    pub(crate) fn step(&mut self, park: Option<std::time::Duration>) -> Result<()> {
+        let timely = &mut self.timely;
+        let stepped = catch_unwind(AssertUnwindSafe(|| match park {
+            Some(time) => timely.step_or_park(Some(time)),
+            None => timely.step(),
+        }));
+        if let Err(panic) = stepped {
+            return Err(Error::internal("an operator panicked").why(panic_text(&*panic)));
+        }
+        self.failure.get().map_or(Ok(()), Err)
+    }
+
+    /// Whether epochs were closed by the engine that the operators have not finished.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.reported < self.asked
+    }
+
+    /// The next epoch that all operators are through with.
+    pub(crate) fn closed(&mut self) -> Option<Share> {
+        let next = self.reported + 1;
+        if next > self.asked || self.probe.less_equal(&next) {
+            return None;
+        }
+        self.reported = next;
+        let outputs = self.captured.borrow_mut().remove(&next).unwrap_or_default();
+        Some(Share { epoch: next, outputs, rejected: self.rejects.take(next), updates: self.states.iter().map(|s| s.updates()).sum() })
+    }
+
+    /// Drops the dataflow, whatever is still in it.
+    pub(crate) fn stop(mut self) {
+        self.inputs.clear();
+        self.states.clear();
+        for dataflow in self.timely.installed_dataflows() {
+            self.timely.drop_dataflow(dataflow);
+        }
+    }
+}
