@@ -1,17 +1,33 @@
 //! SQL text or fluent calls become one DataFusion logical plan.
+//!
+//! ```text
+//!   text ─► sql ─┐                                            ┌─► physical expressions
+//!   fluent calls ┴► LogicalPlan ─► streamable ─► optimise ─► lowering
+//!                   (unoptimised)  refuses       projection and filter reach the scan
+//! ```
+//! Invariant: what [`Catalog::check`] lets through can be kept up to date by retractions and gives the same answer when it is
+//! replayed; an optimised plan holds only scans, projections, filters, aggregates, distincts, unions, aliases and our own
+//! [`Closure`] and [`Custom`] nodes.
 
-/// A column that a sink asks for: an expression over the view's columns, and the name it gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    /// Name in the sink's schema.
-    pub name: String,
-    /// SQL expression over the view's columns and, where the view still is a source, its hidden columns.
-    pub sql: String,
-}
+mod aggregate;
+mod catalog;
+mod closure;
+mod functions;
+mod input;
+mod optimise;
+mod physical;
+mod place;
+mod query;
+mod sql;
+mod streamable;
+pub mod typed;
 
-impl Column {
-    /// `sql AS name`.
-    pub fn new(name: impl Into<String>, sql: impl Into<String>) -> Self {
-        Self { name: name.into(), sql: sql.into() }
-    }
-}
+#[cfg(test)]
+mod tests;
+
+pub use aggregate::{AggregateCall, Aggregator};
+pub use catalog::Catalog;
+pub use closure::{BatchFn, Closure, Custom};
+pub use functions::Function;
+pub use input::{Input, InputKind, schema, visible};
+pub use query::{batch_answer, query, tables_of};

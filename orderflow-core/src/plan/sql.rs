@@ -1,0 +1,225 @@
+//! SQL text before it is planned: one SELECT, its tables known, its `*` without hidden columns.
+//!
+//! Invariant: `*` and `t.*` over a source gain an EXCLUDE of the source's hidden columns exactly where the source itself stands in
+//! that SELECT's FROM; a hidden column that a subquery or CTE selected by name is an ordinary column of it.
+
+use super::input::Input;
+use super::place::{self, pointed, span_of};
+use crate::error::{Error, Result};
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast::{
+    self, ExcludeSelectItem, Ident, ObjectName, Query, Select, SelectFlavor, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+    SetOperator, Spanned, TableFactor, TableWithJoins, WildcardAdditionalOptions,
+};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use std::collections::HashSet;
+
+/// The one query that `text` is.
+pub(super) fn parse(text: &str) -> Result<Query> {
+    let statements = DFParserBuilder::new(text).with_dialect(&GenericDialect {}).build().and_then(|mut p| p.parse_statements());
+    let mut statements = statements.map_err(|e| place::error(text, e))?;
+    let (Some(statement), None) = (statements.pop_front(), statements.pop_front()) else {
+        return Err(Error::user(format!("`{}` is not one statement", text.trim())).hint("write one SELECT"));
+    };
+    match statement {
+        Statement::Statement(statement) => match *statement {
+            ast::Statement::Query(query) => Ok(*query),
+            other => Err(no_query(&other.to_string())),
+        },
+        other => Err(no_query(&other.to_string())),
+    }
+}
+
+fn no_query(statement: &str) -> Error {
+    let verb = statement.split_whitespace().next().unwrap_or_default();
+    Error::user(format!("{verb} is not possible here")).why("the text must be a query").hint("write one SELECT")
+}
+
+/// An unquoted name is meant in lower case.
+fn normal(ident: &Ident) -> String {
+    match ident.quote_style {
+        Some(_) => ident.value.clone(),
+        None => ident.value.to_ascii_lowercase(),
+    }
+}
+
+fn single(name: &ObjectName) -> Option<&Ident> {
+    match name.0.as_slice() {
+        [part] => part.as_ident(),
+        _ => None,
+    }
+}
+
+/// Prepares queries of a pipeline for DataFusion's planner.
+pub(super) struct Preparer<'a> {
+    /// For error messages.
+    pub(super) text: &'a str,
+    /// The pipeline's names.
+    pub(super) input: &'a dyn Fn(&str) -> Option<&'a Input>,
+    /// All of them, for suggestions.
+    pub(super) names: &'a [&'a str],
+}
+
+/// A table of a FROM clause.
+struct FromTable<'a> {
+    /// How its columns are qualified.
+    qualifier: Option<Ident>,
+    /// What stands behind it, unless it is a subquery or a CTE.
+    input: Option<&'a Input>,
+}
+
+impl<'a> Preparer<'a> {
+    /// Checks names and widens no `*` to hidden columns; `ctes` are the names that hide tables here.
+    pub(super) fn query(&self, query: &mut Query, ctes: &HashSet<String>) -> Result<()> {
+        let mut ctes = ctes.clone();
+        if !query.pipe_operators.is_empty() {
+            return self.refuse("the pipe operator |>", "write the query as SELECT … FROM …");
+        }
+        if let Some(with) = &mut query.with {
+            if with.recursive {
+                return self.refuse("WITH RECURSIVE", "write the levels out as views");
+            }
+            for cte in &mut with.cte_tables {
+                // a CTE sees those before it, not itself
+                self.query(&mut cte.query, &ctes)?;
+                ctes.insert(normal(&cte.alias.name));
+            }
+        }
+        self.set(&mut query.body, &ctes)
+    }
+
+    fn set(&self, set: &mut SetExpr, ctes: &HashSet<String>) -> Result<()> {
+        match set {
+            SetExpr::Select(select) => self.select(select, ctes),
+            SetExpr::Query(query) => self.query(query, ctes),
+            SetExpr::SetOperation { op: SetOperator::Union, left, right, .. } => {
+                self.set(left, ctes)?;
+                self.set(right, ctes)
+            }
+            SetExpr::SetOperation { op, .. } => self.refuse(&op.to_string(), "there are UNION and UNION ALL"),
+            SetExpr::Values(_) => self.refuse("VALUES", "send the rows through a memory source"),
+            SetExpr::Table(_) => self.refuse("TABLE", "write SELECT * FROM …"),
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
+                self.refuse("a change of data", "write one SELECT")
+            }
+        }
+    }
+
+    fn select(&self, select: &mut Select, ctes: &HashSet<String>) -> Result<()> {
+        // DataFusion's planner does not look at these: they would be lost without a word
+        let lost = [
+            (select.into.is_some(), "SELECT INTO"),
+            (select.prewhere.is_some(), "PREWHERE"),
+            (!select.connect_by.is_empty(), "CONNECT BY"),
+            (!select.distribute_by.is_empty(), "DISTRIBUTE BY"),
+            (select.exclude.is_some(), "EXCLUDE after the list"),
+        ];
+        if let Some((_, what)) = lost.iter().find(|(there, _)| *there) {
+            return self.refuse(what, "leave it out");
+        }
+        let mut tables = Vec::new();
+        for from in &mut select.from {
+            self.from(from, ctes, &mut tables)?;
+        }
+        if select.flavor == SelectFlavor::FromFirstNoSelect && select.projection.is_empty() {
+            select.projection.push(SelectItem::Wildcard(WildcardAdditionalOptions::default()));
+        }
+        if tables.iter().any(|t| t.input.is_some_and(|i| i.hidden().next().is_some())) {
+            let items = std::mem::take(&mut select.projection);
+            select.projection = items.into_iter().flat_map(|item| narrow(item, &tables)).collect();
+        }
+        Ok(())
+    }
+
+    fn from(&self, from: &mut TableWithJoins, ctes: &HashSet<String>, tables: &mut Vec<FromTable<'a>>) -> Result<()> {
+        self.factor(&mut from.relation, ctes, tables)?;
+        from.joins.iter_mut().try_for_each(|join| self.factor(&mut join.relation, ctes, tables))
+    }
+
+    fn factor(&self, factor: &mut TableFactor, ctes: &HashSet<String>, tables: &mut Vec<FromTable<'a>>) -> Result<()> {
+        match factor {
+            TableFactor::Table { args: Some(_), .. } | TableFactor::TableFunction { .. } | TableFactor::Function { .. } => {
+                self.refuse("a table function", "select from a source or a view")
+            }
+            TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+                self.refuse("TABLESAMPLE", "filter on a column instead, such as order_id % 10 = 0")
+            }
+            TableFactor::Table { name, alias, .. } => {
+                let own = single(name).cloned();
+                let hides = own.as_ref().is_some_and(|own| ctes.contains(&normal(own)));
+                let input = if hides { None } else { Some(self.known(name)?) };
+                if let (Some(input), Some(alias)) = (input, alias.as_ref())
+                    && !alias.columns.is_empty()
+                    && input.hidden().next().is_some()
+                {
+                    return self.refuse("a column list after a source's alias", "rename the columns in SELECT: city AS town");
+                }
+                tables.push(FromTable { qualifier: alias.as_ref().map(|a| a.name.clone()).or(own), input });
+                Ok(())
+            }
+            TableFactor::Derived { subquery, alias, .. } => {
+                self.query(subquery, ctes)?;
+                tables.push(FromTable { qualifier: alias.as_ref().map(|a| a.name.clone()), input: None });
+                Ok(())
+            }
+            TableFactor::NestedJoin { table_with_joins, .. } => self.from(table_with_joins, ctes, tables),
+            TableFactor::UNNEST { .. } => self.refuse("UNNEST", "use flat_map with a closure"),
+            _ => self.refuse("this kind of table", "select from a source or a view"),
+        }
+    }
+
+    fn known(&self, name: &ObjectName) -> Result<&'a Input> {
+        let own = single(name).map(normal);
+        if let Some(input) = own.as_ref().and_then(|own| (self.input)(own)) {
+            return Ok(input);
+        }
+        let shown = own.unwrap_or_else(|| name.to_string());
+        Err(pointed(self.text, &format!("unknown table '{shown}'"), span_of(name.span())).hint(place::suggestion(&shown, self.names)))
+    }
+
+    fn refuse(&self, what: &str, hint: &str) -> Result<()> {
+        Err(Error::user(format!("{what} cannot be kept up to date on a stream")).why("there is no operator for it").hint(hint))
+    }
+}
+
+/// `*` and `t.*` without the hidden columns of the sources they cover.
+fn narrow(item: SelectItem, tables: &[FromTable<'_>]) -> Vec<SelectItem> {
+    match (item, tables) {
+        (SelectItem::Wildcard(options), [table]) => vec![SelectItem::Wildcard(excluding(options, table))],
+        // several tables: each with its own list. A table without a name cannot be qualified, so `*` stays, and the join is refused anyway
+        (SelectItem::Wildcard(options), tables) if tables.iter().all(|t| t.qualifier.is_some()) => tables
+            .iter()
+            .filter_map(|table| Some((table, table.qualifier.clone()?)))
+            .map(|(table, qualifier)| {
+                let kind = SelectItemQualifiedWildcardKind::ObjectName(ObjectName::from(vec![qualifier]));
+                SelectItem::QualifiedWildcard(kind, excluding(options.clone(), table))
+            })
+            .collect(),
+        (SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), options), tables) => {
+            let wanted = single(&name).map(normal);
+            let table = tables.iter().find(|t| t.qualifier.as_ref().map(normal) == wanted);
+            let options = match table {
+                Some(table) => excluding(options, table),
+                None => options,
+            };
+            vec![SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), options)]
+        }
+        (item, _) => vec![item],
+    }
+}
+
+fn excluding(mut options: WildcardAdditionalOptions, table: &FromTable<'_>) -> WildcardAdditionalOptions {
+    let mut excluded: Vec<ObjectName> = match options.opt_exclude.take() {
+        Some(ExcludeSelectItem::Single(name)) => vec![name],
+        Some(ExcludeSelectItem::Multiple(names)) => names,
+        None => Vec::new(),
+    };
+    let mut already: HashSet<String> = excluded.iter().filter_map(single).map(normal).collect();
+    if let Some(except) = &options.opt_except {
+        already.extend(std::iter::once(&except.first_element).chain(&except.additional_elements).map(normal));
+    }
+    let hidden = table.input.into_iter().flat_map(Input::hidden).filter(|h| !already.contains(*h));
+    excluded.extend(hidden.map(|h| ObjectName::from(vec![Ident::new(h)])));
+    options.opt_exclude = (!excluded.is_empty()).then_some(ExcludeSelectItem::Multiple(excluded));
+    options
+}
