@@ -2,22 +2,19 @@
 //!
 //! Invariant: a panic in a closure is caught and fails the epoch with the closure's name; it never unwinds through the dataflow.
 
-use super::RawOperator;
 use super::eval::Blame;
 use super::render::Failure;
 use crate::data::Changes;
 use crate::dataflow::Stream;
 use crate::error::Error;
-use arrow::array::{RecordBatch, UInt32Array};
+use crate::plan::BatchFn;
+use arrow::array::UInt32Array;
 use arrow::datatypes::SchemaRef;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Operator;
-
-/// From a batch of rows to other rows, each with the index of the row it comes from (ascending).
-pub type BatchFn = dyn Fn(&RecordBatch) -> Result<(RecordBatch, Vec<u32>), String> + Send + Sync;
 
 /// A closure over batches.
 #[derive(Clone)]
@@ -27,7 +24,7 @@ pub struct Closure {
     /// Columns of its output.
     pub schema: SchemaRef,
     /// The closure.
-    pub f: Arc<BatchFn>,
+    pub f: BatchFn,
 }
 
 /// A raw operator.
@@ -37,8 +34,8 @@ pub struct Custom {
     pub name: Arc<str>,
     /// Columns of its output.
     pub schema: SchemaRef,
-    /// The operator.
-    pub f: Arc<RawOperator>,
+    /// A `Box<RawOperator>`.
+    pub payload: Arc<dyn std::any::Any + Send + Sync>,
 }
 
 /// What a panic said.

@@ -3,7 +3,7 @@
 use super::map::Step;
 use super::{Node, aggregate, closure, keep};
 use crate::error::{Error, Result};
-use crate::plan::{ClosureNode, CustomNode};
+use crate::plan::{self, Input, InputKind};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema, TableReference};
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, TableScan};
@@ -11,22 +11,13 @@ use datafusion::physical_plan::PhysicalExpr;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What a table name stands for.
-#[derive(Clone, Debug)]
-pub enum Table {
-    /// Source number and its full schema (data columns, then hidden ones).
-    Source(usize, SchemaRef),
-    /// View number and its schema.
-    View(usize, SchemaRef),
-}
-
 /// Makes physical expressions over a schema.
 pub type Physical<'a> = dyn Fn(&Expr, &DFSchema) -> Result<Arc<dyn PhysicalExpr>> + 'a;
 
 /// Lowers plans over known tables.
 pub struct Lowering<'a> {
-    /// Tables by name.
-    pub tables: &'a HashMap<String, Table>,
+    /// Number of a source or view in its pipeline.
+    pub number: &'a dyn Fn(InputKind, &str) -> Option<usize>,
     /// Makes physical expressions.
     pub physical: &'a Physical<'a>,
 }
@@ -67,29 +58,31 @@ impl Lowering<'_> {
                 Ok(Node::Union(inputs.collect::<Result<_>>()?, schema))
             }
             LogicalPlan::EmptyRelation(empty) if !empty.produce_one_row => Ok(Node::Union(vec![], plain(empty.schema.as_arrow()))),
-            LogicalPlan::Extension(extension) => {
-                let node = extension.node.as_any();
-                if let Some(c) = node.downcast_ref::<ClosureNode>() {
-                    let input = self.lower(c.input())?;
-                    let closure = closure::Closure { name: c.name().into(), schema: c.output(), f: c.function() };
-                    return Ok(Node::Closure(Box::new(input), closure));
-                }
-                if let Some(c) = node.downcast_ref::<CustomNode>() {
-                    let input = self.lower(c.input())?;
-                    let f = c.payload().downcast_ref::<Arc<super::RawOperator>>();
-                    let f = f.ok_or_else(|| Error::internal("a raw operator without its function"))?.clone();
-                    return Ok(Node::Custom(Box::new(input), closure::Custom { name: c.name().into(), schema: c.output(), f }));
-                }
-                Err(refused(plan))
-            }
+            LogicalPlan::Extension(_) => self.extension(plan),
             other => Err(refused(other)),
         }
     }
 
+    fn extension(&self, plan: &LogicalPlan) -> Result<Node> {
+        if let Some(c) = plan::Closure::of(plan) {
+            let input = self.lower(c.input())?;
+            let closure = closure::Closure { name: c.name().into(), schema: plan::schema(plan)?, f: c.function().clone() };
+            return Ok(Node::Closure(Box::new(input), closure));
+        }
+        let Some(c) = plan::Custom::of(plan) else { return Err(refused(plan)) };
+        let f = c.payload().downcast_ref::<Box<super::RawOperator>>();
+        if f.is_none() {
+            return Err(Error::internal("a raw operator without its function"));
+        }
+        let input = self.lower(c.input())?;
+        let custom = closure::Custom { name: c.name().into(), schema: plan::schema(plan)?, payload: c.payload().clone() };
+        Ok(Node::Custom(Box::new(input), custom))
+    }
+
     fn scan(&self, scan: &TableScan) -> Result<Node> {
-        let name = scan.table_name.table();
-        let table = self.tables.get(name).ok_or_else(|| Error::user(format!("there is no source or view '{name}'")))?;
-        let (Table::Source(_, full) | Table::View(_, full)) = table;
+        let input = Input::of(scan).ok_or_else(|| Error::internal("a table that is no source and no view"))?;
+        let (name, full) = (input.name(), input.columns());
+        let number = (self.number)(input.kind(), name).ok_or_else(|| Error::user(format!("there is no source or view '{name}'")))?;
         let wanted: Vec<usize> = scan.projection.clone().unwrap_or_else(|| (0..full.fields().len()).collect());
         let mut read = wanted.clone();
         for column in scan.filters.iter().flat_map(|f| f.column_refs().into_iter().map(|c: &Column| c.name.clone()).collect::<Vec<_>>()) {
@@ -100,9 +93,9 @@ impl Lowering<'_> {
         }
         let node = |columns: Vec<usize>| -> Result<Node> {
             let schema = Arc::new(full.project(&columns)?);
-            Ok(match table {
-                Table::Source(source, _) => Node::Source { source: *source, columns, schema },
-                Table::View(view, _) => Node::View { view: *view, columns, schema },
+            Ok(match input.kind() {
+                InputKind::Source => Node::Source { source: number, columns, schema },
+                InputKind::View => Node::View { view: number, columns, schema },
             })
         };
         let mut out = node(read.clone())?;

@@ -11,7 +11,7 @@ pub mod map;
 mod lower;
 mod render;
 
-pub use lower::{Lowering, Table};
+pub use lower::{Lowering, Physical};
 pub use render::{Context, Failure, Rendered};
 
 use crate::dataflow::Stream;

@@ -106,7 +106,9 @@ impl<'s> Context<'s> {
             }
             Node::Custom(input, plan) => {
                 let below = self.render(input, view)?;
-                stateless((plan.f)(below.stream), Order::Sorted)
+                let f = plan.payload.downcast_ref::<Box<super::RawOperator>>();
+                let f = f.ok_or_else(|| Error::internal("a raw operator without its function"))?;
+                stateless(f(below.stream), Order::Sorted)
             }
         })
     }

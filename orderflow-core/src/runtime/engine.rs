@@ -84,10 +84,15 @@ pub(crate) struct Output {
     pub(crate) state: SinkState,
 }
 
+/// Takes the epoch that is read and one answer a view and worker, views first.
+pub(crate) type ReadReply = Box<dyn FnOnce(Epoch, Vec<Answer>) + Send>;
+/// The rows of one view on one worker, when they come.
+pub(crate) type Answer = tokio::sync::oneshot::Receiver<Result<Vec<RecordBatch>>>;
+
 /// What the host asks of a running engine.
 pub(crate) enum Request {
     /// The rows of views as of one complete epoch, the same for all: by worker, then by view.
-    Read { views: Vec<usize>, reply: Box<dyn FnOnce(Epoch, Vec<std::sync::mpsc::Receiver<Result<Vec<RecordBatch>>>>) + Send> },
+    Read { views: Vec<usize>, reply: ReadReply },
     /// Take no more input; end when everything that was read is out.
     Drain,
     /// End at once: what is not out is dropped.
@@ -192,12 +197,12 @@ impl Engine {
         any
     }
 
-    fn read(&mut self, views: &[usize], reply: Box<dyn FnOnce(Epoch, Vec<std::sync::mpsc::Receiver<Result<Vec<RecordBatch>>>>) + Send>) {
+    fn read(&mut self, views: &[usize], reply: ReadReply) {
         let epoch = self.flight.complete;
         let mut answers = vec![];
         for view in views {
             for worker in &mut self.workers {
-                let (tx, rx) = std::sync::mpsc::channel();
+                let (tx, rx) = tokio::sync::oneshot::channel();
                 answers.push(rx);
                 let reply = Box::new(move |rows| {
                     let _ = tx.send(rows); // the asker may have gone
@@ -469,6 +474,14 @@ impl Engine {
                 WorkerPort::Thread(mut thread) => thread.send(ToWorker::Stop),
             }
         }
+    }
+
+    /// Ends after a panic of its own: a bug, but not the host's.
+    pub(crate) fn panicked(&mut self, text: String) -> Error {
+        let e = Error::internal("the engine panicked").why(text);
+        self.abandon();
+        self.finish(Phase::Failed(e.clone()));
+        e
     }
 
     fn finish(&mut self, phase: Phase) {

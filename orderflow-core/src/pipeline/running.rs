@@ -1,0 +1,199 @@
+//! The handle of a running pipeline.
+//!
+//! Invariant: it can be shared and used from any thread and any tokio runtime; dropping it detaches and signals stop.
+
+use crate::error::{Error, Result};
+use crate::plan::{Function, query, tables_of, typed};
+use crate::runtime::{Phase, Request, Status, gone};
+use crate::time::Epoch;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+
+/// A running pipeline.
+pub struct Running {
+    name: Arc<str>,
+    workers: usize,
+    views: Vec<(Arc<str>, SchemaRef)>,
+    functions: Vec<Function>,
+    status: Arc<Mutex<Status>>,
+    requests: crossbeam_channel::Sender<Request>,
+    ended: tokio::sync::watch::Receiver<Option<Result<()>>>,
+    thread: Thread,
+}
+
+impl Running {
+    #[expect(clippy::too_many_arguments, reason = "one caller; a struct of the same fields would say nothing more")]
+    pub(super) fn new(
+        name: Arc<str>,
+        workers: usize,
+        views: Vec<(Arc<str>, SchemaRef)>,
+        functions: Vec<Function>,
+        status: Arc<Mutex<Status>>,
+        requests: crossbeam_channel::Sender<Request>,
+        ended: tokio::sync::watch::Receiver<Option<Result<()>>>,
+        thread: Thread,
+    ) -> Self {
+        Self { name, workers, views, functions, status, requests, ended, thread }
+    }
+
+    fn ask(&self, request: Request) -> Result<()> {
+        self.requests.send(request).map_err(|_| gone())?;
+        self.thread.unpark();
+        Ok(())
+    }
+
+    /// Name of the pipeline.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Progress and counts as of the engine's last step.
+    pub fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The counts of [`Running::status`] as named numbers: `rows{source=…}`, `bytes{source=…}`, `lag{source=…}`, `rows{sink=…}`, `pending_bytes{sink=…}`, `rejected{from=…}`,
+    /// `epoch{at=minted|complete|committed}`, `epoch_seconds`, `state_updates`.
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        let s = self.status();
+        let mut out = vec![];
+        for source in &s.sources {
+            out.push((format!("rows{{source={}}}", source.name), source.rows as f64));
+            out.push((format!("bytes{{source={}}}", source.name), source.bytes as f64));
+            out.push((format!("lag{{source={}}}", source.name), source.lag() as f64));
+        }
+        for sink in &s.sinks {
+            out.push((format!("rows{{sink={} of {}}}", sink.kind, sink.name), sink.rows as f64));
+            out.push((format!("pending_bytes{{sink={} of {}}}", sink.kind, sink.name), sink.pending_bytes as f64));
+        }
+        out.extend(s.rejected.iter().map(|(from, n)| (format!("rejected{{from={from}}}"), *n as f64)));
+        for (at, epoch) in [("minted", s.minted), ("complete", s.complete), ("committed", s.committed)] {
+            out.push((format!("epoch{{at={at}}}"), epoch.0 as f64));
+        }
+        out.push(("epoch_seconds".to_owned(), s.epoch_latency.unwrap_or_default().as_secs_f64()));
+        out.push(("state_updates".to_owned(), s.state_updates as f64));
+        out
+    }
+
+    /// Answers a query over views as of one complete epoch, the same for all of them. Anything DataFusion can do is allowed here.
+    ///
+    /// # Errors
+    /// SQL that is wrong, a view that is not there, a pipeline that has ended.
+    pub async fn query(&self, sql: &str) -> Result<Vec<RecordBatch>> {
+        self.query_at(sql).await.map(|(_, rows)| rows)
+    }
+
+    /// As [`Running::query`], with the epoch that was read.
+    ///
+    /// # Errors
+    /// As [`Running::query`].
+    pub async fn query_at(&self, sql: &str) -> Result<(Epoch, Vec<RecordBatch>)> {
+        let mut names = tables_of(sql)?;
+        names.retain(|n| self.views.iter().any(|(v, _)| &**v == n));
+        let index = |n: &String| self.views.iter().position(|(v, _)| &**v == n);
+        let wanted: Vec<usize> = names.iter().filter_map(index).collect();
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        let reply = Box::new(move |epoch, answers| {
+            let _ = tx.send((epoch, answers)); // the asker may have gone
+        });
+        self.ask(Request::Read { views: wanted.clone(), reply })?;
+        let (epoch, answers) = rx.await.map_err(|_| self.why_gone())?;
+        let mut tables: Vec<(String, SchemaRef, Vec<RecordBatch>)> =
+            self.views.iter().map(|(n, schema)| (n.to_string(), schema.clone(), vec![])).collect();
+        for (i, answer) in answers.into_iter().enumerate() {
+            let rows = answer.await.map_err(|_| self.why_gone())??;
+            tables[wanted[i / self.workers]].2.extend(rows);
+        }
+        Ok((epoch, query(tables, &self.functions, sql).await?))
+    }
+
+    /// As [`Running::query`], with rows as values of `T`.
+    ///
+    /// # Errors
+    /// As [`Running::query`], and columns that `T` cannot hold.
+    pub async fn query_as<T: serde::de::DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>> {
+        let mut rows = vec![];
+        for batch in self.query(sql).await? {
+            rows.extend(typed::rows_of::<T>(&batch)?);
+        }
+        Ok(rows)
+    }
+
+    /// Takes no more input and waits until everything that was read is in every sink.
+    ///
+    /// # Errors
+    /// What ended the pipeline instead.
+    pub async fn drain(&self) -> Result<Status> {
+        let _ = self.ask(Request::Drain); // it may have ended by itself
+        self.wait().await
+    }
+
+    /// Ends at once; what is not out is dropped.
+    ///
+    /// # Errors
+    /// What had ended the pipeline before.
+    pub async fn stop(&self) -> Result<Status> {
+        let _ = self.ask(Request::Stop);
+        self.wait().await
+    }
+
+    /// Waits for the end: all sources ended and everything is out, or somebody called drain or stop.
+    ///
+    /// # Errors
+    /// What ended the pipeline.
+    pub async fn wait(&self) -> Result<Status> {
+        let mut ended = self.ended.clone();
+        let outcome = ended.wait_for(Option::is_some).await.map_err(|_| self.why_gone())?.clone();
+        outcome.unwrap_or(Ok(())).map(|()| self.status())
+    }
+
+    /// Takes no input until [`Running::resume`]; what was read goes out.
+    ///
+    /// # Errors
+    /// A pipeline that has ended.
+    pub fn pause(&self) -> Result<()> {
+        self.ask(Request::Pause)
+    }
+
+    /// Takes input again.
+    ///
+    /// # Errors
+    /// A pipeline that has ended.
+    pub fn resume(&self) -> Result<()> {
+        self.ask(Request::Resume)
+    }
+
+    /// Waits until everything that had been handed to the sources when this was called is in the views.
+    ///
+    /// # Errors
+    /// What ended the pipeline.
+    pub async fn settled(&self) -> Result<Status> {
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        self.ask(Request::Settle(tx))?;
+        rx.await.map_err(|_| self.why_gone())?;
+        Ok(self.status())
+    }
+
+    /// Why there is no answer: the engine's own error if it failed.
+    fn why_gone(&self) -> Error {
+        match self.status().phase {
+            Phase::Failed(e) => e,
+            _ => gone(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.ask(Request::Stop);
+    }
+}
+
+const _: fn() = || {
+    fn send_and_sync<T: Send + Sync>() {}
+    send_and_sync::<Running>();
+    let _ = Duration::ZERO;
+};
