@@ -7,6 +7,9 @@ pub mod format;
 pub mod plan;
 pub mod sink;
 pub mod source;
+pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 
 pub use arrow;

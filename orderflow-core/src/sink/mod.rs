@@ -8,6 +8,11 @@
 //! Invariant: an epoch whose progress a writer reported is in the outside world for good; a writer is never given an epoch at
 //! or below the progress it reported when it was opened. All calls come from one thread, which may be the sink's own.
 
+pub mod dead_letter;
+pub mod files;
+pub mod memory;
+pub mod signed;
+
 use crate::data::Changes;
 use crate::error::Result;
 use crate::time::{Clock, Epoch};

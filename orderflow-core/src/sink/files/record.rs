@@ -1,0 +1,218 @@
+//! The commit log of a data set: numbered records, each written by put-if-absent into the next free slot.
+//!
+//! ```text
+//!   0000000001 opened by generation 1   ─┐
+//!   0000000002 commit: files, progress   │ one writer
+//!   0000000003 commit: files, progress  ─┘
+//!   0000000004 opened by generation 2, with the progress of 3: generation 1 can never write a 4
+//! ```
+//! Invariant: every record carries the progress of the data set as of it, so the newest one alone says everything; a writer
+//! that finds its next slot taken by somebody else has been replaced, and stops.
+
+use super::taken;
+use crate::error::{Error, Result};
+use crate::sink::{Progress, SinkContext, WriterId};
+use crate::store::Store;
+use crate::time::Epoch;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+const COMMITS: &str = "_commits/";
+pub(super) const STAGING: &str = "_staging/";
+/// How often an opening is overtaken by a commit of the writer that it replaces before it gives up for now.
+const TRIES: usize = 100;
+
+/// One record, as it lies in the store. The ledger's id is text, because JSON numbers end at 2⁵³ for most readers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    format: u32,
+    kind: String,
+    view: String,
+    ledger: String,
+    generation: u64,
+    /// Random, one an opening.
+    nonce: String,
+    holds: Option<Holds>,
+    files: Vec<FileEntry>,
+}
+
+/// What the data set holds, and which generation of the ledger wrote the end of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Holds {
+    generation: u64,
+    epoch: Epoch,
+    part: u32,
+}
+
+/// One file of a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileEntry {
+    pub(super) staged: String,
+    pub(super) name: String,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) crc32: u32,
+}
+
+fn damaged(place: &str, why: impl std::fmt::Display) -> Error {
+    Error::external(format!("the newest commit record of {place} cannot be read"))
+        .why(why)
+        .hint("it was changed by something else, or by a newer version: restore it, or name another folder")
+        .permanent()
+}
+
+fn slot(number: u64) -> String {
+    format!("{COMMITS}{number:010}.json")
+}
+
+/// An open log: the right to write the next record.
+pub(super) struct Log {
+    store: Arc<dyn Store>,
+    place: String,
+    kind: &'static str,
+    view: Arc<str>,
+    writer: WriterId,
+    nonce: u32,
+    next: u64,
+}
+
+impl Log {
+    /// Wins the data set for `writer`: rolls the newest commit forward, takes the next slot, then sweeps what older writers left staged.
+    ///
+    /// # Errors
+    /// A data set of another ledger, or of a newer generation; what cannot be read or written.
+    pub(super) fn open(store: Arc<dyn Store>, place: &str, kind: &'static str, context: &SinkContext) -> Result<(Self, Option<Progress>)> {
+        let (writer, view) = (context.writer, context.view.clone());
+        let mut log = Log { store, place: place.into(), kind, view, writer, nonce: rand::random(), next: 1 };
+        for _ in 0..TRIES {
+            let progress = match log.newest()? {
+                None => {
+                    log.refuse_foreign_files()?;
+                    None
+                }
+                Some(record) => {
+                    let progress = log.admit(&record)?;
+                    log.roll_forward(&record)?;
+                    progress
+                }
+            };
+            let claim = log.encode(progress, Vec::new())?;
+            if log.append(&claim)? {
+                for left in log.store.list(STAGING)? {
+                    log.store.delete(&left)?;
+                }
+                return Ok((log, progress));
+            }
+        }
+        Err(Error::external(format!("{place} is being written by somebody else")).hint("stop the other writer"))
+    }
+
+    /// Commits `files` with the progress: `Ok` means that they are in the data set for good, though not yet under their final names.
+    ///
+    /// # Errors
+    /// Permanent if another writer has taken over. After any other error the same call must be made again.
+    pub(super) fn commit(&mut self, progress: Progress, files: Vec<FileEntry>) -> Result<()> {
+        let record = self.encode(Some(progress), files)?;
+        if self.append(&record)? {
+            return Ok(());
+        }
+        let winner: Record = self.read(self.next)?.ok_or_else(|| damaged(&self.place, "it vanished"))?;
+        Err(Error::external(format!("another writer has taken over {}", self.place))
+            .why(format!("ledger {} generation {} opened it", winner.ledger, winner.generation))
+            .hint("this pipeline was replaced by a newer one and stops")
+            .permanent())
+    }
+
+    pub(super) fn writer(&self) -> WriterId {
+        self.writer
+    }
+
+    /// A name in the staging folder that no other opening uses.
+    pub(super) fn staged_name(&self, number: u64) -> String {
+        format!("{STAGING}gen-{:04}_{:08x}_{number:06}.staged", self.writer.generation, self.nonce)
+    }
+
+    fn encode(&self, progress: Option<Progress>, files: Vec<FileEntry>) -> Result<Vec<u8>> {
+        let record = Record {
+            format: 1,
+            kind: self.kind.into(),
+            view: self.view.to_string(),
+            ledger: format!("{:032x}", self.writer.ledger),
+            generation: self.writer.generation,
+            nonce: format!("{:08x}", self.nonce),
+            holds: progress.map(|p| Holds { generation: p.writer.generation, epoch: p.epoch, part: p.part }),
+            files,
+        };
+        serde_json::to_vec_pretty(&record).map_err(|e| Error::internal("a commit record cannot be written as JSON").caused_by(e))
+    }
+
+    /// Writes the next record; `false` if the slot holds another one. One that is ours already was written by a call that ended in an error.
+    fn append(&mut self, record: &[u8]) -> Result<bool> {
+        let slot = slot(self.next);
+        let ours = self.store.put_if_absent(&slot, record)? || self.store.get(&slot)?.is_some_and(|there| there == record);
+        self.next += u64::from(ours);
+        Ok(ours)
+    }
+
+    /// The newest record; afterwards the next slot is the one after it.
+    fn newest(&mut self) -> Result<Option<Record>> {
+        let names = self.store.list(COMMITS)?;
+        let number = names.iter().filter_map(|n| n.strip_prefix(COMMITS)?.strip_suffix(".json")?.parse::<u64>().ok()).max();
+        self.next = number.map_or(1, |n| n + 1);
+        number.map(|n| self.read(n)?.ok_or_else(|| damaged(&self.place, "it vanished"))).transpose()
+    }
+
+    fn read(&self, number: u64) -> Result<Option<Record>> {
+        let Some(bytes) = self.store.get(&slot(number))? else { return Ok(None) };
+        let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(&self.place, e))?;
+        if record.format != 1 {
+            return Err(damaged(&self.place, format!("its format is {}, and 1 is what this version knows", record.format)));
+        }
+        Ok(Some(record))
+    }
+
+    /// Whether we may go on after this record, and from where.
+    fn admit(&self, record: &Record) -> Result<Option<Progress>> {
+        let ledger = u128::from_str_radix(&record.ledger, 16).map_err(|e| damaged(&self.place, e))?;
+        if ledger == self.writer.ledger && record.generation > self.writer.generation {
+            return Err(Error::user(format!("a newer writer has taken over {}", self.place))
+                .why(format!("it is at generation {}, this one is {}", record.generation, self.writer.generation))
+                .hint("stop this process: a newer one does its work"));
+        }
+        let Some(holds) = record.holds else { return Ok(None) };
+        if ledger != self.writer.ledger {
+            return Err(taken(&self.place, format!("it was written by another run, up to epoch {}", holds.epoch)));
+        }
+        if (&*record.kind, &*record.view) != (self.kind, &*self.view) {
+            return Err(taken(&self.place, format!("it holds the view '{}' as {}", record.view, record.kind)));
+        }
+        Ok(Some(Progress { writer: WriterId { ledger, generation: holds.generation }, epoch: holds.epoch, part: holds.part }))
+    }
+
+    /// Files that lie in the folder without any record would be read as part of the data set.
+    fn refuse_foreign_files(&self) -> Result<()> {
+        let foreign = |name: &&String| !name.contains('/') && name.strip_suffix(self.kind).is_some_and(|n| n.ends_with('.'));
+        match self.store.list("")?.iter().find(foreign) {
+            Some(name) => Err(taken(&self.place, format!("{name} lies there and was not written by orderflow"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the files of a commit their final names; those that have them, or were moved away since, are left alone.
+    fn roll_forward(&self, record: &Record) -> Result<()> {
+        let staged: BTreeSet<String> =
+            if record.files.is_empty() { BTreeSet::new() } else { self.store.list(STAGING)?.into_iter().collect() };
+        for file in record.files.iter().filter(|f| staged.contains(&f.staged)) {
+            let Some(bytes) = self.store.get(&file.staged)? else { continue };
+            if (bytes.len() as u64, crc32fast::hash(&bytes)) != (file.bytes, file.crc32) {
+                return Err(Error::external(format!("{} in {} is damaged", file.staged, self.place))
+                    .why(format!("it was committed with {} bytes and checksum {:08x}", file.bytes, file.crc32))
+                    .hint("restore it, or name another folder; nothing was changed")
+                    .permanent());
+            }
+            self.store.publish(&file.staged, &file.name)?;
+        }
+        Ok(())
+    }
+}
