@@ -10,7 +10,6 @@
 
 use crate::data::Changes;
 use crate::error::Result;
-use crate::plan::Column;
 use crate::time::{Clock, Epoch};
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
@@ -46,6 +45,22 @@ pub trait Sink: Send + 'static {
     /// # Errors
     /// What cannot be reached, or a place that is taken, with the choices.
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened>;
+}
+
+/// A column that a sink asks for: an expression over the view's columns, and the name it gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Name in the sink's schema.
+    pub name: String,
+    /// SQL expression over the view's columns and, where the view still is a source, its hidden columns.
+    pub sql: String,
+}
+
+impl Column {
+    /// `sql AS name`.
+    pub fn new(name: impl Into<String>, sql: impl Into<String>) -> Self {
+        Self { name: name.into(), sql: sql.into() }
+    }
 }
 
 /// What a sink is given when it is opened.
