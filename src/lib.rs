@@ -1,1 +1,11 @@
-//! placeholder
+//! Views of Kafka streams, kept exactly up to date inside your service.
+//!
+//! The facade: the engine, its connectors, and the shop's own records and pipelines, of which nothing else knows.
+//! Invariant: only this crate names an order, and it uses nothing of the others but their public API.
+
+pub mod domain;
+pub mod generator;
+
+pub use orderflow_core::*;
+pub use orderflow_kafka as kafka;
+pub use orderflow_sinks as sinks;

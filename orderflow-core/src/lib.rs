@@ -2,9 +2,15 @@
 
 pub mod data;
 pub mod dataflow;
+pub mod egress;
+pub mod epoch;
 pub mod error;
 pub mod format;
+pub mod ingest;
+pub mod operator;
+pub mod pipeline;
 pub mod plan;
+mod runtime;
 pub mod sink;
 pub mod source;
 pub mod store;
@@ -13,4 +19,7 @@ pub mod testing;
 pub mod time;
 
 pub use arrow;
+pub use datafusion;
 pub use error::{Error, Result};
+pub use pipeline::{Pipeline, Running};
+pub use runtime::{Phase, SinkStatus, SourceReport, Status};

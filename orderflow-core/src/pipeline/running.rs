@@ -10,7 +10,6 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
-use std::time::Duration;
 
 /// A running pipeline.
 pub struct Running {
@@ -195,5 +194,4 @@ impl Drop for Running {
 const _: fn() = || {
     fn send_and_sync<T: Send + Sync>() {}
     send_and_sync::<Running>();
-    let _ = Duration::ZERO;
 };

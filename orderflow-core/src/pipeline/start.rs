@@ -104,6 +104,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
         next_worker: 0,
         refused: vec![],
         retired: Epoch(0),
+        settling: vec![],
         ledger,
     };
     if let Err(e) = open(&mut engine, parts, orders, &wake, threads) {

@@ -101,6 +101,8 @@ pub(crate) enum Request {
     Pause,
     /// Take input again.
     Resume,
+    /// Answer when everything that the sources hold now is in the views.
+    Settle(tokio::sync::oneshot::Sender<()>),
 }
 
 /// The engine.
@@ -122,6 +124,8 @@ pub(crate) struct Engine {
     pub(crate) next_worker: usize,
     pub(crate) refused: Vec<Rejected>,
     pub(crate) retired: Epoch,
+    /// Who waits for what was handed in: until which epoch (none: sources were not found idle yet).
+    pub(crate) settling: Vec<(Option<Epoch>, tokio::sync::oneshot::Sender<()>)>,
 }
 
 /// Epochs between the mint and the sinks.
@@ -144,11 +148,7 @@ impl Engine {
     pub(crate) fn step(&mut self) -> Step {
         match self.work() {
             Ok(step) => step,
-            Err(e) => {
-                self.abandon();
-                self.finish(Phase::Failed(e.clone()));
-                Step::Finished(Err(e))
-            }
+            Err(e) => Step::Finished(Err(self.fail(e))),
         }
     }
 
@@ -170,8 +170,13 @@ impl Engine {
                 busy = true;
             }
         }
+        if !busy {
+            let newest = if self.mint.is_empty() { self.ledger.tail() } else { self.mint.epoch() };
+            self.settling.iter_mut().for_each(|(until, _)| *until = until.or(Some(newest)));
+        }
         busy |= self.mint_if_due(&mut wait);
         self.retire()?;
+        self.settle();
         self.publish(busy);
         if matches!(self.phase, Phase::Draining) && self.drained()? {
             self.close()?;
@@ -191,6 +196,7 @@ impl Engine {
                 (Request::Pause, Phase::Running) => self.phase = Phase::Paused,
                 (Request::Resume, Phase::Paused) => self.phase = Phase::Running,
                 (Request::Read { views, reply }, _) => self.read(&views, reply),
+                (Request::Settle(answer), _) => self.settling.push((None, answer)),
                 _ => {}
             }
         }
@@ -381,7 +387,7 @@ impl Engine {
             }
             return true;
         }
-        let hurry = matches!(self.phase, Phase::Draining | Phase::Paused);
+        let hurry = matches!(self.phase, Phase::Draining | Phase::Paused) || self.settling.iter().any(|s| s.0.is_some());
         let due = match self.mint.due(now, hurry) {
             // rows that sinks refused still have to reach the dead letters
             None if hurry && !self.refused.is_empty() && self.flight.minted.is_empty() => Duration::ZERO,
@@ -404,6 +410,16 @@ impl Engine {
             worker.send(ToWorker::Close { epoch: epoch.0, forget });
         }
         true
+    }
+
+    fn settle(&mut self) {
+        let complete = self.flight.complete;
+        let (done, waiting) = std::mem::take(&mut self.settling).into_iter().partition(|(until, _)| until.is_some_and(|u| u <= complete));
+        self.settling = waiting;
+        let done: Vec<_> = done;
+        for (_, answer) in done {
+            let _ = answer.send(()); // the asker may have gone
+        }
     }
 
     /// Tells the sources what every sink holds.
@@ -476,12 +492,16 @@ impl Engine {
         }
     }
 
-    /// Ends after a panic of its own: a bug, but not the host's.
-    pub(crate) fn panicked(&mut self, text: String) -> Error {
-        let e = Error::internal("the engine panicked").why(text);
+    /// Ends with an error that came from outside a step.
+    pub(crate) fn fail(&mut self, e: Error) -> Error {
         self.abandon();
         self.finish(Phase::Failed(e.clone()));
         e
+    }
+
+    /// Ends after a panic of its own: a bug, but not the host's.
+    pub(crate) fn panicked(&mut self, text: String) -> Error {
+        self.fail(Error::internal("the engine panicked").why(text))
     }
 
     fn finish(&mut self, phase: Phase) {

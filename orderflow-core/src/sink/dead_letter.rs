@@ -9,13 +9,14 @@
 
 use super::files::{DataSet, FileEncoder, FileFormat, JsonLines};
 use crate::error::{Error, Result};
-use crate::sink::{Column, Guarantee, Opened, Sink, SinkContext};
+use crate::sink::{Closed, Column, Committed, Guarantee, Opened, Sink, SinkContext, Writer};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Dead letters in a folder; an ordinary sink, given rows with the columns of [`Rejected::schema`](crate::data::Rejected::schema).
 pub struct DeadLetters(DataSet<Letters>);
@@ -42,6 +43,66 @@ impl Sink for DeadLetters {
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
         Box::new(self.0).open(context)
+    }
+}
+
+/// Dead letters in `dead_letters/<pipeline>-<ledger>/` under the current folder, which is made when the first one comes.
+pub fn default_sink(pipeline: &str) -> Box<dyn Sink> {
+    Box::new(WhenNeeded { pipeline: pipeline.to_owned() })
+}
+
+struct WhenNeeded {
+    pipeline: String,
+}
+
+impl Sink for WhenNeeded {
+    fn columns(&self, _: &SchemaRef) -> Result<Option<Vec<Column>>> {
+        Ok(None)
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    fn kind(&self) -> &'static str {
+        "dead_letters"
+    }
+
+    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
+        let folder = PathBuf::from("dead_letters").join(format!("{}-{:08x}", self.pipeline, context.writer.ledger >> 96));
+        Ok(Opened { writer: Box::new(NotYet { folder, context, open: None }), progress: None })
+    }
+}
+
+/// A writer that opens its data set with the first row.
+struct NotYet {
+    folder: PathBuf,
+    context: SinkContext,
+    open: Option<Box<dyn Writer>>,
+}
+
+impl Writer for NotYet {
+    fn write(&mut self, closed: Closed) -> Result<()> {
+        let writer = match &mut self.open {
+            Some(writer) => writer,
+            none => {
+                tracing::warn!(folder = %self.folder.display(), "bad records go to this folder");
+                none.insert(Box::new(DeadLetters::append(&self.folder)).open(self.context.clone())?.writer)
+            }
+        };
+        writer.write(closed)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.open.as_mut().map_or(Ok(()), |w| w.flush())
+    }
+
+    fn poll(&mut self, wait: Duration) -> Result<Committed> {
+        self.open.as_mut().map_or_else(|| Ok(Committed::default()), |w| w.poll(wait))
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        self.open.map_or(Ok(()), Writer::close)
     }
 }
 
