@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
-use timely::dataflow::ProbeHandle;
+use timely::dataflow::{ProbeHandle, Scope};
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Concatenate, Operator};
 
@@ -32,6 +32,8 @@ impl Failure {
 
 /// What rendering needs to know of the worker.
 pub struct Context<'s> {
+    /// The dataflow under construction.
+    pub scope: Scope<'s, u64>,
     /// The stream of each source and the columns (indices into the source's full schema) that it carries.
     pub sources: Vec<(Stream<'s>, Vec<usize>)>,
     /// The views rendered so far.
@@ -96,8 +98,7 @@ impl<'s> Context<'s> {
             Node::Union(inputs, _) => {
                 let inputs = inputs.iter().map(|n| self.render(n, view)).collect::<Result<Vec<_>>>()?;
                 // two branches over one source share origins, so only a sort makes the order canonical
-                let scope = inputs.first().ok_or_else(|| Error::internal("a union of nothing"))?.stream.scope();
-                stateless(scope.concatenate(inputs.into_iter().map(|r| r.stream)), Order::Sorted)
+                stateless(self.scope.concatenate(inputs.into_iter().map(|r| r.stream)), Order::Sorted)
             }
             Node::Closure(input, plan) => {
                 let below = self.render(input, view)?;

@@ -39,7 +39,7 @@ impl Running {
     }
 
     fn ask(&self, request: Request) -> Result<()> {
-        self.requests.send(request).map_err(|_| gone())?;
+        self.requests.send(request).map_err(|_| self.why_gone())?;
         self.thread.unpark();
         Ok(())
     }

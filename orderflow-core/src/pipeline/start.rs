@@ -84,8 +84,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
         let (threads, orders) = start_workers(name, options.workers, &parts.blueprint, &reports_tx, &wake)?;
         (threads.into_iter().map(WorkerPort::Thread).collect(), orders)
     } else {
-        let allocator = timely::communication::allocator::AllocatorBuilder::Thread(timely::communication::allocator::thread::ThreadBuilder);
-        let (core, orders) = Core::build(&parts.blueprint, allocator.build())?;
+        let (core, orders) = Core::build(&parts.blueprint, timely::communication::Allocator::Thread(Default::default()))?;
         (vec![WorkerPort::Inline(Box::new(core))], orders)
     };
     let mut engine = Engine {

@@ -42,7 +42,6 @@ pub(crate) struct Bounds {
 }
 
 /// What a step found.
-#[derive(Debug)]
 pub(crate) enum Step {
     /// There was something to do: step again.
     Busy,
@@ -335,7 +334,7 @@ impl Engine {
 
     /// Gives a fetch to a worker; if all of them are full the fetch is held back, and false is returned.
     fn dispatch(&mut self, source: usize, fetch: Fetch, now: Duration) -> bool {
-        let name = &self.sources[source].name;
+        let name = self.sources[source].name.clone();
         let (rows, bytes) = (fetch.rows, fetch.bytes);
         if rows == 0 {
             self.mint.add(source as u32, &fetch, now);

@@ -8,7 +8,9 @@ mod worker;
 
 pub use status::{Phase, SinkStatus, SourceReport, Status};
 
-pub(crate) use engine::{Bounds, Engine, Flight, Output, Request, SinkPort, SourcePort, Step, WorkerPort, gone};
+pub(crate) use engine::{Bounds, Engine, Flight, Output, Request, SinkPort, SourcePort, WorkerPort, gone};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use engine::Step;
 pub(crate) use shell::{SinkThread, start_engine, start_workers};
 pub(crate) use sinks::{SinkDriver, SinkState};
-pub(crate) use worker::{Blueprint, Core, OutputPlan, Share, SourcePlan, ViewPlan};
+pub(crate) use worker::{Blueprint, Core, OutputPlan, SourcePlan, ViewPlan};

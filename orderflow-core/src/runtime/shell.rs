@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
+use timely::communication::Allocator;
 use timely::communication::allocator::AllocatorBuilder;
 
 /// Fetches that wait before one worker.
@@ -87,6 +88,14 @@ fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'stati
     thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|e| Error::external("no thread could be started").caused_by(e))
 }
 
+fn allocator(builder: AllocatorBuilder) -> Result<Allocator> {
+    match builder {
+        AllocatorBuilder::Thread(_) => Ok(Allocator::Thread(Default::default())),
+        AllocatorBuilder::Process(p) => Ok(Allocator::Process(p.build())),
+        AllocatorBuilder::Tcp(_) => Err(Error::internal("workers in other processes were not asked for")),
+    }
+}
+
 struct WorkerLoop {
     index: usize,
     inbox: crossbeam_channel::Receiver<ToWorker>,
@@ -97,7 +106,7 @@ struct WorkerLoop {
 
 impl WorkerLoop {
     fn run(&mut self, blueprint: &Blueprint, builder: AllocatorBuilder, ready: &crossbeam_channel::Sender<Result<Vec<Order>>>) -> Result<()> {
-        let (mut core, orders) = Core::build(blueprint, builder.build())?;
+        let (mut core, orders) = Core::build(blueprint, allocator(builder)?)?;
         let _ = ready.send(Ok(orders));
         loop {
             let mut got = false;

@@ -111,7 +111,7 @@ impl Core {
         let mut inputs: Vec<InputHandle<u64, NoopBuilder<Changes>>> = blueprint.sources.iter().map(|_| InputHandle::new_with_builder()).collect();
         let built = timely.dataflow::<u64, _, _>(|scope| -> Result<_> {
             let sources = inputs.iter_mut().zip(&blueprint.sources).map(|(h, s)| (scope.input_from(h), s.wanted.clone())).collect();
-            let mut context = Context { sources, views: vec![], rejects: rejects.clone(), failure: failure.clone() };
+            let mut context = Context { scope, sources, views: vec![], rejects: rejects.clone(), failure: failure.clone() };
             let mut states = vec![];
             for view in &blueprint.views {
                 let rendered = context.render(&view.node, &view.name)?;

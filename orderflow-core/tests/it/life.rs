@@ -1,0 +1,141 @@
+//! Life in a service: start, read, pause, fail, end.
+
+use crate::feed::{collect, feed};
+use orderflow_core::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use orderflow_core::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use orderflow_core::error::Kind;
+use orderflow_core::sink::memory;
+use orderflow_core::{Phase, Pipeline};
+use std::sync::Arc;
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]))
+}
+
+fn batch(n: &[i64]) -> RecordBatch {
+    RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from(n.to_vec())) as ArrayRef]).unwrap()
+}
+
+fn numbers(batches: &[RecordBatch]) -> Vec<i64> {
+    batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pipelines_run_in_one_process() {
+    let mut handles = vec![];
+    for name in ["one", "two"] {
+        let (feed, source) = feed(schema());
+        let mut flow = Pipeline::new(name);
+        flow.source("numbers", source).unwrap();
+        flow.view("total", "SELECT sum(n) AS n FROM numbers").unwrap();
+        handles.push((feed, flow.workers(2).start().await.unwrap()));
+    }
+    for (i, (feed, running)) in handles.iter().enumerate() {
+        feed.send(batch(&[1, 2, i as i64]), vec![1; 3]);
+        running.settled().await.unwrap();
+        assert_eq!(numbers(&running.query("SELECT n FROM total").await.unwrap()), [3 + i as i64]);
+    }
+    for (feed, running) in handles {
+        drop(feed);
+        assert!(matches!(running.wait().await.unwrap().phase, Phase::Finished));
+        assert!(running.query("SELECT n FROM total").await.unwrap_err().to_string().contains("ended"));
+    }
+}
+
+#[tokio::test]
+async fn an_overflow_is_a_dead_letter_and_the_rest_goes_on() {
+    let (feed, source) = feed(schema());
+    let (dead, letters) = memory::sink(100);
+    let letters = collect(letters);
+    let mut flow = Pipeline::new("overflow");
+    flow.source("numbers", source).unwrap();
+    flow.view("more", "SELECT n + 1 AS m FROM numbers").unwrap();
+    let running = flow.dead_letters(dead.auto_ack()).start().await.unwrap();
+    feed.send(batch(&[1, i64::MAX, 3]), vec![1; 3]);
+    running.settled().await.unwrap();
+    assert_eq!(numbers(&running.query("SELECT m FROM more ORDER BY m").await.unwrap()), [2, 4]);
+    drop(feed);
+    let status = running.wait().await.unwrap();
+    assert_eq!(status.rejected["more"], 1);
+    let letters = letters.join().unwrap();
+    let row = letters[0].changes[0].rows();
+    assert!(row.column(4).as_string::<i32>().value(0).contains("verflow"), "{row:?}");
+    assert_eq!(row.column(5).as_binary::<i32>().value(0), format!("{{\"n\":{}}}", i64::MAX).as_bytes());
+}
+
+#[tokio::test]
+async fn a_sum_that_does_not_fit_leaves_and_comes_back() {
+    let (feed, source) = feed(schema());
+    let (dead, letters) = memory::sink(100);
+    let letters = collect(letters);
+    let mut flow = Pipeline::new("sums");
+    flow.source("numbers", source).unwrap();
+    flow.view("total", "SELECT sum(n) AS n FROM numbers WHERE n <> 7 GROUP BY n > 0").unwrap();
+    let running = flow.dead_letters(dead.auto_ack()).start().await.unwrap();
+    let read = async || numbers(&running.query("SELECT n FROM total").await.unwrap());
+    feed.send(batch(&[i64::MAX, -5]), vec![1; 2]);
+    running.settled().await.unwrap();
+    assert_eq!(read().await.len(), 2);
+    feed.send(batch(&[1]), vec![1]);
+    running.settled().await.unwrap();
+    assert_eq!(read().await, [-5], "the sum that does not fit is not shown");
+    feed.send(batch(&[1]), vec![-1]);
+    running.settled().await.unwrap();
+    assert_eq!(read().await.len(), 2);
+    drop(feed);
+    assert_eq!(running.wait().await.unwrap().rejected["total"], 0);
+    let diffs: Vec<i64> = letters.join().unwrap().iter().flat_map(|d| d.changes[0].diff_iter().collect::<Vec<_>>()).collect();
+    assert_eq!(diffs, [1, -1]);
+}
+
+#[tokio::test]
+async fn a_panic_in_an_operator_fails_the_pipeline_and_not_the_host() {
+    let (feed, source) = feed(schema());
+    let mut flow = Pipeline::new("panics");
+    let stream = flow.source("numbers", source).unwrap();
+    let raw = stream.operator("bad", 1, &schema(), |s| {
+        use timely::dataflow::operators::InspectCore;
+        s.inspect_container(|x| if x.is_ok() { panic!("out of cheese") })
+    });
+    raw.unwrap().view("v").unwrap();
+    let running = flow.workers(2).start().await.unwrap();
+    feed.send(batch(&[1]), vec![1]);
+    let e = running.wait().await.unwrap_err();
+    assert!(e.to_string().contains("out of cheese"), "{e}");
+    assert!(matches!(running.status().phase, Phase::Failed(_)));
+    assert!(running.query("SELECT * FROM v").await.unwrap_err().to_string().contains("out of cheese"));
+}
+
+#[tokio::test]
+async fn a_paused_pipeline_takes_nothing_until_resumed() {
+    let (feed, source) = feed(schema());
+    let mut flow = Pipeline::new("pause");
+    flow.source("numbers", source).unwrap();
+    flow.view("total", "SELECT count(*) AS n FROM numbers").unwrap();
+    let running = flow.start().await.unwrap();
+    feed.send(batch(&[1]), vec![1]);
+    running.settled().await.unwrap();
+    running.pause().unwrap();
+    running.settled().await.unwrap();
+    feed.send(batch(&[2]), vec![1]);
+    running.settled().await.unwrap();
+    assert_eq!(numbers(&running.query("SELECT n FROM total").await.unwrap()), [1]);
+    running.resume().unwrap();
+    running.settled().await.unwrap();
+    assert_eq!(numbers(&running.query("SELECT n FROM total").await.unwrap()), [2]);
+    running.stop().await.unwrap();
+    assert!(matches!(running.status().phase, Phase::Stopped));
+}
+
+#[tokio::test]
+async fn wrong_pipelines_are_refused_with_a_hint() {
+    let e = Pipeline::new("empty").start().await.err().unwrap();
+    assert!(e.kind() == Kind::User && e.to_string().contains("no source") && e.remedy().is_some());
+    let (_feed, source) = feed(schema());
+    let mut flow = Pipeline::new("wrong");
+    flow.source("numbers", source).unwrap();
+    let e = flow.view("v", "SELECT m FROM numbers").err().unwrap();
+    assert!(e.to_string().contains('^') && e.to_string().contains("'m'"), "{e}");
+    let e = flow.view("v", "SELECT now() AS t FROM numbers").err().unwrap();
+    assert!(e.to_string().contains("now"), "{e}");
+}
