@@ -126,7 +126,9 @@ impl Admin {
         let answer = self.client.fetch_metadata(Some(topic), ANSWER).map_err(|e| self.unanswered(&what(), &e))?;
         let found = answer.topics().iter().find(|t| t.name() == topic);
         match found.and_then(|t| t.error()).map(Code::from) {
-            Some(Code::TopicAuthorizationFailed) => Err(self.unanswered(&what(), &KafkaError::MetadataFetch(Code::TopicAuthorizationFailed))),
+            Some(Code::TopicAuthorizationFailed) => {
+                Err(self.unanswered(&what(), &KafkaError::MetadataFetch(Code::TopicAuthorizationFailed)))
+            }
             // a leader that is being elected is no reason to doubt the topic
             _ => Ok(found.map(|t| t.partitions().len()).filter(|n| *n > 0)),
         }
@@ -140,7 +142,8 @@ impl Admin {
         if self.partitions(topic)?.is_some() {
             return Ok(false);
         }
-        let refused = |code: Code| Error::external(format!("topic '{topic}' could not be created at {}", self.settings.brokers())).why(code);
+        let refused =
+            |code: Code| Error::external(format!("topic '{topic}' could not be created at {}", self.settings.brokers())).why(code);
         let mut created = true;
         if let Some(embedded) = &self.embedded {
             embedded.create_topic(topic, partitions)?;
@@ -297,4 +300,3 @@ fn consumer(settings: &Settings, more: &[(&str, &str)]) -> Result<Consumer> {
     defaults.extend_from_slice(more);
     settings.client(&defaults, &[])?.create_with_context(Context::default()).map_err(refused_property)
 }
-

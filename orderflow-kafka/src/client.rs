@@ -187,7 +187,8 @@ impl ConsumerContext for Context {
 /// A question to the cluster got no answer: says who was asked and why it failed.
 pub(crate) fn unanswered(what: &str, brokers: &str, context: &Context, e: &KafkaError) -> Error {
     match e.rdkafka_error_code() {
-        Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut | Code::Resolve | Code::TimedOutQueue) | None => {
+        Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut | Code::Resolve | Code::TimedOutQueue)
+        | None => {
             let why = context.reason().unwrap_or_else(|| e.to_string());
             Error::external(format!("{what}: no Kafka broker answers at {brokers}"))
                 .why(why)

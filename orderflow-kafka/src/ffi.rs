@@ -12,6 +12,7 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka_sys as sys;
 use rdkafka_sys::types::{RDKafkaRespErr, RDKafkaType};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -176,6 +177,22 @@ impl Drop for PartitionQueue {
             sys::rd_kafka_queue_destroy(self.queue.as_ptr());
         }
     }
+}
+
+/// Sends a commit to the consumer group; its answer arrives among the consumer's events. (The wrapper's own asynchronous commit
+/// tells its outcome to nobody.)
+pub(crate) fn commit(consumer: &Consumer, offsets: &TopicPartitionList) -> Result<(), Code> {
+    // SAFETY: client and list are valid; librdkafka copies the list and counts its own reference to the queue.
+    let err = unsafe {
+        let queue = sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr());
+        if queue.is_null() {
+            return Err(Code::UnknownGroup);
+        }
+        let err = sys::rd_kafka_commit_queue(consumer.client().native_ptr(), offsets.ptr(), queue, None, ptr::null_mut());
+        sys::rd_kafka_queue_destroy(queue);
+        err
+    };
+    code(err).map_or(Ok(()), Err)
 }
 
 /// Number of events (commit results, errors, logs) that wait in the consumer's own queue.

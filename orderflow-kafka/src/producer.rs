@@ -53,8 +53,12 @@ impl Producer {
     /// A property that is unknown or refused, or brokers that do not answer.
     pub fn connect(settings: impl Into<Settings>) -> Result<Self> {
         let settings = settings.into();
-        let defaults =
-            [("client.id", "orderflow-producer"), ("enable.idempotence", "true"), ("message.timeout.ms", "0"), ("queue.buffering.max.kbytes", "32768")];
+        let defaults = [
+            ("client.id", "orderflow-producer"),
+            ("enable.idempotence", "true"),
+            ("message.timeout.ms", "0"),
+            ("queue.buffering.max.kbytes", "32768"),
+        ];
         let client = Arc::new(ProducerClient::new(&settings.client(&defaults, &[])?).map_err(refused_property)?);
         let brokers = settings.brokers().to_owned();
         let admin = Admin::connect(settings)?;
@@ -83,12 +87,12 @@ impl Producer {
                 Some(key) => partition_for_key(key, *partitions),
                 None => partition_for_place(self.sent, *partitions),
             });
-            let headers = (!record.headers.is_empty()).then(|| crate::ffi::Headers::with_capacity(record.headers.len())).flatten().map(|mut h| {
-                record.headers.iter().for_each(|(name, value)| h.add(name, Some(value)));
-                h
-            });
-            let outgoing =
-                Outgoing { partition, key: record.key, value: record.value, timestamp: record.timestamp, headers, opaque: 0 };
+            let headers =
+                (!record.headers.is_empty()).then(|| crate::ffi::Headers::with_capacity(record.headers.len())).flatten().map(|mut h| {
+                    record.headers.iter().for_each(|(name, value)| h.add(name, Some(value)));
+                    h
+                });
+            let outgoing = Outgoing { partition, key: record.key, value: record.value, timestamp: record.timestamp, headers, opaque: 0 };
             match self.client.produce(handle, outgoing) {
                 Ok(()) => {
                     self.sent += 1;
@@ -102,14 +106,15 @@ impl Producer {
     }
 
     fn serve(&mut self, wait: Duration) {
-        let (delivered, outstanding, failed, brokers) =
-            (&mut self.delivered, &mut self.outstanding_bytes, &mut self.failed, &self.brokers);
+        let (delivered, outstanding, failed, brokers) = (&mut self.delivered, &mut self.outstanding_bytes, &mut self.failed, &self.brokers);
         self.client.serve(wait, &mut |d| {
             *outstanding = outstanding.saturating_sub(d.bytes);
             match d.error {
                 None => *delivered += 1,
                 Some(code) => {
-                    failed.get_or_insert_with(|| Error::external(format!("a record could not be written at {brokers}")).why(code).permanent());
+                    failed.get_or_insert_with(|| {
+                        Error::external(format!("a record could not be written at {brokers}")).why(code).permanent()
+                    });
                 }
             }
         });

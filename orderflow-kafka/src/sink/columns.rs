@@ -43,7 +43,9 @@ impl KafkaSink {
             return Err(Error::user("the Kafka sink names no topic").hint("use .topic(name) or .topic_sql(expression)"));
         }
         if let Some(taken) = input.fields().iter().find(|f| reserved(f.name())) {
-            return Err(Error::user(format!("the Kafka sink needs the name '{}' for itself", taken.name())).hint("rename the view's column"));
+            return Err(
+                Error::user(format!("the Kafka sink needs the name '{}' for itself", taken.name())).hint("rename the view's column")
+            );
         }
         let has = |name: &str| input.field_with_name(name).is_ok();
         // a stream straight from a byte source keeps its bytes

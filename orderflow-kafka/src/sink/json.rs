@@ -32,8 +32,9 @@ pub(crate) fn encode(changes: &Changes, wanted: &[usize], epoch: Epoch) -> Resul
     let mut columns = Vec::with_capacity(wanted.len());
     for (field, array) in schema.fields().iter().zip(rows.columns()) {
         let name = json_string(field.name());
-        let encoder = make_encoder(field, array.as_ref(), &options)
-            .map_err(|e| Error::user(format!("column '{}' of type {} cannot be written as JSON", field.name(), array.data_type())).caused_by(e))?;
+        let encoder = make_encoder(field, array.as_ref(), &options).map_err(|e| {
+            Error::user(format!("column '{}' of type {} cannot be written as JSON", field.name(), array.data_type())).caused_by(e)
+        })?;
         columns.push((name, encoder));
     }
     let mut out = JsonRows { bytes: Vec::with_capacity(rows.num_rows() * 64), ends: Vec::with_capacity(rows.num_rows()) };

@@ -262,7 +262,10 @@ impl Finder {
         let partitions = match admin.partitions(name)? {
             Some(n) => n,
             None if self.created >= self.most => {
-                return Ok(Found::Refused(format!("topic '{name}' does not exist, and the sink has created {} topics, its limit", self.created)));
+                return Ok(Found::Refused(format!(
+                    "topic '{name}' does not exist, and the sink has created {} topics, its limit",
+                    self.created
+                )));
             }
             None => {
                 self.created += usize::from(admin.create_topic(name, self.partitions, self.replication, &[])?);

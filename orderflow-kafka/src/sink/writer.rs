@@ -230,7 +230,9 @@ impl KafkaWriter {
                             flight.unconfirmed_bytes += value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
                         }
                         Err(Code::QueueFull) => return Ok(false),
-                        Err(code) if too_large(code) => self.refused.push(refuse(format!("topic '{}' does not take it: {code}", topic.name))),
+                        Err(code) if too_large(code) => {
+                            self.refused.push(refuse(format!("topic '{}' does not take it: {code}", topic.name)))
+                        }
                         Err(code) => return Err(undeliverable(&topic.name, &self.brokers, code)),
                     }
                     batch.copies += 1;
@@ -253,7 +255,16 @@ impl KafkaWriter {
             let due = clients.len() == 1 || self.topics.waiting() || client.outstanding() > 0;
             let patience = if due { std::mem::take(&mut wait) } else { Duration::ZERO };
             client.serve(patience, &mut |delivery| {
-                confirmed(&mut self.flights, self.first, &self.topics, &mut self.refused, &mut self.failed, &self.context, &self.brokers, &delivery);
+                confirmed(
+                    &mut self.flights,
+                    self.first,
+                    &self.topics,
+                    &mut self.refused,
+                    &mut self.failed,
+                    &self.context,
+                    &self.brokers,
+                    &delivery,
+                );
             });
         }
     }

@@ -3,11 +3,11 @@
 //! Invariant: a committed offset never goes back, neither below an earlier commit of ours nor below what the group held when
 //! we came; at most one commit is under way, later positions wait for its answer and go out together.
 
-use crate::ffi::Consumer;
+use crate::ffi::{Consumer, commit};
 use orderflow_core::time::{Partition, Position, Positions};
 use orderflow_core::{Error, Result};
-use rdkafka::consumer::{CommitMode, Consumer as _};
-use rdkafka::error::{KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 use std::time::Duration;
 
@@ -55,9 +55,8 @@ impl Group {
             return Ok(());
         }
         let Some(news) = self.news() else { return Ok(()) };
-        list(&news)
-            .and_then(|list| consumer.commit(&list, CommitMode::Async))
-            .map_err(|e| Error::external(format!("the offsets of consumer group '{}' could not be committed", self.name)).caused_by(e))?;
+        let failed = |e| Error::external(format!("the offsets of consumer group '{}' could not be committed", self.name)).caused_by(e);
+        commit(consumer, &list(&news).map_err(failed)?).map_err(|code| failed(KafkaError::ConsumerCommit(code)))?;
         self.sent = Some(news);
         Ok(())
     }

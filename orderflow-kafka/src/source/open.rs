@@ -178,8 +178,7 @@ pub(crate) fn beyond(partition: &Partition, position: u64, end: u64) -> Error {
 
 fn start_at_timestamp(consumer: &Consumer, places: &mut [Place], at: i64, brokers: &str) -> Result<()> {
     let mut asked = TopicPartitionList::with_capacity(places.len());
-    let failed =
-        |e| unanswered(&format!("the offsets of timestamp {at} could not be looked up"), brokers, consumer.context(), &e);
+    let failed = |e| unanswered(&format!("the offsets of timestamp {at} could not be looked up"), brokers, consumer.context(), &e);
     for place in places.iter() {
         asked.add_partition_offset(&place.partition.topic, place.partition.id, Offset::Offset(at.max(0))).map_err(failed)?;
     }

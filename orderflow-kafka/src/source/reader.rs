@@ -257,9 +257,9 @@ fn failed(consumer: &Consumer, watch: &Watch, slot: &Slot, code: Code, message: 
                 .why(message.error_text())
                 .hint("its compression is not built into this program"),
         ),
-        Code::BadMessage | Code::InvalidMessage => Some(
-            Error::external(format!("a batch of {partition} after offset {} is damaged", slot.position)).why(message.error_text()),
-        ),
+        Code::BadMessage | Code::InvalidMessage => {
+            Some(Error::external(format!("a batch of {partition} after offset {} is damaged", slot.position)).why(message.error_text()))
+        }
         _ => Some(Error::external(format!("reading {partition} from {brokers} failed")).why(message.error_text())),
     }
 }

@@ -178,10 +178,8 @@ impl Assignment {
             // a suspected deletion is looked at again soon
             let pause = if missing.is_empty() { self.refresh } else { Duration::from_secs(1).min(self.refresh) };
             let state = shared.lock();
-            let (mut state, _) = shared
-                .changed
-                .wait_timeout_while(state, pause, |s| !s.stop && !s.look_now)
-                .unwrap_or_else(PoisonError::into_inner);
+            let (mut state, _) =
+                shared.changed.wait_timeout_while(state, pause, |s| !s.stop && !s.look_now).unwrap_or_else(PoisonError::into_inner);
             if state.stop {
                 return;
             }

@@ -124,7 +124,10 @@ fn one_new_topic_too_many_and_bad_names_are_refused_row_by_row() {
     );
     assert_eq!(writing.refused.len(), 30);
     let third = writing.refused.iter().find(|r| r.reason.contains("new-3")).unwrap();
-    assert_eq!((&*third.from, &third.place, third.bytes.as_slice(), third.diff), ("view", &Some((Partition::new("orders", 2), 3)), &b"{\"n\":3}"[..], 1));
+    assert_eq!(
+        (&*third.from, &third.place, third.bytes.as_slice(), third.diff),
+        ("view", &Some((Partition::new("orders", 2), 3)), &b"{\"n\":3}"[..], 1)
+    );
     assert!(third.reason.contains("has created 2 topics"), "{}", third.reason);
     assert!(writing.refused.iter().any(|r| r.reason.contains("'no way'")));
 }

@@ -128,7 +128,7 @@ fn a_new_topic_of_a_pattern_is_found_while_running() {
 fn what_the_log_forgot_before_it_was_read_is_a_loss_with_its_range() {
     let broker = broker_with(&[("t", 1)]);
     let servers = broker.bootstrap_servers();
-    let mut reading = open(Kafka::topic("t").brokers(servers).property("queued.max.messages.kbytes", "64").property("fetch.max.bytes", "65536"));
+    let mut reading = open(Kafka::topic("t").brokers(servers).property("queued.max.messages.kbytes", "64"));
     let padding = "x".repeat(1000);
     send(servers, "t", 0, (0..100).map(|i| format!("{i}{padding}")));
     reading.until(|r| !r.seen.is_empty()).unwrap();
@@ -279,5 +279,5 @@ fn properties_pass_through_or_are_refused_by_name() {
 fn without_a_format_there_are_only_hidden_columns() {
     let source = Kafka::topic("t");
     assert_eq!(source.schema().fields().len(), 0);
-    assert!(source.format().is_some() && meta::is_hidden("_value"));
+    assert!(Source::format(&source).is_some() && meta::is_hidden("_value"));
 }

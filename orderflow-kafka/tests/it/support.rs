@@ -7,36 +7,36 @@ use orderflow_core::sink::{Closed, Opened, Sink, SinkContext, Writer, WriterId};
 use orderflow_core::source::{Payload, Polled, Reader, Source, SourceContext, Waker};
 use orderflow_core::time::{Clock, Epoch, Partition, Positions};
 use orderflow_core::{Error, Result};
-use orderflow_kafka::{EmbeddedBroker, KafkaSource, KafkaSink, Producer, Record};
+use orderflow_kafka::{EmbeddedBroker, KafkaSink, KafkaSource, Producer, Record};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A record as a test compares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    pub partition: Partition,
-    pub offset: u64,
-    pub value: Option<String>,
-    pub key: Option<String>,
-    pub timestamp: Option<i64>,
-    pub headers: Vec<(String, Option<String>)>,
+pub(crate) struct Seen {
+    pub(crate) partition: Partition,
+    pub(crate) offset: u64,
+    pub(crate) value: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) timestamp: Option<i64>,
+    pub(crate) headers: Vec<(String, Option<String>)>,
 }
 
 /// An open source and what was read of it so far.
-pub struct Reading {
-    pub reader: Box<dyn Reader>,
-    pub woken: Receiver<()>,
-    pub seen: Vec<Seen>,
+pub(crate) struct Reading {
+    pub(crate) reader: Box<dyn Reader>,
+    pub(crate) woken: Receiver<()>,
+    pub(crate) seen: Vec<Seen>,
     /// Next position by partition, as the fetches tell it.
-    pub positions: Positions,
-    pub ended: bool,
+    pub(crate) positions: Positions,
+    pub(crate) ended: bool,
 }
 
-pub fn try_open(source: KafkaSource, pipeline: &str, resume: Option<Positions>) -> Result<Reading> {
+pub(crate) fn try_open(source: KafkaSource, pipeline: &str, resume: Option<Positions>) -> Result<Reading> {
     let (wake, woken) = channel();
     let context = SourceContext {
         pipeline: pipeline.into(),
@@ -51,13 +51,13 @@ pub fn try_open(source: KafkaSource, pipeline: &str, resume: Option<Positions>) 
     Ok(Reading { reader, woken, seen: vec![], positions: Positions::new(), ended: false })
 }
 
-pub fn open(source: KafkaSource) -> Reading {
+pub(crate) fn open(source: KafkaSource) -> Reading {
     try_open(source, "test", None).unwrap()
 }
 
 impl Reading {
     /// One poll; `false` if there was nothing. Checks that fetches are contiguous.
-    pub fn step(&mut self) -> Result<bool> {
+    pub(crate) fn step(&mut self) -> Result<bool> {
         match self.reader.poll()? {
             Polled::Fetch(fetch) => {
                 assert!(fetch.from < fetch.to, "a fetch moves the position");
@@ -100,7 +100,7 @@ impl Reading {
     }
 
     /// Polls until `done`, sleeping only until the reader wakes us.
-    pub fn until(&mut self, done: impl Fn(&Reading) -> bool) -> Result<()> {
+    pub(crate) fn until(&mut self, done: impl Fn(&Reading) -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) && !self.ended {
             if !self.step()? && !self.ended && !done(self) {
@@ -113,7 +113,7 @@ impl Reading {
     }
 
     /// Polls until an error comes.
-    pub fn error(&mut self) -> Error {
+    pub(crate) fn error(&mut self) -> Error {
         match self.until(|_| false) {
             Err(e) => e,
             Ok(()) => panic!("the source ended without an error"),
@@ -121,7 +121,7 @@ impl Reading {
     }
 
     /// All values, sorted.
-    pub fn values(&self) -> Vec<String> {
+    pub(crate) fn values(&self) -> Vec<String> {
         let mut values: Vec<String> = self.seen.iter().filter_map(|s| s.value.clone()).collect();
         values.sort();
         values
@@ -129,7 +129,7 @@ impl Reading {
 }
 
 /// Reads a bounded source to its end and closes it.
-pub fn read_all(source: KafkaSource) -> Vec<Seen> {
+pub(crate) fn read_all(source: KafkaSource) -> Vec<Seen> {
     let mut reading = open(source);
     reading.until(|_| false).unwrap();
     assert!(reading.ended);
@@ -137,7 +137,7 @@ pub fn read_all(source: KafkaSource) -> Vec<Seen> {
     reading.seen
 }
 
-pub fn broker_with(topics: &[(&str, i32)]) -> EmbeddedBroker {
+pub(crate) fn broker_with(topics: &[(&str, i32)]) -> EmbeddedBroker {
     let broker = EmbeddedBroker::start(1).unwrap();
     for (topic, partitions) in topics {
         broker.create_topic(topic, *partitions).unwrap();
@@ -146,7 +146,7 @@ pub fn broker_with(topics: &[(&str, i32)]) -> EmbeddedBroker {
 }
 
 /// Sends `values` to one partition of a topic, with timestamps 1000, 1001, …
-pub fn send(brokers: &str, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
+pub(crate) fn send(brokers: &str, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
     let mut producer = Producer::connect(brokers).unwrap();
     for (i, value) in values.into_iter().enumerate() {
         let record =
@@ -156,17 +156,17 @@ pub fn send(brokers: &str, topic: &str, partition: i32, values: impl IntoIterato
     producer.flush(PATIENCE).unwrap();
 }
 
-pub fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+pub(crate) fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|i| format!("v{i:05}")).collect()
 }
 
 /// An open sink.
-pub struct Writing {
-    pub writer: Box<dyn Writer>,
-    pub refused: Vec<Rejected>,
+pub(crate) struct Writing {
+    pub(crate) writer: Box<dyn Writer>,
+    pub(crate) refused: Vec<Rejected>,
 }
 
-pub fn try_write(sink: KafkaSink, schema: &SchemaRef) -> Result<Writing> {
+pub(crate) fn try_write(sink: KafkaSink, schema: &SchemaRef) -> Result<Writing> {
     let context = SinkContext {
         pipeline: "test".into(),
         view: "view".into(),
@@ -180,12 +180,12 @@ pub fn try_write(sink: KafkaSink, schema: &SchemaRef) -> Result<Writing> {
 }
 
 impl Writing {
-    pub fn write(&mut self, epoch: u64, changes: Vec<Changes>) {
+    pub(crate) fn write(&mut self, epoch: u64, changes: Vec<Changes>) {
         self.writer.write(Closed { epoch: Epoch(epoch), changes }).unwrap();
     }
 
     /// Polls until `epoch` is out.
-    pub fn until(&mut self, epoch: u64) -> Result<()> {
+    pub(crate) fn until(&mut self, epoch: u64) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let committed = self.writer.poll(Duration::from_millis(50))?;
@@ -199,12 +199,12 @@ impl Writing {
     }
 }
 
-pub fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap()
 }
 
 /// Counts of values by topic.
-pub fn by_topic(seen: &[Seen]) -> BTreeMap<String, usize> {
+pub(crate) fn by_topic(seen: &[Seen]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for s in seen {
         *counts.entry(s.partition.topic.to_string()).or_default() += 1;
