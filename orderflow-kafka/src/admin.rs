@@ -1,0 +1,302 @@
+//! The few administrative calls that pipelines, tests and the command line need. All of them wait for their answer.
+//!
+//! Invariant: every call is idempotent, so that it may be repeated after a lost answer.
+
+use crate::client::{ANSWER, Context, Settings, refused_property, unanswered};
+use crate::config::Kafka;
+use crate::embedded::EmbeddedBroker;
+use crate::ffi::Consumer;
+use crate::{Start, Until};
+use futures::executor::block_on;
+use orderflow_core::source::{Polled, Reader, Source, SourceContext, Waker};
+use orderflow_core::time::{Clock, Partition};
+use orderflow_core::{Error, Result};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::{Offset, TopicPartitionList};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// A topic and its number of partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: String,
+    /// How many partitions it has.
+    pub partitions: usize,
+}
+
+/// The ends of a partition's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Which partition.
+    pub partition: Partition,
+    /// Offset of its oldest record.
+    pub low: u64,
+    /// Offset after its newest record (transaction markers count as records here).
+    pub high: u64,
+}
+
+/// How far a consumer group is behind in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupLag {
+    /// Which partition.
+    pub partition: Partition,
+    /// The offset that the group has committed.
+    pub committed: Option<u64>,
+    /// Offset after the partition's last record.
+    pub end: u64,
+}
+
+impl GroupLag {
+    /// Offsets between what was committed and the end; all of them if nothing was.
+    pub fn lag(&self) -> u64 {
+        self.end.saturating_sub(self.committed.unwrap_or(0))
+    }
+}
+
+/// A connection for administrative calls.
+pub struct Admin {
+    settings: Settings,
+    client: Consumer,
+    embedded: Option<EmbeddedBroker>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// Connects to a cluster.
+    ///
+    /// # Errors
+    /// A property that is unknown or refused; whether a broker answers is only known with the first question.
+    pub fn connect(settings: impl Into<Settings>) -> Result<Self> {
+        let settings = settings.into();
+        let client = consumer(&settings, &[])?;
+        Ok(Self { settings, client, embedded: None })
+    }
+
+    /// Connects to an embedded cluster.
+    ///
+    /// # Errors
+    /// As [`Admin::connect`].
+    pub fn embedded(broker: &EmbeddedBroker) -> Result<Self> {
+        Ok(Self { embedded: Some(broker.clone()), ..Self::connect(broker.bootstrap_servers())? })
+    }
+
+    fn unanswered(&self, what: &str, e: &KafkaError) -> Error {
+        while self.client.poll(Duration::ZERO).is_some() {} // reasons wait in the queue
+        unanswered(what, self.settings.brokers(), self.client.context(), e)
+    }
+
+    /// Makes sure that a broker answers.
+    ///
+    /// # Errors
+    /// If none does, with its address.
+    pub fn reachable(&self) -> Result<()> {
+        self.topics().map(drop)
+    }
+
+    /// All topics but the cluster's own.
+    ///
+    /// # Errors
+    /// If no broker answers.
+    pub fn topics(&self) -> Result<Vec<TopicInfo>> {
+        let answer = self.client.fetch_metadata(None, ANSWER).map_err(|e| self.unanswered("the topics could not be listed", &e))?;
+        let mut topics: Vec<_> = answer
+            .topics()
+            .iter()
+            .filter(|t| !t.name().starts_with("__"))
+            .map(|t| TopicInfo { name: t.name().to_owned(), partitions: t.partitions().len() })
+            .collect();
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
+    }
+
+    /// Number of partitions of a topic; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// If no broker answers.
+    pub fn partitions(&self, topic: &str) -> Result<Option<usize>> {
+        let what = || format!("topic '{topic}' could not be looked up");
+        let answer = self.client.fetch_metadata(Some(topic), ANSWER).map_err(|e| self.unanswered(&what(), &e))?;
+        let found = answer.topics().iter().find(|t| t.name() == topic);
+        match found.and_then(|t| t.error()).map(Code::from) {
+            Some(Code::TopicAuthorizationFailed) => {
+                Err(self.unanswered(&what(), &KafkaError::MetadataFetch(Code::TopicAuthorizationFailed)))
+            }
+            // a leader that is being elected is no reason to doubt the topic
+            _ => Ok(found.map(|t| t.partitions().len()).filter(|n| *n > 0)),
+        }
+    }
+
+    /// Creates a topic and waits until it can be seen; `false` if it existed. `replication` 0 is the cluster's default.
+    ///
+    /// # Errors
+    /// If the cluster refuses, with its reason.
+    pub fn create_topic(&self, topic: &str, partitions: i32, replication: i32, properties: &[(&str, &str)]) -> Result<bool> {
+        if self.partitions(topic)?.is_some() {
+            return Ok(false);
+        }
+        let refused =
+            |code: Code| Error::external(format!("topic '{topic}' could not be created at {}", self.settings.brokers())).why(code);
+        let mut created = true;
+        if let Some(embedded) = &self.embedded {
+            embedded.create_topic(topic, partitions)?;
+        } else {
+            let replication = TopicReplication::Fixed(if replication <= 0 { -1 } else { replication });
+            let new = properties.iter().fold(NewTopic::new(topic, partitions, replication), |new, (k, v)| new.set(k, v));
+            let answer = self.ask(|admin, options| block_on(admin.create_topics([&new], options)));
+            match answer.map_err(|e| self.unanswered(&format!("topic '{topic}' could not be created"), &e))?.pop() {
+                Some(Err((_, Code::TopicAlreadyExists))) => created = false,
+                Some(Err((_, code @ (Code::InvalidTopic | Code::PolicyViolation | Code::TopicAuthorizationFailed)))) => {
+                    return Err(refused(code).permanent());
+                }
+                Some(Err((_, code))) => return Err(refused(code)),
+                _ => {}
+            }
+        }
+        // creation is answered before every broker knows of it
+        for _ in 0..100 {
+            if self.partitions(topic)?.is_some() {
+                return Ok(created);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err(refused(Code::UnknownTopicOrPartition))
+    }
+
+    /// Deletes a topic; one that does not exist is deleted already.
+    ///
+    /// # Errors
+    /// If the cluster refuses, with its reason.
+    pub fn delete_topic(&self, topic: &str) -> Result<()> {
+        let what = format!("topic '{topic}' could not be deleted");
+        let answer = self.ask(|admin, options| block_on(admin.delete_topics(&[topic], options)));
+        match answer.map_err(|e| self.unanswered(&what, &e))?.pop() {
+            Some(Err((_, code))) if code != Code::UnknownTopicOrPartition => Err(Error::external(what).why(code)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a topic more partitions, `total` in all.
+    ///
+    /// # Errors
+    /// If the cluster refuses, with its reason.
+    pub fn grow_topic(&self, topic: &str, total: usize) -> Result<()> {
+        if self.partitions(topic)?.is_some_and(|n| n >= total) {
+            return Ok(());
+        }
+        let what = format!("topic '{topic}' could not be given {total} partitions");
+        let new = NewPartitions::new(topic, total);
+        let answer = self.ask(|admin, options| block_on(admin.create_partitions([&new], options)));
+        match answer.map_err(|e| self.unanswered(&what, &e))?.pop() {
+            Some(Err((_, code))) => Err(Error::external(what).why(code)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The largest record batch that a topic takes; `None` where the cluster does not tell.
+    pub(crate) fn max_batch_bytes(&self, topic: &str) -> Option<usize> {
+        if self.embedded.is_some() {
+            return None;
+        }
+        let answer = self.ask(|admin, options| block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], options)));
+        let described = answer.ok()?.pop()?.ok()?;
+        described.get("max.message.bytes")?.value.as_ref()?.parse().ok()
+    }
+
+    fn ask<T>(&self, call: impl FnOnce(&AdminClient<Context>, &AdminOptions) -> KafkaResult<T>) -> KafkaResult<T> {
+        let config = self.settings.client(&[], &[]).map_err(|e| KafkaError::ClientCreation(e.to_string()))?;
+        let admin: AdminClient<Context> = config.create_with_context(Context::default())?;
+        let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
+        call(&admin, &options)
+    }
+
+    /// The ends of every partition of a topic.
+    ///
+    /// # Errors
+    /// If the topic does not exist or no broker answers.
+    pub fn watermarks(&self, topic: &str) -> Result<Vec<Watermarks>> {
+        let partitions = self.partitions(topic)?.ok_or_else(|| {
+            Error::user(format!("topic '{topic}' does not exist at {}", self.settings.brokers())).hint("check the name, or create it first")
+        })?;
+        let ends = |id: usize| {
+            let partition = Partition::new(topic, i32::try_from(id).unwrap_or(i32::MAX));
+            let (low, high) = self
+                .client
+                .fetch_watermarks(topic, partition.id, ANSWER)
+                .map_err(|e| self.unanswered(&format!("the ends of {partition} could not be read"), &e))?;
+            Ok(Watermarks { partition, low: u64::try_from(low).unwrap_or(0), high: u64::try_from(high).unwrap_or(0) })
+        };
+        (0..partitions).map(ends).collect()
+    }
+
+    /// How many records of a topic can be read: those of committed transactions and outside of any, without the markers between.
+    ///
+    /// # Errors
+    /// As [`Admin::watermarks`]; if the brokers stay away for half a minute.
+    pub fn count_records(&self, topic: &str) -> Result<u64> {
+        let mut source = Kafka::topic(topic).start(Start::Earliest).until(Until::Latest);
+        source.settings = self.settings.clone();
+        let (wake, woken) = channel();
+        let context = SourceContext {
+            pipeline: "orderflow-count".into(),
+            name: topic.into(),
+            resume: None,
+            wake: Waker::new(move || {
+                let _ = wake.send(()); // nobody waits any more
+            }),
+            clock: Clock::system(),
+        };
+        let mut reader: Box<dyn Reader> = Box::new(source).open(context)?;
+        let mut records = 0;
+        loop {
+            match reader.poll() {
+                Ok(Polled::Fetch(fetch)) => records += fetch.rows as u64,
+                Ok(Polled::Ended) => break,
+                Ok(Polled::Idle) => {
+                    woken.recv_timeout(Duration::from_secs(30)).map_err(|_| Error::external(format!("reading topic '{topic}' stalled")))?;
+                }
+                Err(e) if e.retry() == orderflow_core::error::Retry::Backoff => tracing::warn!("{e}"),
+                Err(e) => return Err(e),
+            }
+        }
+        reader.close()?;
+        Ok(records)
+    }
+
+    /// How far a consumer group is behind in every partition of a topic.
+    ///
+    /// # Errors
+    /// As [`Admin::watermarks`].
+    pub fn group_lag(&self, group: &str, topic: &str) -> Result<Vec<GroupLag>> {
+        let ends = self.watermarks(topic)?;
+        let member = consumer(&self.settings, &[("group.id", group)])?;
+        let mut asked = TopicPartitionList::with_capacity(ends.len());
+        for end in &ends {
+            asked.add_partition(topic, end.partition.id);
+        }
+        let answer = member
+            .committed_offsets(asked, ANSWER)
+            .map_err(|e| self.unanswered(&format!("the offsets of consumer group '{group}' could not be read"), &e))?;
+        let lag = |end: Watermarks| {
+            let committed = match answer.find_partition(topic, end.partition.id).map(|e| e.offset()) {
+                Some(Offset::Offset(o)) => u64::try_from(o).ok(),
+                _ => None,
+            };
+            GroupLag { committed, end: end.high, partition: end.partition }
+        };
+        Ok(ends.into_iter().map(lag).collect())
+    }
+}
+
+fn consumer(settings: &Settings, more: &[(&str, &str)]) -> Result<Consumer> {
+    let mut defaults = vec![("client.id", "orderflow-admin"), ("allow.auto.create.topics", "false")];
+    defaults.extend_from_slice(more);
+    settings.client(&defaults, &[])?.create_with_context(Context::default()).map_err(refused_property)
+}

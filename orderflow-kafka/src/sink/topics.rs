@@ -1,0 +1,293 @@
+//! The topics a sink writes to: looked up, and created where missing, on a thread of its own, so that the writer never waits.
+//!
+//! Invariant: a topic's number is given at its first sight and never changes; it has a number of partitions, a reason why it is
+//! refused, or a question under way. At most `max_new_topics` topics are ever created by one writer.
+
+use super::KafkaSink;
+use super::counters::Counters;
+use crate::admin::Admin;
+use crate::client::{Settings, refused_property};
+use crate::embedded::EmbeddedBroker;
+use crate::ffi::{ProducerClient, TopicHandle};
+use orderflow_core::error::Retry;
+use orderflow_core::{Error, Result};
+use rdkafka::config::ClientConfig;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Number of a topic within its writer.
+pub(crate) type TopicId = u16;
+
+/// The number of every name beyond [`MOST`].
+const OVERFLOW: TopicId = 0;
+
+/// Names a writer can tell apart; far more than it may create.
+const MOST: usize = 60_000;
+
+/// What is known of a topic.
+pub(crate) enum State {
+    /// A question is under way.
+    Asked,
+    /// Records can be sent.
+    Ready { handle: TopicHandle, partitions: i32 },
+    /// No record can ever be sent, and why.
+    Refused(String),
+}
+
+/// One topic.
+pub(crate) struct Topic {
+    pub(crate) name: String,
+    pub(crate) state: State,
+    delivered: Arc<AtomicU64>,
+}
+
+impl Topic {
+    /// A broker has confirmed a record.
+    pub(crate) fn delivered(&self) {
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// All topics of a writer, and the thread that looks them up.
+pub(crate) struct Topics {
+    ids: HashMap<Box<[u8]>, TopicId>,
+    topics: Vec<Topic>,
+    prefix: String,
+    counters: Counters,
+    client: Arc<ProducerClient>,
+    /// Producers with smaller batches, for topics that take no larger ones.
+    narrow: Vec<(usize, Arc<ProducerClient>)>,
+    config: ClientConfig,
+    asks: Sender<(TopicId, String)>,
+    answers: Receiver<(TopicId, Result<Found>)>,
+    asked: usize,
+}
+
+/// Answer of the thread.
+enum Found {
+    Topic { partitions: i32, max_batch: Option<usize> },
+    Refused(String),
+}
+
+impl Topics {
+    pub(crate) fn start(sink: &KafkaSink, client: Arc<ProducerClient>, config: ClientConfig) -> Result<Self> {
+        let (asks, theirs) = channel();
+        let (answer, answers) = channel();
+        let finder = Finder {
+            settings: sink.settings.clone(),
+            embedded: sink.embedded.clone(),
+            partitions: sink.partitions,
+            replication: sink.replication,
+            most: sink.max_new_topics,
+            created: 0,
+            writer: Arc::downgrade(&client),
+        };
+        std::thread::Builder::new()
+            .name("orderflow-kafka-topics".into())
+            .spawn(move || finder.run(&theirs, &answer))
+            .map_err(|e| Error::external("the thread that looks up topics could not start").caused_by(e))?;
+        let overflow = Topic {
+            name: String::new(),
+            state: State::Refused(format!("the sink has seen more than {MOST} topic names")),
+            delivered: Arc::default(),
+        };
+        Ok(Self {
+            ids: HashMap::new(),
+            topics: vec![overflow],
+            prefix: sink.prefix.clone(),
+            counters: sink.counters.clone(),
+            client,
+            narrow: vec![],
+            config,
+            asks,
+            answers,
+            asked: 0,
+        })
+    }
+
+    /// The number of the topic called `name` by the user; asks for it at first sight.
+    pub(crate) fn id(&mut self, name: &[u8]) -> TopicId {
+        if let Some(id) = self.ids.get(name) {
+            return *id;
+        }
+        let Some(id) = TopicId::try_from(self.topics.len()).ok().filter(|_| self.topics.len() < MOST) else { return OVERFLOW };
+        let full = format!("{}{}", self.prefix, String::from_utf8_lossy(name));
+        let state = match invalid(&full) {
+            Some(why) => State::Refused(why),
+            None => {
+                self.asked += 1;
+                // the thread lives as long as this sender
+                let _ = self.asks.send((id, full.clone()));
+                State::Asked
+            }
+        };
+        let delivered = if matches!(state, State::Asked) { self.counters.topic(&full) } else { Arc::default() };
+        self.ids.insert(name.into(), id);
+        self.topics.push(Topic { name: full, state, delivered });
+        id
+    }
+
+    pub(crate) fn get(&self, id: TopicId) -> &Topic {
+        &self.topics[usize::from(id)]
+    }
+
+    /// Whether an answer is due.
+    pub(crate) fn waiting(&self) -> bool {
+        self.asked > 0
+    }
+
+    /// Takes the answers that have come.
+    pub(crate) fn serve(&mut self) -> Result<()> {
+        while let Ok(answer) = self.answers.try_recv() {
+            self.answered(answer)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is asked, for `wait` at most; what is not answered by then stays asked.
+    pub(crate) fn settle(&mut self, wait: Duration) -> Result<()> {
+        while self.waiting() {
+            match self.answers.recv_timeout(wait) {
+                Ok(answer) => self.answered(answer)?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, (id, found): (TopicId, Result<Found>)) -> Result<()> {
+        self.asked -= 1;
+        self.topics[usize::from(id)].state = match found? {
+            Found::Refused(why) => State::Refused(why),
+            Found::Topic { partitions, max_batch } => {
+                let client = self.client_for(max_batch)?;
+                let name = &self.topics[usize::from(id)].name;
+                let handle =
+                    TopicHandle::new(&client, name).ok_or_else(|| Error::internal(format!("librdkafka took no topic '{name}'")))?;
+                State::Ready { handle, partitions }
+            }
+        };
+        Ok(())
+    }
+
+    /// A broker judges whole batches, so a topic that takes small ones gets a producer that makes small ones; a record that is
+    /// too large then stands alone and is refused alone.
+    fn client_for(&mut self, max_batch: Option<usize>) -> Result<Arc<ProducerClient>> {
+        let batch = self.config.get("batch.size").and_then(|b| b.parse().ok()).unwrap_or(super::writer::BATCH_BYTES);
+        let Some(max) = max_batch.filter(|max| *max < batch) else { return Ok(self.client.clone()) };
+        if let Some((_, client)) = self.narrow.iter().find(|(size, _)| *size == max) {
+            return Ok(client.clone());
+        }
+        let mut config = self.config.clone();
+        config.set("batch.size", max.to_string());
+        let client = Arc::new(ProducerClient::new(&config).map_err(refused_property)?);
+        self.narrow.push((max, client.clone()));
+        Ok(client)
+    }
+
+    /// Every producer in use, the common one first.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = Arc<ProducerClient>> {
+        std::iter::once(self.client.clone()).chain(self.narrow.iter().map(|(_, c)| c.clone())).collect::<Vec<_>>().into_iter()
+    }
+}
+
+/// Why Kafka would refuse the name.
+fn invalid(name: &str) -> Option<String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let why = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > 249 {
+        "it is longer than 249 characters"
+    } else if name == "." || name == ".." {
+        "it is reserved"
+    } else if !name.chars().all(legal) {
+        "it has characters other than letters, digits, '.', '_' and '-'"
+    } else {
+        return None;
+    };
+    Some(format!("'{name}' cannot be the name of a topic: {why}"))
+}
+
+struct Finder {
+    settings: Settings,
+    embedded: Option<EmbeddedBroker>,
+    partitions: i32,
+    replication: i32,
+    most: usize,
+    created: usize,
+    writer: Weak<ProducerClient>,
+}
+
+impl Finder {
+    fn run(mut self, asks: &Receiver<(TopicId, String)>, answers: &Sender<(TopicId, Result<Found>)>) {
+        // a connection is kept while questions come and let go when they have ceased
+        let mut admin = None;
+        loop {
+            let ask = if admin.is_some() { asks.recv_timeout(Duration::from_secs(5)) } else { asks.recv().map_err(Into::into) };
+            match ask {
+                Err(RecvTimeoutError::Timeout) => admin = None,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Ok((id, name)) => {
+                    let found = loop {
+                        match self.find(&mut admin, &name) {
+                            Err(e) if e.retry() == Retry::Backoff && self.writer.strong_count() > 0 => {
+                                tracing::warn!("{e}");
+                                std::thread::sleep(Duration::from_millis(500));
+                            }
+                            found => break found,
+                        }
+                    };
+                    if answers.send((id, found)).is_err() {
+                        return;
+                    }
+                    if let Some(writer) = self.writer.upgrade() {
+                        writer.wake();
+                    }
+                }
+            }
+        }
+    }
+
+    fn find(&mut self, admin: &mut Option<Admin>, name: &str) -> Result<Found> {
+        let admin = match admin {
+            Some(admin) => admin,
+            None => admin.insert(match &self.embedded {
+                Some(broker) => Admin::embedded(broker)?,
+                None => Admin::connect(self.settings.clone())?,
+            }),
+        };
+        let partitions = match admin.partitions(name)? {
+            Some(n) => n,
+            None if self.created >= self.most => {
+                return Ok(Found::Refused(format!(
+                    "topic '{name}' does not exist, and the sink has created {} topics, its limit",
+                    self.created
+                )));
+            }
+            None => {
+                self.created += usize::from(admin.create_topic(name, self.partitions, self.replication, &[])?);
+                admin.partitions(name)?.ok_or_else(|| Error::external(format!("topic '{name}' was created and cannot be seen yet")))?
+            }
+        };
+        let max_batch = admin.max_batch_bytes(name);
+        Ok(Found::Topic { partitions: i32::try_from(partitions).unwrap_or(i32::MAX), max_batch })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_kafka_refuses_are_known_before_it_is_asked() {
+        for name in ["", ".", "..", "a b", "ä", "a/b", &"x".repeat(250)] {
+            assert!(invalid(name).is_some(), "{name}");
+        }
+        for name in ["orders.google-pay", "_x", "...", "A1"] {
+            assert!(invalid(name).is_none(), "{name}");
+        }
+    }
+}

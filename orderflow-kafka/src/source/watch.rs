@@ -1,0 +1,275 @@
+//! The questions that may take long, asked beside the engine's thread: which partitions and topics are there now, who else is
+//! in the consumer group, and what the group has committed.
+//!
+//! Invariant: a topic counts as deleted only when two answers in a row lack it; an unanswered question changes nothing.
+
+use super::open::partition_ids;
+use super::ready::Hub;
+use crate::client::{ANSWER, refused_property};
+use crate::config::Topics;
+use crate::ffi::Consumer;
+use orderflow_core::time::{Partition, Positions};
+use orderflow_core::{Error, Result};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaResult;
+use rdkafka::{Offset, TopicPartitionList};
+use regex::Regex;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Which topics a source wants, with the prefix applied.
+#[derive(Clone)]
+pub(crate) enum Wanted {
+    Named(Vec<String>),
+    Matching(Regex),
+}
+
+impl Wanted {
+    pub(crate) fn new(topics: &Topics, prefix: &str) -> Result<Self> {
+        match topics {
+            Topics::Named(names) if names.is_empty() => Err(Error::user("the Kafka source names no topic")),
+            Topics::Named(names) => {
+                let unique: BTreeSet<String> = names.iter().map(|n| format!("{prefix}{n}")).collect();
+                Ok(Self::Named(unique.into_iter().collect()))
+            }
+            Topics::Pattern(pattern) => {
+                let rest = pattern.strip_prefix('^');
+                let whole = match (prefix.is_empty(), rest) {
+                    (true, _) => pattern.clone(),
+                    (false, Some(rest)) => format!("^{}(?:{rest})", regex::escape(prefix)),
+                    (false, None) => format!("^{}.*(?:{pattern})", regex::escape(prefix)),
+                };
+                let refused = |e| Error::user(format!("the topic pattern '{pattern}' is not a regular expression")).why(e);
+                Ok(Self::Matching(Regex::new(&whole).map_err(refused)?))
+            }
+        }
+    }
+
+    /// Names that must exist.
+    pub(crate) fn names(&self) -> &[String] {
+        match self {
+            Self::Named(names) => names,
+            Self::Matching(_) => &[],
+        }
+    }
+
+    /// The topics that exist, each with its partitions.
+    pub(crate) fn find(&self, client: &Consumer, wait: Duration) -> KafkaResult<Vec<(String, Vec<i32>)>> {
+        let mut found = vec![];
+        match self {
+            Self::Named(names) => {
+                for name in names {
+                    let answer = client.fetch_metadata(Some(name), wait)?;
+                    found.extend(answer.topics().iter().filter_map(|t| Some((t.name().to_owned(), partition_ids(t)?))));
+                }
+            }
+            Self::Matching(pattern) => {
+                let answer = client.fetch_metadata(None, wait)?;
+                let wanted = answer.topics().iter().filter(|t| !t.name().starts_with("__") && pattern.is_match(t.name()));
+                found.extend(wanted.filter_map(|t| Some((t.name().to_owned(), partition_ids(t)?))));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// What the watch has found out and the reader has not taken yet.
+#[derive(Default)]
+pub(crate) struct News {
+    /// New partitions and where their logs begin.
+    pub(crate) partitions: Vec<(Partition, u64)>,
+    /// Topics that were deleted.
+    pub(crate) deleted: Vec<String>,
+    /// What the group had committed when we came; sent once.
+    pub(crate) committed: Option<Positions>,
+    /// Sentences for the user.
+    pub(crate) warnings: Vec<String>,
+}
+
+#[derive(Default)]
+struct State {
+    stop: bool,
+    look_now: bool,
+    news: News,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    hub: Arc<Hub>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, news: impl FnOnce(&mut News)) {
+        news(&mut self.lock().news);
+        self.hub.event();
+    }
+}
+
+/// The thread that asks.
+pub(crate) struct Watch {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread needs to know.
+pub(crate) struct Assignment {
+    pub(crate) consumer: Arc<Consumer>,
+    pub(crate) wanted: Wanted,
+    pub(crate) group: String,
+    pub(crate) partitions: Vec<Partition>,
+    pub(crate) refresh: Duration,
+    /// Whether new partitions are of interest.
+    pub(crate) follow: bool,
+}
+
+impl Watch {
+    pub(crate) fn start(assignment: Assignment, hub: Arc<Hub>) -> Result<Self> {
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), hub });
+        let theirs = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("orderflow-kafka-watch".into())
+            .spawn(move || assignment.run(&theirs))
+            .map_err(|e| refused_property(rdkafka::error::KafkaError::ClientCreation(e.to_string())))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    pub(crate) fn news(&self) -> News {
+        std::mem::take(&mut self.shared.lock().news)
+    }
+
+    /// Looks at the topics without waiting for the next turn.
+    pub(crate) fn look_now(&self) {
+        self.shared.lock().look_now = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Ends the thread; waits for a question that is under way.
+    pub(crate) fn stop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // it ends by itself; a panic there has nothing left to harm
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Assignment {
+    fn run(mut self, shared: &Shared) {
+        let committed = self.committed();
+        shared.tell(|news| news.committed = Some(committed));
+        if let Some(warning) = self.foreign_members() {
+            shared.tell(|news| news.warnings.push(warning));
+        }
+        let mut missing = BTreeSet::new();
+        loop {
+            // a suspected deletion is looked at again soon
+            let pause = if missing.is_empty() { self.refresh } else { Duration::from_secs(1).min(self.refresh) };
+            let state = shared.lock();
+            let (mut state, _) =
+                shared.changed.wait_timeout_while(state, pause, |s| !s.stop && !s.look_now).unwrap_or_else(PoisonError::into_inner);
+            if state.stop {
+                return;
+            }
+            state.look_now = false;
+            drop(state);
+            self.look(shared, &mut missing);
+        }
+    }
+
+    fn look(&mut self, shared: &Shared, missing: &mut BTreeSet<Arc<str>>) {
+        let Ok(found) = self.wanted.find(&self.consumer, Duration::from_secs(5)) else {
+            return; // the brokers are away; whoever reads says so
+        };
+        let known: BTreeSet<Arc<str>> = self.partitions.iter().map(|p| p.topic.clone()).collect();
+        let gone: BTreeSet<Arc<str>> = known.into_iter().filter(|k| !found.iter().any(|(t, ids)| **t == **k && !ids.is_empty())).collect();
+        let deleted: Vec<String> = gone.intersection(missing).map(|t| t.to_string()).collect();
+        *missing = gone;
+        if !deleted.is_empty() {
+            shared.tell(|news| news.deleted = deleted);
+        }
+        if !self.follow {
+            return;
+        }
+        let all = found.iter().flat_map(|(topic, ids)| ids.iter().map(move |id| Partition::new(topic.as_str(), *id)));
+        let new: Vec<Partition> = all.filter(|p| !self.partitions.contains(p)).collect();
+        for partition in new {
+            // not answered: it is still new at the next turn
+            let Ok((low, _)) = self.consumer.fetch_watermarks(&partition.topic, partition.id, Duration::from_secs(5)) else { continue };
+            self.partitions.push(partition.clone());
+            shared.tell(|news| news.partitions.push((partition, u64::try_from(low).unwrap_or(0))));
+        }
+    }
+
+    /// What the group holds already; nothing if it cannot be asked, which a warning in the log says.
+    fn committed(&self) -> Positions {
+        let mut asked = TopicPartitionList::with_capacity(self.partitions.len());
+        for p in &self.partitions {
+            asked.add_partition(&p.topic, p.id);
+        }
+        match self.consumer.committed_offsets(asked, ANSWER) {
+            Ok(answer) => {
+                let offset = |o| if let Offset::Offset(o) = o { u64::try_from(o).ok() } else { None };
+                answer.elements().iter().filter_map(|e| Some((Partition::new(e.topic(), e.partition()), offset(e.offset())?))).collect()
+            }
+            Err(e) => {
+                tracing::warn!(group = %self.group, "the offsets of the consumer group could not be read: {e}");
+                Positions::new()
+            }
+        }
+    }
+
+    fn foreign_members(&self) -> Option<String> {
+        // a broker that cannot list groups (the embedded one) has no foreign members to tell of
+        let groups = self.consumer.fetch_group_list(Some(&self.group), Duration::from_secs(5)).ok()?;
+        let members = groups.groups().iter().find(|g| g.name() == self.group)?.members();
+        let first = members.first()?;
+        Some(format!(
+            "consumer group '{}' has {} other member(s) (first: {} at {}): the lag that tools show for it is not ours alone; give the source a group of its own",
+            self.group,
+            members.len(),
+            first.client_id(),
+            first.client_host(),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: &str, prefix: &str, topic: &str) -> bool {
+        match Wanted::new(&Topics::Pattern(pattern.into()), prefix).unwrap() {
+            Wanted::Matching(r) => r.is_match(topic),
+            Wanted::Named(_) => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn a_prefix_stands_before_a_pattern() {
+        assert!(matches(r"^orders\..*", "", "orders.upi"));
+        assert!(matches(r"^orders\..*", "a.b-", "a.b-orders.upi"));
+        assert!(!matches(r"^orders\..*", "a.b-", "orders.upi"));
+        assert!(!matches(r"^orders\..*", "a.b-", "aXb-orders.upi"));
+        assert!(matches("upi$", "a-", "a-orders.upi"));
+        assert!(!matches("^x|y", "p-", "y"));
+    }
+
+    #[test]
+    fn a_broken_pattern_is_an_error_that_shows_it() {
+        let e = Wanted::new(&Topics::Pattern("orders(".into()), "").err().unwrap();
+        assert!(e.to_string().contains("orders("), "{e}");
+    }
+}
