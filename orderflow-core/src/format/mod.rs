@@ -3,6 +3,11 @@
 //! Invariant: [`Decoder::push`] either appends exactly one row or leaves the decoder as it was and says why, so one bad record
 //! costs one dead letter and nothing else. Nothing a record holds may make a decoder panic.
 
+mod column;
+mod datetime;
+pub mod json;
+mod number;
+
 use crate::error::Result;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
