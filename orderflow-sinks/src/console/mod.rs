@@ -20,6 +20,9 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 use table::Table;
 
+/// Text that may wait for an output that takes nothing.
+const WAITING: usize = 16 << 20;
+
 /// Shows deltas on the standard output or elsewhere: at least once.
 pub struct Console {
     out: Box<dyn Write + Send>,
@@ -136,6 +139,9 @@ impl ConsoleWriter {
 
 impl Writer for ConsoleWriter {
     fn write(&mut self, closed: Closed) -> Result<()> {
+        if self.text.len() - self.written > WAITING {
+            self.poll(Duration::ZERO)?;
+        }
         let whole = self.text.len();
         let shaped = match &mut self.shape {
             Shape::Table(table) => table.epoch(&closed, self.limit, &mut self.text),

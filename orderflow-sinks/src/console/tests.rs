@@ -45,7 +45,7 @@ fn changes(rows: &[(i64, Option<&str>, i64, Option<i128>)]) -> Vec<Changes> {
 
 fn shown(console: Console, epochs: Vec<(u64, Vec<Changes>)>) -> String {
     let paper = Paper::default();
-    let mut writer = Box::new(console.to_paper(&paper)).open(context(1, 1, &schema())).unwrap().writer;
+    let mut writer = Box::new(console.on_paper(&paper)).open(context(1, 1, &schema())).unwrap().writer;
     for (n, changes) in epochs {
         writer.write(Closed { epoch: Epoch(n), changes }).unwrap();
         assert_eq!(writer.poll(Duration::ZERO).unwrap().progress.unwrap().epoch, Epoch(n));
@@ -56,7 +56,7 @@ fn shown(console: Console, epochs: Vec<(u64, Vec<Changes>)>) -> String {
 
 impl Console {
     /// [`Console::to`] that keeps a colour that was asked for.
-    fn to_paper(self, paper: &Paper) -> Self {
+    fn on_paper(self, paper: &Paper) -> Self {
         let colour = self.colour;
         self.to(paper.clone()).colour(colour)
     }
