@@ -26,6 +26,8 @@ pub struct Folder(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
+    /// Tells our asides from those of a dead process of the same number.
+    nonce: u32,
     aside: AtomicU64,
     _lock: Option<File>,
 }
@@ -48,7 +50,7 @@ impl Folder {
                 }
             }
         }
-        Ok(Folder(Arc::new(Inner { root, aside: AtomicU64::new(0), _lock: lock })))
+        Ok(Folder(Arc::new(Inner { root, nonce: rand::random(), aside: AtomicU64::new(0), _lock: lock })))
     }
 
     /// Where it lies.
@@ -65,12 +67,9 @@ impl Folder {
     fn aside(&self) -> Result<(File, PathBuf)> {
         let own = self.0.root.join(OWN);
         let number = self.0.aside.fetch_add(1, Ordering::Relaxed);
-        let path = own.join(format!("aside-{}-{number}", std::process::id()));
-        let create = || OpenOptions::new().write(true).create_new(true).open(&path);
-        match create() {
-            Ok(file) => Ok((file, path)),
-            Err(e) => Err(io_error("create", path.display(), e)),
-        }
+        let path = own.join(format!("aside-{:08x}-{number}", self.0.nonce));
+        let file = OpenOptions::new().write(true).create_new(true).open(&path);
+        file.map(|file| (file, path.clone())).map_err(|e| io_error("create", path.display(), e))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::testing::conformance::{self, SeenRow, SinkSubject, closed, context, e
 use crate::time::{Clock, Epoch};
 use arrow::array::Int64Array;
 use arrow::datatypes::{DataType, Field, Schema};
+use proptest::prelude::*;
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -142,6 +143,86 @@ fn no_fault_loses_or_doubles_a_row() {
         }
     }
     assert!(crashes > 40, "the faults reached {crashes} operations only");
+}
+
+#[test]
+fn a_crash_in_a_folder_is_as_harmless() {
+    let all: Vec<_> = (1..=12).flat_map(expected).collect();
+    for at in (1..80).step_by(5) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = || Arc::new(Folder::open(dir.path()).unwrap()) as Arc<dyn Store>;
+        let _ = live(&(Arc::new(Faulty::new(folder(), at, Fault::CrashAfter)) as Arc<dyn Store>), 1);
+        live(&folder(), 2).unwrap();
+        let store = folder();
+        assert_eq!(seen(&*store), all, "at {at}");
+        assert_eq!(store.list("_staging/").unwrap(), Vec::<String>::new(), "at {at}");
+        assert_eq!(std::fs::read_dir(dir.path().join(".orderflow")).unwrap().count(), 1, "only the lock is left");
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Write,
+    Flush,
+    Poll,
+    Wait,
+    Close,
+    Die,
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_readers_see_whole_epochs_once(
+        ops in proptest::collection::vec(prop_oneof![
+            6 => Just(Op::Write), 1 => Just(Op::Flush), 4 => Just(Op::Poll), 1 => Just(Op::Wait), 1 => Just(Op::Close), 1 => Just(Op::Die),
+        ], 1..80),
+        roll_rows in 1..20u64,
+        roll_bytes in 50..2_000u64,
+    ) {
+        let (store, clock) = (memory(), Clock::manual(0));
+        let mut generation = 0;
+        let mut open = || {
+            generation += 1;
+            let set = on(&store).roll_rows(roll_rows).roll_bytes(roll_bytes).roll_after(Duration::from_secs(9));
+            let opened = start(set, SinkContext { clock: clock.clone(), ..context(1, generation, &schema()) }).unwrap();
+            (opened.writer, opened.progress.map_or(0, |p| p.epoch.0))
+        };
+        let (mut writer, mut committed) = open();
+        let mut written = committed;
+        for op in ops {
+            let flushed = match op {
+                Op::Write => {
+                    written += 1;
+                    writer.write(closed(written)).unwrap();
+                    false
+                }
+                Op::Flush => {
+                    writer.flush().unwrap();
+                    true
+                }
+                Op::Wait => {
+                    clock.advance(Duration::from_secs(9));
+                    true
+                }
+                Op::Poll => false,
+                Op::Close | Op::Die => {
+                    if matches!(op, Op::Close) {
+                        writer.close().unwrap();
+                    }
+                    let held;
+                    (writer, held) = open();
+                    prop_assert_eq!(held, committed, "what was reported is what is held");
+                    written = held;
+                    false
+                }
+            };
+            if flushed || matches!(op, Op::Poll) {
+                committed = writer.poll(Duration::ZERO).unwrap().progress.map_or(0, |p| p.epoch.0);
+                prop_assert!(!flushed || committed == written, "{:?} commits all", op);
+            }
+            prop_assert_eq!(seen(&*store), (1..=committed).flat_map(expected).collect::<Vec<_>>(), "after {:?}", op);
+        }
+    }
 }
 
 #[test]

@@ -18,8 +18,8 @@ use arrow::datatypes::SchemaRef;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Rows that an encoder is given at once, so that a file can end in the middle of a large batch.
-const SLICE: usize = 65_536;
+/// Rows that an encoder is given at once, so that a file or a row group can end in the middle of a large batch.
+const SLICE: usize = 8_192;
 
 pub(super) struct DataSetWriter {
     log: Log,
