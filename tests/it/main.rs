@@ -2,5 +2,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests may do what only one room may")]
 
 mod compose;
+mod dependencies;
 mod layers;
 mod orders;
