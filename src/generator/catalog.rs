@@ -3,6 +3,7 @@
 //! Invariant: no text but [`UNSEEN_TYPES`] needs an escape in JSON or quotes in CSV; adding or moving an entry changes what a seed makes.
 
 /// Something that is sold.
+#[derive(Clone, Copy)]
 pub(super) struct Product {
     pub(super) id: u32,
     pub(super) name: &'static str,
@@ -12,6 +13,7 @@ pub(super) struct Product {
 }
 
 /// Where customers live.
+#[derive(Clone, Copy)]
 pub(super) struct City {
     pub(super) name: &'static str,
     pub(super) country: &'static str,

@@ -65,8 +65,8 @@ fn below(n: u32, word: u32) -> u32 {
     ((u64::from(n) * u64::from(word)) >> 32) as u32
 }
 
-fn pick<T>(all: &'static [T], word: u32) -> &'static T {
-    &all[below(all.len() as u32, word) as usize]
+fn pick<T: Copy>(all: &[T], word: u32) -> T {
+    all[below(all.len() as u32, word) as usize]
 }
 
 /// What becomes of the record of a position.
@@ -122,12 +122,12 @@ impl Damage {
 pub(super) struct Made {
     pub(super) order_id: u64,
     pub(super) customer: u32,
-    pub(super) product: &'static Product,
+    pub(super) product: Product,
     pub(super) payment_type: &'static str,
     pub(super) qty: u32,
     pub(super) cents: u64,
     pub(super) millis: i64,
-    pub(super) city: &'static City,
+    pub(super) city: City,
     pub(super) site: &'static str,
     pub(super) transaction: u32,
     pub(super) failure: Option<&'static str>,
@@ -173,18 +173,18 @@ impl Orders {
             customer: 1 + below(self.customers, w[CUSTOMER]),
             product,
             payment_type: if self.unseen.takes(w[UNSEEN]) {
-                *pick(&UNSEEN_TYPES, w[PAYMENT_TYPE])
+                pick(&UNSEEN_TYPES, w[PAYMENT_TYPE])
             } else {
-                *pick(&PAYMENT_TYPES, w[PAYMENT_TYPE])
+                pick(&PAYMENT_TYPES, w[PAYMENT_TYPE])
             },
             // small numbers often, large ones seldom
             qty: 1 + (below(6, w[QTY]) * below(6, w[QTY].rotate_left(16))),
             cents: u64::from(product.cents + below(product.cents / 10 + 1, w[PRICE])),
             millis: self.event_millis(i).saturating_sub(behind).div_euclid(1000) * 1000,
             city: pick(&CITIES, w[CITY]),
-            site: *pick(&SITES, w[SITE]),
+            site: pick(&SITES, w[SITE]),
             transaction: 10_000 + below(90_000, w[TRANSACTION]),
-            failure: self.failures.takes(w[FAILED]).then(|| *pick(&FAILURE_REASONS, w[REASON])),
+            failure: self.failures.takes(w[FAILED]).then(|| pick(&FAILURE_REASONS, w[REASON])),
             cut: w[CUT],
         }
     }
@@ -192,7 +192,7 @@ impl Orders {
     /// `others` reads the words of other positions.
     pub(super) fn fate_of(&self, i: u64, w: &Draw, others: &mut Draws) -> Fate {
         if self.malformed.takes(w[MALFORMED]) {
-            return Fate::Malformed(*pick(&Damage::ALL, w[DETAIL]));
+            return Fate::Malformed(pick(&Damage::ALL, w[DETAIL]));
         }
         if self.duplicates.takes(w[DUPLICATE]) {
             let nearest = u64::from(1 + below(REACH, w[DETAIL]));

@@ -1,5 +1,7 @@
 //! The facade's integration tests, one binary: a `mod` a file, so that the engine is linked once.
+#![allow(clippy::disallowed_methods, reason = "tests may do what only one room may")]
 
 mod compose;
+mod dependencies;
 mod layers;
 mod orders;

@@ -16,7 +16,7 @@ enum Inner {
 
 impl Clock {
     /// The machine's clock.
-    #[allow(clippy::disallowed_methods)] // the one place that asks the operating system
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the operating system")]
     pub fn system() -> Self {
         Clock(Inner::System(Instant::now()))
     }
@@ -27,7 +27,7 @@ impl Clock {
     }
 
     /// Milliseconds since 1970, UTC.
-    #[allow(clippy::disallowed_methods)]
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the operating system")]
     pub fn unix_millis(&self) -> i64 {
         match &self.0 {
             Inner::System(_) => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64),
