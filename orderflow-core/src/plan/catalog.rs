@@ -174,9 +174,7 @@ impl Catalog {
         let mut query = sql::parse(text)?;
         let known: Vec<&str> = self.inputs.keys().map(|n| &**n).collect();
         sql::Preparer { text, input: &|name| self.input(name), names: &known }.query(&mut query, &HashSet::new())?;
-        let plan = SqlToRel::new(self).sql_statement_to_plan(Statement::Query(Box::new(query))).map_err(|e| place::error(text, e))?;
-        super::schema(&plan)?;
-        Ok(plan)
+        SqlToRel::new(self).sql_statement_to_plan(Statement::Query(Box::new(query))).map_err(|e| place::error(text, e))
     }
 
     /// A SQL expression over the columns of `plan`, with `AS name` if it says so.
@@ -189,12 +187,13 @@ impl Catalog {
         SqlToRel::new(self).sql_to_expr_with_alias(parsed, plan.schema(), &mut PlannerContext::new()).map_err(|e| place::error(text, e))
     }
 
-    /// Refuses what cannot be kept up to date or replayed. The plan must be the unoptimised one.
+    /// Refuses what cannot be kept up to date or replayed, and columns of one name. The plan must be the unoptimised one.
     ///
     /// # Errors
     /// What is refused, why, and what to write instead.
     pub fn check(&self, unoptimised: &LogicalPlan) -> Result<()> {
-        streamable::check(unoptimised, &|input| self.inputs.get(&input.name).is_some_and(|ours| std::ptr::eq(&**ours, input)))
+        streamable::check(unoptimised, &|input| self.inputs.get(&input.name).is_some_and(|ours| std::ptr::eq(&**ours, input)))?;
+        super::schema(unoptimised).map(drop)
     }
 
     /// Coerces types and optimises: projections and filters reach the scans.

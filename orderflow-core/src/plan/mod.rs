@@ -14,6 +14,7 @@ mod catalog;
 mod closure;
 mod functions;
 mod input;
+mod literal;
 mod optimise;
 mod physical;
 mod place;

@@ -273,6 +273,126 @@ fn each<T: Record, U: Record>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Catalog;
+    use arrow::datatypes::TimeUnit;
+    use chrono::{NaiveDate, NaiveDateTime};
+    use rust_decimal::Decimal;
+    use serde::Deserialize;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+    enum Paid {
+        Card,
+        Upi,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Order {
+        order_id: i64,
+        city: Option<String>,
+        qty: i32,
+        price: Decimal,
+        discount: Option<Decimal>,
+        at: NaiveDateTime,
+        paid: Paid,
+        tags: Vec<String>,
+        weight: f64,
+    }
+
+    impl Order {
+        fn amount(&self) -> Decimal {
+            Decimal::from(self.qty) * self.price
+        }
+    }
+
+    impl Record for Order {
+        fn schema() -> Result<SchemaRef> {
+            traced::<Self>(&[
+                Field::new("price", DataType::Decimal128(18, 2), false),
+                Field::new("discount", DataType::Decimal128(18, 4), true),
+                Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), false),
+            ])
+        }
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Tag {
+        order_id: i64,
+        tag: String,
+    }
+
+    impl Record for Tag {}
+
+    fn order(order_id: i64, price: &str) -> Order {
+        Order {
+            order_id,
+            city: (order_id % 2 == 0).then(|| "São Paulo".to_string()),
+            qty: 3,
+            price: price.parse().unwrap(),
+            discount: (order_id % 2 == 1).then(|| "-0.0625".parse().unwrap()),
+            at: NaiveDate::from_ymd_opt(2021, 1, 10).unwrap().and_hms_milli_opt(10, 12, 0, order_id as u32).unwrap(),
+            paid: if order_id % 2 == 0 { Paid::Card } else { Paid::Upi },
+            tags: (0..order_id).map(|i| format!("t{i}")).collect(),
+            weight: 0.1,
+        }
+    }
+
+    fn orders() -> Vec<Order> {
+        vec![order(0, "10.00"), order(1, "-0.01"), order(2, "9999999999999999.99"), order(3, "4000.5")]
+    }
+
+    /// A plan that reads orders, with a column more than the record has.
+    fn scan() -> LogicalPlan {
+        let mut fields: Vec<FieldRef> = Order::schema().unwrap().fields().to_vec();
+        fields.insert(0, Arc::new(Field::new("other", DataType::Int64, true)));
+        let mut catalog = Catalog::new();
+        catalog.add_source("orders", Arc::new(Schema::new(fields)), crate::source::meta::fields()).unwrap();
+        catalog.source_scan("orders").unwrap()
+    }
+
+    #[test]
+    fn rows_come_back_as_they_went() {
+        let batch = batch_of(&orders()).unwrap();
+        let types: Vec<String> = batch.schema().fields().iter().map(|f| format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "?" } else { "" })).collect();
+        let expected = "order_id Int64, city Utf8?, qty Int32, price Decimal128(18, 2), discount Decimal128(18, 4)?, at Timestamp(ms), paid Utf8, tags List(non-null Utf8, field: 'element'), weight Float64";
+        assert_eq!(types.join(", "), expected);
+        assert_eq!(rows_of::<Order>(&batch).unwrap(), orders());
+        assert_eq!(rows_of::<Order>(&batch_of::<Order>(&[]).unwrap()).unwrap(), []);
+    }
+
+    #[test]
+    fn what_would_be_lost_is_refused() {
+        let e = batch_of(&[order(1, "1.005")]).unwrap_err().to_string();
+        assert_eq!(e, "1.005 does not fit column 'price' of type Decimal128(18, 2)");
+        let e = traced::<Order>(&[]).unwrap_err().to_string();
+        assert!(e.starts_with("cannot tell the columns of ") && e.contains("\n  hint: implement Record::schema()"), "{e}");
+        let e = traced::<Tag>(&[Field::new("tga", DataType::Utf8, false)]).unwrap_err().to_string();
+        assert!(e.ends_with("Tag has no field 'tga'"), "{e}");
+        let nulls = RecordBatch::try_from_iter([("order_id", Arc::new(arrow::array::Int64Array::from(vec![None])) as ArrayRef), ("tag", Arc::new(StringArray::from(vec!["x"])))]).unwrap();
+        let e = rows_of::<Tag>(&nulls).unwrap_err().to_string();
+        assert!(e.contains("a column that can be null needs an Option"), "{e}");
+        let e = project::<Tag>(scan()).unwrap_err().to_string();
+        assert!(e.contains("unknown column 'tag'"), "{e}");
+    }
+
+    #[test]
+    fn closures_filter_map_and_multiply_rows() {
+        let run = |plan: &LogicalPlan| Closure::of(plan).unwrap().function()(&batch_of(&orders()).unwrap()).unwrap();
+        let large = filter::<Order>(scan(), closure("over_10k", 1, |o| o.amount() > Decimal::from(10_000))).unwrap();
+        let (batch, from) = run(&large);
+        assert_eq!((rows_of::<Order>(&batch).unwrap(), from), (orders()[2..].to_vec(), vec![2, 3]));
+        assert_eq!(large.schema().fields().len(), 9);
+
+        let first = map(scan(), closure("first", 2, |o: &Order| Tag { order_id: o.order_id, tag: format!("{:?}", o.paid) })).unwrap();
+        let (batch, from) = run(&first);
+        assert_eq!(rows_of::<Tag>(&batch).unwrap()[1], Tag { order_id: 1, tag: "Upi".into() });
+        assert_eq!(from, [0, 1, 2, 3]);
+
+        let tags = flat_map(scan(), closure("tags", 1, |o: &Order| o.tags.iter().map(|t| Tag { order_id: o.order_id, tag: t.clone() }).collect())).unwrap();
+        let (batch, from) = run(&tags);
+        assert_eq!((batch.num_rows(), from), (6, vec![1, 2, 2, 3, 3, 3]));
+        assert_eq!(Closure::of(&tags).unwrap().name(), "tags");
+    }
+
 
     #[test]
     fn decimals_are_exact_or_refused() {
