@@ -100,9 +100,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_query_may_sort_join_and_use_our_functions() {
-        let text = "SELECT slug(a.city) AS s, a.qty FROM totals a JOIN totals b ON a.qty = b.qty WHERE a.weight > 0.25 ORDER BY a.qty LIMIT 2";
+        let text =
+            "SELECT slug(a.city) AS s, a.qty FROM totals a JOIN totals b ON a.qty = b.qty WHERE a.weight > 0.25 ORDER BY a.qty LIMIT 2";
         let answer = batch_answer(totals(), text).await.unwrap();
-        let expected = "+-----------+-----+\n| s         | qty |\n+-----------+-----+\n| s-o-paulo | 1   |\n|           | 2   |\n+-----------+-----+";
+        let expected =
+            "+-----------+-----+\n| s         | qty |\n+-----------+-----+\n| s-o-paulo | 1   |\n|           | 2   |\n+-----------+-----+";
         assert_eq!(pretty_format_batches(&answer).unwrap().to_string(), expected);
         let empty = batch_answer(totals(), "SELECT count(*) AS n FROM none").await.unwrap();
         assert_eq!(pretty_format_batches(&empty).unwrap().to_string(), "+---+\n| n |\n+---+\n| 0 |\n+---+");

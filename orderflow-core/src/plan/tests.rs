@@ -57,7 +57,6 @@ fn a_star_hides_the_hidden_columns_wherever_the_source_itself_stands() {
     }
 }
 
-
 fn planned(text: &str) -> String {
     let c = catalog();
     let plan = c.sql(text).unwrap();
@@ -130,7 +129,7 @@ const PLANS: &[(&str, &str)] = &[
     ),
     (
         "SELECT a, n FROM (SELECT city AS a, count(*) AS n FROM orders WHERE qty > 1 + 1 GROUP BY city) WHERE a = 'Pune'",
-        "Projection: orders.city AS a, count(Int64(1)) AS count(*) AS n
+        "Projection: orders.city AS a, count(Int64(1)) AS n
   Aggregate: groupBy=[[orders.city]], aggr=[[count(Int64(1))]]
     Projection: orders.city
       Filter: orders.qty > Int64(2) AND orders.city = Utf8(\"Pune\")
@@ -214,7 +213,10 @@ fn what_a_stream_cannot_do_is_refused_by_name() {
         ("SELECT city FROM orders EXCEPT SELECT city FROM totals", "EXCEPT cannot"),
         ("SELECT stddev(qty) FROM orders", "stddev(orders.qty) cannot be kept up to date: the aggregate stddev"),
         ("SELECT approx_distinct(qty) FROM orders", "approx_distinct(orders.qty) cannot be kept up to date: an approximate"),
-        ("SELECT array_agg(qty ORDER BY qty) FROM orders", "array_agg(orders.qty) ORDER BY [orders.qty ASC NULLS LAST] cannot be kept up to date: ORDER BY"),
+        (
+            "SELECT array_agg(qty ORDER BY qty) FROM orders",
+            "array_agg(orders.qty) ORDER BY [orders.qty ASC NULLS LAST] cannot be kept up to date: ORDER BY",
+        ),
         ("SELECT avg(DISTINCT price) FROM orders", "avg(DISTINCT orders.price) cannot"),
         ("SELECT avg(weight) FROM orders", "avg(orders.weight) cannot"),
         ("SELECT count(DISTINCT qty, price) FROM orders", "count(DISTINCT orders.qty, orders.price) cannot"),
@@ -370,6 +372,7 @@ fn errors_point_at_their_place() {
 #[test]
 fn names_are_taken_once() {
     let mut c = catalog();
+    let slug = c.functions().next().unwrap().clone();
     let schema: arrow::datatypes::SchemaRef = Arc::new(Schema::new(vec![Field::new("_offset", DataType::Int64, false)]));
     for e in [
         c.add_source("orders", schema.clone(), vec![]).unwrap_err(),
@@ -378,7 +381,7 @@ fn names_are_taken_once() {
         c.add_view("", schema).unwrap_err(),
         c.source_scan("totals").unwrap_err(),
         c.view_scan("totls").unwrap_err(),
-        c.add_function(c.functions().next().unwrap().clone()).unwrap_err(),
+        c.add_function(slug).unwrap_err(),
         Function::new(1, datafusion::functions::math::random().as_ref().clone()).unwrap_err(),
     ] {
         assert_eq!(e.kind(), crate::error::Kind::User, "{e}");
@@ -427,13 +430,23 @@ fn arithmetic_fails_and_never_wraps() {
 #[test]
 fn an_average_of_integers_stays_exact() {
     let c = catalog();
-    let plan = c.optimise(c.sql("SELECT avg(qty), count(*), count(order_id), count(city), sum(qty) FILTER (WHERE qty > 2) FROM orders").unwrap()).unwrap();
+    let plan = c
+        .optimise(c.sql("SELECT avg(qty), count(*), count(order_id), count(city), sum(qty) FILTER (WHERE qty > 2) FROM orders").unwrap())
+        .unwrap();
     let LogicalPlan::Aggregate(aggregate) = (if let LogicalPlan::Projection(p) = &plan { p.input.as_ref() } else { &plan }) else {
         panic!("{plan}")
     };
     let calls: Vec<AggregateCall> = aggregate.aggr_expr.iter().map(|e| AggregateCall::read(e, aggregate.input.schema()).unwrap()).collect();
     let shown: Vec<String> = (calls.iter())
-        .map(|c| format!("{:?} {:?} {:?} {}", c.aggregator, c.argument.as_ref().map(ToString::to_string), c.filter.is_some(), c.result.data_type()))
+        .map(|c| {
+            format!(
+                "{:?} {:?} {:?} {}",
+                c.aggregator,
+                c.argument.as_ref().map(ToString::to_string),
+                c.filter.is_some(),
+                c.result.data_type()
+            )
+        })
         .collect();
     assert_eq!(
         shown,
@@ -457,13 +470,19 @@ fn nothing_moves_through_a_node_of_ours() {
     let custom = Custom::plan("mine", 1, &schema, closure, Arc::new(42_u8)).unwrap();
     let never = LogicalPlanBuilder::from(custom).filter(datafusion::prelude::lit(false)).unwrap();
     let city = c.expr("city", never.plan()).unwrap();
-    let plan = never.filter(datafusion::prelude::col("qty").gt(datafusion::prelude::lit(9_i64))).unwrap().project([city]).unwrap().build().unwrap();
+    let plan = never
+        .filter(datafusion::prelude::col("qty").gt(datafusion::prelude::lit(9_i64)))
+        .unwrap()
+        .project([city])
+        .unwrap()
+        .build()
+        .unwrap();
     c.check(&plan).unwrap();
     let plan = c.optimise(plan).unwrap();
     assert_eq!(
         plan.display_indent().to_string(),
-        "Projection: city
-  Filter: Boolean(false)
+        "Filter: Boolean(false)
+  Projection: city
     Custom: mine v1
       Closure: same v3
         Projection: orders.city, orders.qty
