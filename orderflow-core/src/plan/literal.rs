@@ -24,7 +24,8 @@ impl AnalyzerRule for FloatLiterals {
             plan.map_expressions(|expr| {
                 let name = names.save(&expr);
                 expressions(expr, &schema)?.map_data(|expr| Ok(name.restore(expr)))
-            })
+            })?
+            .map_data(LogicalPlan::recompute_schema)
         })
         .data()
     }

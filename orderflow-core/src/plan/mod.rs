@@ -24,6 +24,8 @@ mod streamable;
 pub mod typed;
 
 #[cfg(test)]
+mod equivalence;
+#[cfg(test)]
 mod tests;
 
 pub use aggregate::{AggregateCall, Aggregator};
