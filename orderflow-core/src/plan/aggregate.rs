@@ -80,7 +80,7 @@ impl AggregateCall {
             Err(_) => return Err(refuse(expr, "an aggregate takes one argument", "concatenate or nest the arguments")),
         };
         let argument = match aggregator {
-            Aggregator::Count if matches!(&argument, Expr::Literal(value, _) if !value.is_null()) => None,
+            Aggregator::Count if argument.nullable(input).is_ok_and(|n| !n) => None,
             Aggregator::Sum | Aggregator::Avg => Some(summable(expr, argument, input)?),
             _ => Some(argument),
         };

@@ -4,6 +4,7 @@
 
 use super::functions::{self, Function};
 use super::input::{Input, InputKind};
+use super::literal::{self, FloatLiterals};
 use super::{optimise, physical, place, sql, streamable};
 use crate::error::{Error, Result};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -12,6 +13,7 @@ use datafusion::common::{DFSchema, DataFusionError, TableReference, plan_err};
 use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF};
+use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::parser::DFParserBuilder;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
@@ -44,6 +46,8 @@ pub(super) fn options() -> ConfigOptions {
     options.sql_parser.collect_spans = true;
     options.sql_parser.parse_float_as_decimal = true;
     options.sql_parser.map_string_types_to_utf8view = false;
+    // an ORDER BY that means nothing is refused, not dropped
+    options.sql_parser.enable_subquery_sort_elimination = false;
     options
 }
 
@@ -174,9 +178,10 @@ impl Catalog {
         let mut query = sql::parse(text)?;
         let known: Vec<&str> = self.inputs.keys().map(|n| &**n).collect();
         sql::Preparer { text, input: &|name| self.input(name), names: &known }.query(&mut query, &HashSet::new())?;
-        let plan = SqlToRel::new(self).sql_statement_to_plan(Statement::Query(Box::new(query))).map_err(|e| place::error(text, e))?;
-        super::schema(&plan)?;
-        Ok(plan)
+        // floats are settled here already: they are seen in the types of the columns
+        (SqlToRel::new(self).sql_statement_to_plan(Statement::Query(Box::new(query))))
+            .and_then(|plan| FloatLiterals.analyze(plan, &self.builtin.options))
+            .map_err(|e| place::error(text, e))
     }
 
     /// A SQL expression over the columns of `plan`, with `AS name` if it says so.
@@ -184,17 +189,21 @@ impl Catalog {
     /// # Errors
     /// Syntax, unknown names and wrong types, each pointing at its place in `text`.
     pub fn expr(&self, text: &str, plan: &LogicalPlan) -> Result<Expr> {
-        let parsed = DFParserBuilder::new(text).with_dialect(&GenericDialect {}).build().and_then(|mut p| p.parse_into_expr());
-        let parsed = parsed.map_err(|e| place::error(text, e))?;
-        SqlToRel::new(self).sql_to_expr_with_alias(parsed, plan.schema(), &mut PlannerContext::new()).map_err(|e| place::error(text, e))
+        let parse = || DFParserBuilder::new(text).with_dialect(&GenericDialect {}).build()?.parse_into_expr();
+        parse()
+            .and_then(|parsed| SqlToRel::new(self).sql_to_expr_with_alias(parsed, plan.schema(), &mut PlannerContext::new()))
+            .and_then(|expr| literal::expressions(expr, plan.schema()))
+            .map(|expr| expr.data)
+            .map_err(|e| place::error(text, e))
     }
 
-    /// Refuses what cannot be kept up to date or replayed. The plan must be the unoptimised one.
+    /// Refuses what cannot be kept up to date or replayed, and columns of one name. The plan must be the unoptimised one.
     ///
     /// # Errors
     /// What is refused, why, and what to write instead.
     pub fn check(&self, unoptimised: &LogicalPlan) -> Result<()> {
-        streamable::check(unoptimised, &|input| self.inputs.get(&input.name).is_some_and(|ours| std::ptr::eq(&**ours, input)))
+        streamable::check(unoptimised, &|input| self.inputs.get(&input.name).is_some_and(|ours| std::ptr::eq(&**ours, input)))?;
+        super::schema(unoptimised).map(drop)
     }
 
     /// Coerces types and optimises: projections and filters reach the scans.

@@ -14,6 +14,7 @@ mod catalog;
 mod closure;
 mod functions;
 mod input;
+mod literal;
 mod optimise;
 mod physical;
 mod place;
@@ -22,6 +23,8 @@ mod sql;
 mod streamable;
 pub mod typed;
 
+#[cfg(test)]
+mod equivalence;
 #[cfg(test)]
 mod tests;
 

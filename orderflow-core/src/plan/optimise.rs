@@ -6,7 +6,8 @@
 //! and those that make an empty relation, which never learns that its input goes on.
 
 use super::closure::{Closure, Custom};
-use super::physical;
+use super::literal::FloatLiterals;
+use super::{physical, place};
 use crate::error::{Error, Result};
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::Schema;
@@ -14,6 +15,8 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, ScalarValue};
 use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, Extension, LogicalPlan, Operator, UserDefinedLogicalNodeCore};
+use datafusion::optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
+use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::eliminate_group_by_constant::EliminateGroupByConstant;
@@ -21,7 +24,7 @@ use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::optimize_unions::OptimizeUnions;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::optimizer::{Analyzer, Optimizer, OptimizerContext};
+use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer, OptimizerContext};
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -30,7 +33,7 @@ use std::sync::Arc;
 /// Types, then rules, once for each stretch between our own nodes.
 pub(super) fn optimise(plan: LogicalPlan, options: &Arc<ConfigOptions>) -> Result<LogicalPlan> {
     let sealed = plan.transform_down(|node| seal(node, options)).map_err(planning)?.data;
-    let typed = Analyzer::new().execute_and_check(sealed, options, |_, _| {}).map_err(planning)?;
+    let typed = Analyzer::with_rules(analysis()).execute_and_check(sealed, options, |_, _| {}).map_err(planning)?;
     constants_fit(&typed, options)?;
     let context = OptimizerContext::new_with_config_options(options.clone()).without_query_execution_start_time();
     let optimised = Optimizer::with_rules(vec![
@@ -49,15 +52,14 @@ pub(super) fn optimise(plan: LogicalPlan, options: &Arc<ConfigOptions>) -> Resul
     Ok(plan)
 }
 
+/// How types are settled, here and in queries over finished tables.
+pub(super) fn analysis() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    vec![Arc::new(ResolveGroupingFunction::new()), Arc::new(FloatLiterals), Arc::new(TypeCoercion::new())]
+}
+
 /// Errors of ours travel through DataFusion's tree walks and come out as they went in.
 fn planning(e: DataFusionError) -> Error {
-    match e.find_root() {
-        DataFusionError::External(ours) if ours.is::<Error>() => {
-            ours.downcast_ref::<Error>().cloned().unwrap_or_else(|| Error::internal("no error"))
-        }
-        DataFusionError::Internal(_) => Error::internal("DataFusion cannot plan this").caused_by(e),
-        _ => Error::user("this cannot be planned").why(e.strip_backtrace()),
-    }
+    place::error_without_text("this cannot be planned", e)
 }
 
 /// One of our own nodes, as a leaf that the rules cannot look behind.

@@ -2,7 +2,8 @@
 //!
 //! Invariant: `+`, `-`, `*` and negation of integers fail on overflow, casts fail on what does not fit; DataFusion's default is to wrap.
 
-use crate::error::{Error, Result};
+use super::{literal, place};
+use crate::error::Result;
 use arrow::datatypes::Schema;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -19,13 +20,13 @@ use std::sync::Arc;
 
 /// `expr` over batches with the columns of `input`, in their order.
 pub(super) fn physical(expr: &Expr, input: &DFSchema, options: &Arc<ConfigOptions>) -> Result<Arc<dyn PhysicalExpr>> {
-    plan(expr, input, options).map_err(|e| Error::user(format!("cannot evaluate {expr}")).why(e.strip_backtrace()))
+    plan(expr, input, options).map_err(|e| place::error_without_text(&format!("cannot evaluate {expr}"), e))
 }
 
 fn plan(expr: &Expr, input: &DFSchema, options: &Arc<ConfigOptions>) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
     // an expression that comes out of the optimiser has its types already: then this changes nothing
     let context = SimplifyContext::builder().with_schema(Arc::new(input.clone())).build();
-    let expr = ExprSimplifier::new(context).coerce(expr.clone(), input)?;
+    let expr = ExprSimplifier::new(context).coerce(literal::expressions(expr.clone(), input)?.data, input)?;
     let props = ExecutionProps { config_options: Some(options.clone()), ..ExecutionProps::new() };
     let planned = create_physical_expr(&expr, input, &props, &PhysicalPlanningContext::default())?;
     let schema = input.as_arrow();

@@ -39,24 +39,80 @@ pub(super) fn error(text: &str, e: DataFusionError) -> Error {
         DataFusionError::SchemaError(schema, _) => schema_error(text, schema, span),
         DataFusionError::SQL(parser, _) => {
             let (message, span) = located(&parser.to_string().replace("sql parser error: ", ""));
+            let span = span.or_else(|| message.ends_with("EOF").then(|| end_of(text)));
             pointed(text, &format!("SQL syntax: {}", lower(&message)), span)
         }
         DataFusionError::Internal(message) => Error::internal(format!("DataFusion cannot plan `{}`", text.trim())).why(message),
         root => {
-            let fallback = root.message().to_string();
-            let message = diagnostic.as_ref().map_or(fallback.as_str(), |d| d.message.as_str());
-            if let Some(function) = message.strip_prefix("Invalid function ") {
-                let meant = diagnostic.iter().flat_map(|d| &d.notes).find_map(|n| n.message.strip_prefix("Possible function "));
-                let e = pointed(text, &format!("unknown function {function}"), span);
-                return match meant {
-                    Some(meant) => e.hint(format!("did you mean {meant}?")),
-                    None => e,
-                };
-            }
-            let e = pointed(text, &lower(message), span);
-            let helps: Vec<&str> = diagnostic.iter().flat_map(|d| &d.helps).map(|h| h.message.as_str()).collect();
-            if helps.is_empty() { e } else { e.hint(helps.join("; ")) }
+            let fallback = root.message();
+            let said = Said::new(diagnostic.as_ref().map_or(&fallback, |d| d.message.as_str()));
+            let span = span.or_else(|| find_word(text, said.about.as_ref()?));
+            let notes = diagnostic.iter().flat_map(|d| &d.notes).find_map(|n| n.message.strip_prefix("Possible function "));
+            let helps = || diagnostic.iter().flat_map(|d| &d.helps).map(|h| lower(&h.message)).reduce(|a, b| format!("{a}; {b}"));
+            let hint = said.hint.or_else(|| notes.map(|meant| format!("did you mean {meant}?"))).or_else(helps);
+            hint.into_iter().fold(pointed(text, &said.what, span), Error::hint)
         }
+    }
+}
+
+/// What DataFusion says about a plan that has no text, such as one of fluent calls; `what` was tried.
+pub(super) fn error_without_text(what: &str, e: DataFusionError) -> Error {
+    match e.find_root() {
+        DataFusionError::External(ours) if ours.is::<Error>() => {
+            ours.downcast_ref::<Error>().cloned().unwrap_or_else(|| Error::internal(what))
+        }
+        DataFusionError::Internal(message) => Error::internal(what).why(message),
+        DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
+            SchemaError::FieldNotFound { field, valid_fields } => {
+                let known: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).collect();
+                Error::user(format!("unknown column '{}'", field.name)).hint(suggestion(&field.name, &known))
+            }
+            other => Error::user(what).why(other),
+        },
+        root => {
+            let said = Said::new(&root.message());
+            said.hint.into_iter().fold(Error::user(what).why(said.what), Error::hint)
+        }
+    }
+}
+
+/// A message of DataFusion's in our words.
+struct Said {
+    what: String,
+    hint: Option<String>,
+    /// The name that it is about, to find its place.
+    about: Option<String>,
+}
+
+impl Said {
+    fn new(message: &str) -> Self {
+        let quoted = |after: &str| message.split_once(after).and_then(|(_, rest)| rest.split_once('\'')).map(|(quoted, _)| quoted);
+        if let Some(function) = message.strip_prefix("Invalid function ") {
+            return Self { what: format!("unknown function {function}"), hint: None, about: None };
+        }
+        if let Some(call) = quoted("No function matches the given name and argument types '") {
+            let candidates = message.split_once("Candidate functions:").map_or("", |(_, list)| list);
+            let candidates: Vec<&str> = candidates.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+            let hint = (!candidates.is_empty()).then(|| format!("there are: {}", candidates.join(", ")));
+            let about = call.split('(').next().map(str::to_string);
+            return Self { what: format!("no function {call}"), hint, about };
+        }
+        if message.contains("must appear in GROUP BY clause") {
+            let column = message.split('\'').nth(1).unwrap_or("a column");
+            return Self {
+                what: format!("'{column}' is neither in GROUP BY nor inside an aggregate"),
+                hint: Some("add it to GROUP BY, or take min or max of it".into()),
+                about: None,
+            };
+        }
+        if let Some((_, rest)) = message.split_once("require unique expression names but the expression \"") {
+            let expression = rest.split('"').next().unwrap_or_default();
+            let name = expression.rsplit(" AS ").next().unwrap_or_default();
+            let name = name.rsplit('.').next().unwrap_or_default().to_string();
+            let hint = Some(format!("give one of them another name: … AS {name}_2"));
+            return Self { what: format!("two columns are called '{name}'"), hint, about: Some(name) };
+        }
+        Self { what: lower(message), hint: None, about: None }
     }
 }
 
@@ -142,6 +198,14 @@ fn located(message: &str) -> (String, Option<Span>) {
         Some((before, span)) => (before, Some(span)),
         None => (message.to_string(), None),
     }
+}
+
+/// The place after the last character.
+fn end_of(text: &str) -> Span {
+    let line = text.lines().count().max(1) as u64;
+    let column = text.lines().last().unwrap_or_default().trim_end().chars().count() as u64 + 1;
+    let end = datafusion::common::Location { line, column };
+    Span::new(end, end)
 }
 
 /// Messages go on in the middle of a sentence; a name in capitals stays as it is.

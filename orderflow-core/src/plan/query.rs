@@ -3,7 +3,7 @@
 //! Invariant: a query reads; nothing that it says can change a table, write a file or define anything.
 
 use super::functions::Function;
-use super::{catalog, place, sql};
+use super::{catalog, optimise, place, sql};
 use crate::error::{Error, Result};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -29,7 +29,9 @@ pub async fn query<'f>(
     let parsed = sql::parse(text)?;
     let mut config = SessionConfig::from(catalog::options()).with_target_partitions(1).with_information_schema(false);
     config.options_mut().catalog.create_default_catalog_and_schema = true;
-    let context = SessionContext::new_with_state(SessionStateBuilder::new().with_config(config).with_default_features().build());
+    let context = SessionContext::new_with_state(
+        SessionStateBuilder::new().with_config(config).with_default_features().with_analyzer_rules(optimise::analysis()).build(),
+    );
     for function in functions {
         context.register_udf(function.udf().as_ref().clone());
     }
@@ -78,4 +80,57 @@ fn known(query: &ast::Query, text: &str, names: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Float64Array, Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use arrow::util::pretty::pretty_format_batches;
+
+    fn totals() -> Vec<(String, SchemaRef, Vec<RecordBatch>)> {
+        let fields = [("city", DataType::Utf8), ("qty", DataType::Int64), ("weight", DataType::Float64)];
+        let schema = Arc::new(Schema::new(fields.map(|(n, t)| Field::new(n, t, true)).to_vec()));
+        let city = StringArray::from(vec![Some("Mumbai"), Some("São Paulo"), None]);
+        let (qty, weight) = (Int64Array::from(vec![3, 1, 2]), Float64Array::from(vec![0.5, 1e20, 2.5]));
+        let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(city), Arc::new(qty), Arc::new(weight)]).unwrap();
+        vec![("totals".into(), schema.clone(), vec![batch]), ("none".into(), schema, vec![])]
+    }
+
+    #[tokio::test]
+    async fn a_query_may_sort_join_and_use_our_functions() {
+        let text =
+            "SELECT slug(a.city) AS s, a.qty FROM totals a JOIN totals b ON a.qty = b.qty WHERE a.weight > 0.25 ORDER BY a.qty LIMIT 2";
+        let answer = batch_answer(totals(), text).await.unwrap();
+        let expected =
+            "+-----------+-----+\n| s         | qty |\n+-----------+-----+\n| s-o-paulo | 1   |\n|           | 2   |\n+-----------+-----+";
+        assert_eq!(pretty_format_batches(&answer).unwrap().to_string(), expected);
+        let empty = batch_answer(totals(), "SELECT count(*) AS n FROM none").await.unwrap();
+        assert_eq!(pretty_format_batches(&empty).unwrap().to_string(), "+---+\n| n |\n+---+\n| 0 |\n+---+");
+    }
+
+    #[tokio::test]
+    async fn a_query_only_reads_and_points_at_its_errors() {
+        for (text, begins) in [
+            ("SELECT citty FROM totals", "unknown column 'citty' at line 1, column 8\n"),
+            ("SELECT city FROM totls", "unknown table 'totls' at line 1, column 18\n"),
+            ("CREATE TABLE x AS SELECT 1", "CREATE is not possible here"),
+            ("DELETE FROM totals", "DELETE is not possible here"),
+            ("COPY totals TO 'x.csv'", "COPY is not possible here"),
+            ("SET a = 1", "SET is not possible here"),
+            ("SELECT 1 / (qty - 1) FROM totals", "the query `SELECT 1 / (qty - 1) FROM totals` failed: "),
+        ] {
+            let e = batch_answer(totals(), text).await.unwrap_err().to_string();
+            assert!(e.starts_with(begins), "{text}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_query_says_which_tables_it_reads() {
+        let text = "WITH t AS (SELECT * FROM totals) SELECT * FROM t JOIN orders o USING (city) WHERE qty IN (SELECT qty FROM \"Other\")";
+        assert_eq!(tables_of(text).unwrap(), ["Other", "orders", "totals"]);
+        assert!(tables_of("SELECT 1").unwrap().is_empty());
+        assert!(tables_of("DROP TABLE totals").is_err());
+    }
 }

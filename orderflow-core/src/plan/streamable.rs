@@ -13,16 +13,12 @@ use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Volatility};
 /// Refuses what `plan` asks for and a stream cannot give. `known` says whether an input belongs to the pipeline.
 pub(super) fn check(plan: &LogicalPlan, known: &dyn Fn(&Input) -> bool) -> Result<()> {
     node(plan, known)?;
-    let mut refused = None;
+    let mut found = Ok(());
     let walked = plan.apply_expressions(|top| {
-        top.apply(|expr| {
-            refused = expression(expr).err();
-            Ok(if refused.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-        })
+        found = clean(top);
+        Ok(if found.is_err() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });
-    if let Some(refused) = refused {
-        return Err(refused);
-    }
+    found?;
     walked.map_err(|e| Error::internal("cannot walk a plan").caused_by(e))?;
     plan.inputs().into_iter().try_for_each(|input| check(input, known))
 }
@@ -54,7 +50,7 @@ fn node(plan: &LogicalPlan, known: &dyn Fn(&Input) -> bool) -> Result<()> {
                 );
             }
             // the expressions inside come before the aggregates: random() in an argument is named as such
-            aggregate.aggr_expr.iter().try_for_each(|e| arguments(e))?;
+            aggregate.aggr_expr.iter().try_for_each(clean)?;
             aggregate.aggr_expr.iter().try_for_each(|e| AggregateCall::read(e, aggregate.input.schema()).map(drop))
         }
         LogicalPlan::Sort(_) => refuse("ORDER BY", "a view has no order: rows come and go one by one", SORT_LATER),
@@ -94,13 +90,14 @@ fn kind(plan: &LogicalPlan) -> String {
     text.split([':', ' ']).next().unwrap_or_default().to_string()
 }
 
-fn arguments(aggregate: &Expr) -> Result<()> {
-    let mut refused = None;
-    let walked = aggregate.apply(|expr| {
-        refused = expression(expr).err();
-        Ok(if refused.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+/// Nothing inside `top` is refused.
+fn clean(top: &Expr) -> Result<()> {
+    let mut found = Ok(());
+    let walked = top.apply(|expr| {
+        found = expression(expr);
+        Ok(if found.is_err() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });
-    refused.map_or(Ok(()), Err)?;
+    found?;
     walked.map(drop).map_err(|e| Error::internal("cannot walk an expression").caused_by(e))
 }
 

@@ -17,53 +17,36 @@ use std::sync::Arc;
 
 /// A row as a Rust struct.
 ///
-/// The default schema is traced from the type: integers, floats, bools, strings, nested structs and lists of these; an `Option`
-/// is nullable. A type whose Rust name does not tell the column's type (decimals, dates, timestamps) is named in [`traced`].
+/// The default schema is traced from the type: integers, floats, bools, strings, enums without data (as text), nested structs and
+/// lists of these; an `Option` is nullable. A type whose Rust name does not tell the column's type (decimals, dates, timestamps)
+/// needs its schema written out.
 pub trait Record: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// Its columns.
+    /// Its columns, with the names that serde gives its fields.
     ///
     /// # Errors
     /// A field whose column type cannot be told from its Rust type.
     fn schema() -> Result<SchemaRef> {
-        traced::<Self>(&[])
+        traced::<Self>()
     }
 }
 
-/// The columns of `T`, with `told` in the place of the fields of these names: `Field::new("price", DataType::Decimal128(18, 2), false)`.
-///
-/// # Errors
-/// A field that is not told and whose column type cannot be told from its Rust type.
-pub fn traced<T: DeserializeOwned>(told: &[Field]) -> Result<SchemaRef> {
-    let name = std::any::type_name::<T>();
-    let refused = |e: serde_arrow::Error| {
-        Error::user(format!("cannot tell the columns of {name}"))
-            .why(first_line(&e))
-            .hint("implement Record::schema() with traced(&[Field::new(\"price\", DataType::Decimal128(18, 2), false), …])")
-    };
-    let mut options = TracingOptions::default()
+fn traced<T: DeserializeOwned>() -> Result<SchemaRef> {
+    let options = TracingOptions::default()
         .strings_as_large_utf8(false)
         .bytes_as_large_binary(false)
         .sequence_as_large_list(false)
         .enums_without_data_as_strings(true);
-    for field in told {
-        // a stand-in, so that the tracer does not look at the field
-        let stand_in = serde_json::json!({"name": field.name(), "data_type": "Bool", "nullable": field.is_nullable()});
-        options = options.overwrite(field.name().as_str(), stand_in).map_err(refused)?;
-    }
-    let fields = Vec::<FieldRef>::from_type::<T>(options).map_err(refused)?;
-    if let Some(lost) = told.iter().find(|t| !fields.iter().any(|f| f.name() == t.name())) {
-        return Err(Error::user(format!("{name} has no field '{}'", lost.name())));
-    }
-    let fields: Vec<FieldRef> = fields
-        .into_iter()
-        .map(|field| match (told.iter().find(|t| t.name() == field.name()), field.data_type()) {
-            (Some(told), _) => Arc::new(told.clone()),
-            // an enum without data is text, not a dictionary
-            (None, DataType::Dictionary(_, _)) => Arc::new(Field::new(field.name(), DataType::Utf8, field.is_nullable())),
-            (None, _) => field,
-        })
-        .collect();
-    Ok(Arc::new(Schema::new(fields)))
+    let fields = Vec::<FieldRef>::from_type::<T>(options).map_err(|e| {
+        Error::user(format!("cannot tell the columns of {}", std::any::type_name::<T>()))
+            .why(first_line(&e))
+            .hint("implement Record::schema() and write the columns out: Field::new(\"price\", DataType::Decimal128(18, 2), false), …")
+    })?;
+    // an enum without data is text, not a dictionary
+    let text = |f: FieldRef| match f.data_type() {
+        DataType::Dictionary(..) => Arc::new(Field::new(f.name(), DataType::Utf8, f.is_nullable())),
+        _ => f,
+    };
+    Ok(Arc::new(Schema::new(fields.into_iter().map(text).collect::<Vec<_>>())))
 }
 
 fn first_line(e: &serde_arrow::Error) -> String {
@@ -174,7 +157,8 @@ impl<T, R> Clone for UserFn<T, R> {
     }
 }
 
-/// `f` under a name of its own; `version` changes whenever its answers do.
+/// `f` under a name of its own; `version` changes whenever its answers do. The parameter's type must be written, since Rust infers
+/// it only where the bound stands beside a known `T`: `closure("large", 1, |o: &Order| o.qty > 10)`.
 pub fn closure<T, R>(name: impl Into<Arc<str>>, version: u32, f: impl Fn(&T) -> R + Send + Sync + 'static) -> UserFn<T, R> {
     UserFn { name: name.into(), version, f: Arc::new(f) }
 }
@@ -273,6 +257,185 @@ fn each<T: Record, U: Record>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Catalog;
+    use arrow::datatypes::TimeUnit;
+    use chrono::{NaiveDate, NaiveDateTime};
+    use rust_decimal::Decimal;
+    use serde::Deserialize;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+    enum Paid {
+        Card,
+        Upi,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Order {
+        order_id: i64,
+        city: Option<String>,
+        qty: i32,
+        price: Decimal,
+        discount: Option<Decimal>,
+        #[serde(with = "iso")]
+        at: NaiveDateTime,
+        paid: Paid,
+        tags: Vec<String>,
+        weight: f64,
+    }
+
+    /// What chrono's own serde feature does.
+    mod iso {
+        use chrono::NaiveDateTime;
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        pub(super) fn serialize<S: Serializer>(at: &NaiveDateTime, s: S) -> Result<S::Ok, S::Error> {
+            s.serialize_str(&at.format("%Y-%m-%dT%H:%M:%S%.f").to_string())
+        }
+
+        pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<NaiveDateTime, D::Error> {
+            String::deserialize(d)?.parse().map_err(D::Error::custom)
+        }
+    }
+
+    impl Order {
+        fn amount(&self) -> Decimal {
+            Decimal::from(self.qty) * self.price
+        }
+    }
+
+    impl Record for Order {
+        fn schema() -> Result<SchemaRef> {
+            let text = |name| Field::new(name, DataType::Utf8, false);
+            Ok(Arc::new(Schema::new(vec![
+                Field::new("order_id", DataType::Int64, false),
+                Field::new("city", DataType::Utf8, true),
+                Field::new("qty", DataType::Int32, false),
+                Field::new("price", DataType::Decimal128(18, 2), false),
+                Field::new("discount", DataType::Decimal128(18, 4), true),
+                Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), false),
+                text("paid"),
+                Field::new("tags", DataType::List(Arc::new(text("item"))), false),
+                Field::new("weight", DataType::Float64, false),
+            ])))
+        }
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Tag {
+        order_id: i64,
+        tag: String,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Plain {
+        id: u32,
+        name: Option<String>,
+        paid: Paid,
+        sizes: Vec<f32>,
+        tag: Tag,
+        ok: bool,
+    }
+
+    impl Record for Plain {}
+
+    impl Record for Tag {}
+
+    fn order(order_id: i64, price: &str) -> Order {
+        Order {
+            order_id,
+            city: (order_id % 2 == 0).then(|| "São Paulo".to_string()),
+            qty: 3,
+            price: price.parse().unwrap(),
+            discount: (order_id % 2 == 1).then(|| "-0.0625".parse().unwrap()),
+            at: NaiveDate::from_ymd_opt(2021, 1, 10).unwrap().and_hms_milli_opt(10, 12, 0, order_id as u32).unwrap(),
+            paid: if order_id % 2 == 0 { Paid::Card } else { Paid::Upi },
+            tags: (0..order_id).map(|i| format!("t{i}")).collect(),
+            weight: 0.1,
+        }
+    }
+
+    fn orders() -> Vec<Order> {
+        vec![order(0, "10.00"), order(1, "-0.01"), order(2, "9999999999999999.99"), order(3, "4000.5")]
+    }
+
+    /// A plan that reads orders, with a column more than the record has.
+    fn scan() -> LogicalPlan {
+        let mut fields: Vec<FieldRef> = Order::schema().unwrap().fields().to_vec();
+        fields.insert(0, Arc::new(Field::new("other", DataType::Int64, true)));
+        let mut catalog = Catalog::new();
+        catalog.add_source("orders", Arc::new(Schema::new(fields)), crate::source::meta::fields()).unwrap();
+        catalog.source_scan("orders").unwrap()
+    }
+
+    #[test]
+    fn rows_come_back_as_they_went() {
+        let batch = batch_of(&orders()).unwrap();
+        assert_eq!(rows_of::<Order>(&batch).unwrap(), orders());
+        assert_eq!(rows_of::<Order>(&batch_of::<Order>(&[]).unwrap()).unwrap(), []);
+    }
+
+    #[test]
+    fn columns_are_told_from_the_type() {
+        let schema = Plain::schema().unwrap();
+        let shown = |f: &FieldRef| format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "?" } else { "" });
+        let shown: Vec<String> = schema.fields().iter().map(shown).collect();
+        let expected = [
+            "id UInt32",
+            "name Utf8?",
+            "paid Utf8",
+            "sizes List(non-null Float32, field: 'element')",
+            "tag Struct(\"order_id\": non-null Int64, \"tag\": non-null Utf8)",
+            "ok Boolean",
+        ];
+        assert_eq!(shown, expected);
+        let rows = [Some("x".to_string()), None].map(|name| Plain {
+            id: 7,
+            name,
+            paid: Paid::Upi,
+            sizes: vec![0.5, -1.0],
+            tag: Tag { order_id: 1, tag: "é".into() },
+            ok: true,
+        });
+        assert_eq!(rows_of::<Plain>(&batch_of(&rows).unwrap()).unwrap(), rows);
+    }
+
+    #[test]
+    fn what_would_be_lost_is_refused() {
+        let e = batch_of(&[order(1, "1.005")]).unwrap_err().to_string();
+        assert_eq!(e, "1.005 does not fit column 'price' of type Decimal128(18, 2)");
+        let e = traced::<Order>().unwrap_err().to_string();
+        assert!(e.starts_with("cannot tell the columns of ") && e.contains("\n  hint: implement Record::schema()"), "{e}");
+        let nulls = RecordBatch::try_from_iter([
+            ("order_id", Arc::new(arrow::array::Int64Array::from(vec![None])) as ArrayRef),
+            ("tag", Arc::new(StringArray::from(vec!["x"]))),
+        ])
+        .unwrap();
+        let e = rows_of::<Tag>(&nulls).unwrap_err().to_string();
+        assert!(e.contains("a column that can be null needs an Option"), "{e}");
+        let e = project::<Tag>(scan()).unwrap_err().to_string();
+        assert!(e.contains("unknown column 'tag'"), "{e}");
+    }
+
+    #[test]
+    fn closures_filter_map_and_multiply_rows() {
+        let run = |plan: &LogicalPlan| Closure::of(plan).unwrap().function()(&batch_of(&orders()).unwrap()).unwrap();
+        let large = filter::<Order>(scan(), closure("over_10k", 1, |o: &Order| o.amount() > Decimal::from(10_000))).unwrap();
+        let (batch, from) = run(&large);
+        assert_eq!((rows_of::<Order>(&batch).unwrap(), from), (orders()[2..].to_vec(), vec![2, 3]));
+        assert_eq!(large.schema().fields().len(), 9);
+
+        let first = map(scan(), closure("first", 2, |o: &Order| Tag { order_id: o.order_id, tag: format!("{:?}", o.paid) })).unwrap();
+        let (batch, from) = run(&first);
+        assert_eq!(rows_of::<Tag>(&batch).unwrap()[1], Tag { order_id: 1, tag: "Upi".into() });
+        assert_eq!(from, [0, 1, 2, 3]);
+
+        let tags =
+            flat_map(scan(), closure("tags", 1, |o: &Order| o.tags.iter().map(|t| Tag { order_id: o.order_id, tag: t.clone() }).collect()))
+                .unwrap();
+        let (batch, from) = run(&tags);
+        assert_eq!((batch.num_rows(), from), (6, vec![1, 2, 2, 3, 3, 3]));
+        assert_eq!(Closure::of(&tags).unwrap().name(), "tags");
+    }
 
     #[test]
     fn decimals_are_exact_or_refused() {
