@@ -82,7 +82,8 @@ mod tests {
     }
 
     fn rows(batches: &[Changes]) -> Vec<(i64, i64)> {
-        let of = |c: &Changes| c.rows().column(0).as_primitive::<Int64Type>().values().iter().copied().zip(c.diff_iter()).collect::<Vec<_>>();
+        let of =
+            |c: &Changes| c.rows().column(0).as_primitive::<Int64Type>().values().iter().copied().zip(c.diff_iter()).collect::<Vec<_>>();
         batches.iter().flat_map(of).collect()
     }
 
@@ -96,7 +97,11 @@ mod tests {
     #[test]
     fn append_only_rows_leave_by_partition_and_position() {
         let at = |p: i32, position| Some(Origin { source: 0, partition: Partition::new("t", p), position });
-        let parts = vec![changes(&[(3, 1)]).with_origin(at(1, 0)), changes(&[(2, 1)]).with_origin(at(0, 7)), changes(&[(1, 1)]).with_origin(at(0, 0))];
+        let parts = vec![
+            changes(&[(3, 1)]).with_origin(at(1, 0)),
+            changes(&[(2, 1)]).with_origin(at(0, 7)),
+            changes(&[(1, 1)]).with_origin(at(0, 0)),
+        ];
         let out = canonical(Order::Origin, &parts[0].schema(), parts).unwrap();
         assert_eq!(rows(&out), [(1, 1), (2, 1), (3, 1)]);
     }

@@ -21,18 +21,20 @@ pub fn resume(sink: &str, writer: WriterId, tail: Epoch, found: Option<Progress>
     let choices = "write into a new place, delete what is there, or use the state that belongs to it";
     match (found, remembered) {
         (None, None) => Ok(Resume::New),
-        (None, Some(r)) => {
-            Err(Error::user(format!("{sink} has lost what it held")).why(format!("the ledger remembers {r}, the sink holds nothing")).hint(choices))
-        }
-        (Some(p), _) if p.writer.ledger != writer.ledger => Err(Error::user(format!("{sink} was written by another pipeline or another state"))
-            .why(format!("it holds {p}, this is ledger {:032x}", writer.ledger))
+        (None, Some(r)) => Err(Error::user(format!("{sink} has lost what it held"))
+            .why(format!("the ledger remembers {r}, the sink holds nothing"))
             .hint(choices)),
+        (Some(p), _) if p.writer.ledger != writer.ledger => {
+            Err(Error::user(format!("{sink} was written by another pipeline or another state"))
+                .why(format!("it holds {p}, this is ledger {:032x}", writer.ledger))
+                .hint(choices))
+        }
         (Some(p), _) if p.epoch > tail => Err(Error::user(format!("{sink} is ahead of the state"))
             .why(format!("it holds {p}, the state ends at epoch {tail}"))
             .hint("the state was rolled back: restore the newer one, or write into a new place")),
-        (Some(p), Some(r)) if p.epoch < r.epoch => {
-            Err(Error::user(format!("{sink} has lost a part of what it held")).why(format!("it holds {p}, the ledger remembers {r}")).hint(choices))
-        }
+        (Some(p), Some(r)) if p.epoch < r.epoch => Err(Error::user(format!("{sink} has lost a part of what it held"))
+            .why(format!("it holds {p}, the ledger remembers {r}"))
+            .hint(choices)),
         (Some(p), _) => Ok(Resume::After(p.epoch)),
     }
 }

@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::format::{Decoder, Format};
 use crate::source::{Fetch, Payload, RawBatch, meta};
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int32Array, Int64Array, ListBuilder, RecordBatch, RecordBatchOptions, StringArray, StringBuilder, StructBuilder,
-    TimestampMillisecondArray,
+    ArrayRef, BinaryBuilder, Int32Array, Int64Array, ListBuilder, RecordBatch, RecordBatchOptions, StringArray, StringBuilder,
+    StructBuilder, TimestampMillisecondArray,
 };
 use arrow::datatypes::{DataType, SchemaRef};
 use std::sync::Arc;

@@ -10,9 +10,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
-use timely::dataflow::{ProbeHandle, Scope};
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Concatenate, Operator};
+use timely::dataflow::{ProbeHandle, Scope};
 
 /// The first failure of a worker's operators: it ends the engine, never the host.
 #[derive(Clone, Default)]
@@ -69,7 +69,8 @@ impl<'s> Context<'s> {
         Ok(match node {
             Node::Source { source, columns, schema } => {
                 let (stream, carried) = &self.sources[*source];
-                let position = |c: &usize| carried.iter().position(|x| x == c).ok_or_else(|| Error::internal("a column that no source carries"));
+                let position =
+                    |c: &usize| carried.iter().position(|x| x == c).ok_or_else(|| Error::internal("a column that no source carries"));
                 let positions = columns.iter().map(position).collect::<Result<Vec<_>>>()?;
                 let stream = stream.clone();
                 let all = positions.len() == carried.len() && positions.is_sorted();

@@ -139,7 +139,8 @@ impl Running {
         self.wait().await
     }
 
-    /// Waits for the end: all sources ended and everything is out, or somebody called drain or stop.
+    /// Waits for the end: all sources ended and everything is out, or somebody called drain or stop. After a good end the
+    /// views can still be read, until the handle is dropped.
     ///
     /// # Errors
     /// What ended the pipeline.

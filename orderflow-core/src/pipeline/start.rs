@@ -34,7 +34,8 @@ impl Flow {
         if !(1..=256).contains(&self.options.workers) {
             return Err(Error::user(format!("{} workers are not possible", self.options.workers)).hint("choose 1 to 256"));
         }
-        let views = self.views.iter().map(|v| Ok(ViewPlan { name: v.name.clone(), node: self.lower(&v.plan)? })).collect::<Result<Vec<_>>>()?;
+        let views =
+            self.views.iter().map(|v| Ok(ViewPlan { name: v.name.clone(), node: self.lower(&v.plan)? })).collect::<Result<Vec<_>>>()?;
         let mut outputs =
             self.outputs.iter().map(|o| Ok(OutputPlan { view: o.view.clone(), node: self.lower(&o.plan)? })).collect::<Result<Vec<_>>>()?;
         let mut wanted: Vec<BTreeSet<usize>> = self.sources.iter().map(|_| BTreeSet::new()).collect();
@@ -45,8 +46,7 @@ impl Flow {
                 }
             });
         }
-        let mut sinks: Vec<(Arc<str>, SchemaRef, Box<dyn Sink>)> =
-            self.outputs.drain(..).map(|o| (o.view, o.schema, o.sink)).collect();
+        let mut sinks: Vec<(Arc<str>, SchemaRef, Box<dyn Sink>)> = self.outputs.drain(..).map(|o| (o.view, o.schema, o.sink)).collect();
         // the dead letters come last and are fed by the engine itself
         let dead = match self.dead_letters.take() {
             Some(sink) => sink,
@@ -57,7 +57,13 @@ impl Flow {
         let mut plans = vec![];
         let mut sources = vec![];
         for (s, wanted) in self.sources.drain(..).zip(wanted) {
-            plans.push(SourcePlan { name: s.name.clone(), format: s.format, full: s.full, data: s.data, wanted: wanted.into_iter().collect() });
+            plans.push(SourcePlan {
+                name: s.name.clone(),
+                format: s.format,
+                full: s.full,
+                data: s.data,
+                wanted: wanted.into_iter().collect(),
+            });
             sources.push((s.name, s.source));
         }
         Ok(Parts { blueprint: Arc::new(Blueprint { sources: plans, views, outputs }), sources, sinks })
@@ -136,20 +142,16 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, wake: &Waker, thr
         engine.outputs.push(Output { name: view, kind, schema, order, port, state: SinkState::default() });
     }
     for (source, value) in parts.sources {
-        let context = SourceContext {
-            pipeline: name.clone(),
-            name: source.clone(),
-            resume: None,
-            wake: wake.clone(),
-            clock: engine.clock.clone(),
-        };
+        let context =
+            SourceContext { pipeline: name.clone(), name: source.clone(), resume: None, wake: wake.clone(), clock: engine.clock.clone() };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
         let report = SourceReport { name: source.to_string(), ..SourceReport::default() };
         engine.sources.push(SourcePort { name: source, reader, ended: false, held: None, pause: None, report });
     }
     let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
     status.sources = engine.sources.iter().map(|s| s.report.clone()).collect();
-    status.sinks = engine.outputs.iter().map(|o| SinkStatus { name: o.name.to_string(), kind: o.kind.to_owned(), ..SinkStatus::default() }).collect();
+    status.sinks =
+        engine.outputs.iter().map(|o| SinkStatus { name: o.name.to_string(), kind: o.kind.to_owned(), ..SinkStatus::default() }).collect();
     Ok(())
 }
 
@@ -186,7 +188,12 @@ impl Pipeline {
     fn take(self) -> Flow {
         let mut flow = self.flow();
         let fresh = Pipeline::new(flow.name.clone());
-        let taken = std::mem::replace(&mut *flow, Arc::into_inner(fresh.flow).map(|m| m.into_inner().unwrap_or_else(PoisonError::into_inner)).unwrap_or_else(|| unreachable!("just made, held by nobody else")));
+        let taken = std::mem::replace(
+            &mut *flow,
+            Arc::into_inner(fresh.flow)
+                .map(|m| m.into_inner().unwrap_or_else(PoisonError::into_inner))
+                .unwrap_or_else(|| unreachable!("just made, held by nobody else")),
+        );
         drop(flow);
         taken
     }

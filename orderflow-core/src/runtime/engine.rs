@@ -10,20 +10,17 @@
 //! them threads. Invariants: output of an epoch leaves only after its binding is in the ledger; sources are polled only while what is under way stays
 //! within bounds; a position is acknowledged only when every sink holds everything before it.
 
-use super::sinks::{SinkDriver, SinkState};
-use super::status::{Phase, SinkStatus, SourceReport, Status};
-use super::worker::{Core, Share, ToWorker};
+use super::ports::{Flight, Output, SourcePort, WorkerPort};
+use super::status::{Phase, SinkStatus, Status};
+use super::worker::{Share, ToWorker};
 use crate::data::Rejected;
 use crate::egress::canonical;
 use crate::epoch::{Ledger, Mint};
 use crate::error::{Error, Result, Retry};
-use crate::operator::Order;
 use crate::sink::Closed;
-use crate::source::{Fetch, Polled, Reader};
+use crate::source::Fetch;
 use crate::time::{Clock, Epoch};
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,38 +46,6 @@ pub(crate) enum Step {
     Idle(Duration),
     /// The end: drained, stopped, or failed.
     Finished(Result<()>),
-}
-
-/// Where a worker runs.
-pub(crate) enum WorkerPort {
-    Inline(Box<Core>),
-    Thread(super::shell::WorkerThread),
-}
-
-/// Where a sink runs.
-pub(crate) enum SinkPort {
-    Inline(SinkDriver),
-    Thread(super::shell::SinkThread),
-}
-
-/// A source under way.
-pub(crate) struct SourcePort {
-    pub(crate) name: Arc<str>,
-    pub(crate) reader: Box<dyn Reader>,
-    pub(crate) ended: bool,
-    pub(crate) held: Option<Fetch>,
-    pub(crate) pause: Option<(Duration, Duration)>,
-    pub(crate) report: SourceReport,
-}
-
-/// A sink under way.
-pub(crate) struct Output {
-    pub(crate) name: Arc<str>,
-    pub(crate) kind: &'static str,
-    pub(crate) schema: SchemaRef,
-    pub(crate) order: Order,
-    pub(crate) port: SinkPort,
-    pub(crate) state: SinkState,
 }
 
 /// Takes the epoch that is read and one answer a view and worker, views first.
@@ -125,21 +90,6 @@ pub(crate) struct Engine {
     pub(crate) retired: Epoch,
     /// Who waits for what was handed in: until which epoch (none: sources were not found idle yet).
     pub(crate) settling: Vec<(Option<Epoch>, tokio::sync::oneshot::Sender<()>)>,
-}
-
-/// Epochs between the mint and the sinks.
-pub(crate) struct Flight {
-    /// Shares of epochs that some worker has not finished.
-    pub(crate) shares: BTreeMap<u64, Vec<Option<Share>>>,
-    /// Bytes read and when, of each epoch not yet closed by all workers.
-    pub(crate) minted: VecDeque<(Epoch, usize, Duration)>,
-    /// Bytes of the open epoch.
-    pub(crate) open_bytes: usize,
-    /// The newest epoch that all workers are through with.
-    pub(crate) complete: Epoch,
-    workers: usize,
-    latency: Option<Duration>,
-    clock: Clock,
 }
 
 impl Engine {
@@ -276,7 +226,8 @@ impl Engine {
         for r in rejected {
             *status.rejected.entry(r.from.to_string()).or_default() += r.diff;
             let amount = u64::try_from(r.diff).unwrap_or(0);
-            metrics::counter!("orderflow_rejected_total", "pipeline" => self.pipeline.to_string(), "source" => r.from.to_string()).increment(amount);
+            metrics::counter!("orderflow_rejected_total", "pipeline" => self.pipeline.to_string(), "source" => r.from.to_string())
+                .increment(amount);
         }
     }
 
@@ -452,6 +403,24 @@ impl Engine {
         Ok(all && self.retired >= self.flight.complete)
     }
 
+    /// After the end: answers reads of what the views hold; false when nobody can ask any more, or told to stop.
+    pub(crate) fn serve_reads(&mut self) -> bool {
+        loop {
+            match self.requests.try_recv() {
+                Ok(Request::Read { views, reply }) => self.read(&views, reply),
+                Ok(Request::Stop) | Err(crossbeam_channel::TryRecvError::Disconnected) => {
+                    self.stop_workers();
+                    return false;
+                }
+                Ok(Request::Settle(answer)) => {
+                    let _ = answer.send(()); // the asker may have gone
+                }
+                Ok(_) => {}
+                Err(crossbeam_channel::TryRecvError::Empty) => return !self.workers.is_empty(),
+            }
+        }
+    }
+
     fn close(&mut self) -> Result<()> {
         let mut first = Ok(());
         for source in &mut self.sources {
@@ -465,7 +434,6 @@ impl Engine {
                 first = first.and(Err(e.clone()));
             }
         }
-        self.stop_workers();
         first
     }
 
@@ -522,7 +490,8 @@ impl Engine {
             if !busy {
                 report.status = source.reader.status();
                 let lag = report.lag();
-                metrics::gauge!("orderflow_source_lag", "pipeline" => self.pipeline.to_string(), "source" => source.name.to_string()).set(lag as f64);
+                metrics::gauge!("orderflow_source_lag", "pipeline" => self.pipeline.to_string(), "source" => source.name.to_string())
+                    .set(lag as f64);
             }
         }
         for (output, report) in self.outputs.iter().zip(&mut status.sinks) {
@@ -538,135 +507,6 @@ impl Engine {
         if let Some(latency) = self.flight.latency.take() {
             metrics::histogram!("orderflow_epoch_seconds", "pipeline" => self.pipeline.to_string()).record(latency.as_secs_f64());
             status.epoch_latency = Some(latency);
-        }
-    }
-}
-
-impl SourcePort {
-    fn poll(&mut self, now: Duration) -> Result<Option<Fetch>> {
-        match self.reader.poll() {
-            Ok(polled) => {
-                self.pause = None;
-                self.report.waits = None;
-                match polled {
-                    Polled::Fetch(fetch) => Ok(Some(fetch)),
-                    Polled::Idle => Ok(None),
-                    Polled::Ended => {
-                        self.ended = true;
-                        Ok(None)
-                    }
-                }
-            }
-            Err(e) if e.retry() == Retry::Backoff => {
-                let step = self.pause.map_or(Duration::from_millis(100), |(_, s)| (s * 2).min(Duration::from_secs(10)));
-                if self.report.waits.is_none() {
-                    tracing::warn!(source = %self.name, "waiting for the source: {e}");
-                }
-                self.report.waits = Some(e.to_string());
-                self.pause = Some((now + step, step));
-                Ok(None)
-            }
-            Err(e) => Err(e),
-        }
-    }
-}
-
-impl Flight {
-    fn take(&mut self, worker: usize, share: Share) {
-        let workers = self.workers;
-        let shares = self.shares.entry(share.epoch).or_insert_with(|| (0..workers).map(|_| None).collect());
-        shares[worker] = Some(share);
-    }
-
-    fn next_complete(&mut self) -> Option<(Epoch, Vec<Share>)> {
-        let entry = self.shares.first_entry()?;
-        if entry.get().iter().any(Option::is_none) {
-            return None;
-        }
-        let (epoch, shares) = entry.remove_entry();
-        self.complete = Epoch(epoch);
-        let (_, _, minted) = self.minted.pop_front().unwrap_or_default();
-        self.latency = Some(self.clock.elapsed().saturating_sub(minted));
-        Some((Epoch(epoch), shares.into_iter().flatten().collect()))
-    }
-
-    pub(crate) fn new(workers: usize, clock: Clock) -> Self {
-        Self {
-            workers,
-            shares: BTreeMap::new(),
-            minted: VecDeque::new(),
-            open_bytes: 0,
-            complete: Epoch(0),
-            latency: None,
-            clock,
-        }
-    }
-}
-
-impl WorkerPort {
-    /// Gives a message that must arrive.
-    fn send(&mut self, message: ToWorker) {
-        match self {
-            WorkerPort::Inline(core) => {
-                // an error of the dataflow is found by the next step
-                let _ = core.handle(message);
-            }
-            WorkerPort::Thread(thread) => thread.send(message),
-        }
-    }
-
-    /// Gives a message if there is room.
-    fn offer(&mut self, message: ToWorker) -> std::result::Result<(), ToWorker> {
-        match self {
-            WorkerPort::Inline(_) => {
-                self.send(message);
-                Ok(())
-            }
-            WorkerPort::Thread(thread) => thread.offer(message),
-        }
-    }
-}
-
-impl SinkPort {
-    fn offer(&mut self, closed: Closed) {
-        match self {
-            SinkPort::Inline(driver) => driver.offer(closed),
-            SinkPort::Thread(thread) => thread.offer(closed),
-        }
-    }
-
-    fn step(&mut self) -> SinkState {
-        match self {
-            SinkPort::Inline(driver) => driver.step(Duration::ZERO),
-            SinkPort::Thread(thread) => thread.state(),
-        }
-    }
-
-    fn flush(&mut self) {
-        match self {
-            SinkPort::Inline(driver) => driver.flush(),
-            SinkPort::Thread(thread) => thread.flush(),
-        }
-    }
-
-    fn pending(&self, state: &SinkState) -> usize {
-        match self {
-            SinkPort::Inline(_) => state.pending,
-            SinkPort::Thread(thread) => thread.pending().max(state.pending),
-        }
-    }
-
-    fn is_idle(&self, state: &SinkState) -> bool {
-        match self {
-            SinkPort::Inline(driver) => driver.is_idle(),
-            SinkPort::Thread(thread) => thread.pending() == 0 && state.pending == 0,
-        }
-    }
-
-    fn close(&mut self) -> SinkState {
-        match self {
-            SinkPort::Inline(driver) => driver.close(),
-            SinkPort::Thread(thread) => thread.close(),
         }
     }
 }

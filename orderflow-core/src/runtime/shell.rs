@@ -54,7 +54,13 @@ impl WorkerThread {
 type Reports = crossbeam_channel::Sender<Result<(usize, Share)>>;
 
 /// Starts `n` workers; gives their engine ends and the canonical order of each output.
-pub(crate) fn start_workers(name: &str, n: usize, blueprint: &Arc<Blueprint>, reports: &Reports, wake: &Waker) -> Result<(Vec<WorkerThread>, Vec<Order>)> {
+pub(crate) fn start_workers(
+    name: &str,
+    n: usize,
+    blueprint: &Arc<Blueprint>,
+    reports: &Reports,
+    wake: &Waker,
+) -> Result<(Vec<WorkerThread>, Vec<Order>)> {
     let config = if n == 1 { timely::CommunicationConfig::Thread } else { timely::CommunicationConfig::Process(n) };
     let (builders, _others) = config.try_build().map_err(|e| Error::internal("timely cannot start").why(e))?;
     let (ready_tx, ready_rx) = crossbeam_channel::unbounded();
@@ -105,7 +111,12 @@ struct WorkerLoop {
 }
 
 impl WorkerLoop {
-    fn run(&mut self, blueprint: &Blueprint, builder: AllocatorBuilder, ready: &crossbeam_channel::Sender<Result<Vec<Order>>>) -> Result<()> {
+    fn run(
+        &mut self,
+        blueprint: &Blueprint,
+        builder: AllocatorBuilder,
+        ready: &crossbeam_channel::Sender<Result<Vec<Order>>>,
+    ) -> Result<()> {
         let (mut core, orders) = Core::build(blueprint, allocator(builder)?)?;
         let _ = ready.send(Ok(orders));
         loop {
@@ -276,6 +287,10 @@ pub(crate) fn start_engine(
             }
         };
         ended(outcome);
+        // what the views hold can be read until the handle is dropped
+        while engine.serve_reads() {
+            thread::park_timeout(PARK);
+        }
     })?;
     Ok(())
 }

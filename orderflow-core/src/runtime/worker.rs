@@ -108,7 +108,8 @@ impl Core {
         let probe = ProbeHandle::new();
         let ingest = |(i, s): (usize, &SourcePlan)| Ingest::new(s.name.clone(), i as u32, s.format.as_deref(), &s.full, s.data, &s.wanted);
         let ingests = blueprint.sources.iter().enumerate().map(ingest).collect::<Result<Vec<_>>>()?;
-        let mut inputs: Vec<InputHandle<u64, NoopBuilder<Changes>>> = blueprint.sources.iter().map(|_| InputHandle::new_with_builder()).collect();
+        let mut inputs: Vec<InputHandle<u64, NoopBuilder<Changes>>> =
+            blueprint.sources.iter().map(|_| InputHandle::new_with_builder()).collect();
         let built = timely.dataflow::<u64, _, _>(|scope| -> Result<_> {
             let sources = inputs.iter_mut().zip(&blueprint.sources).map(|(h, s)| (scope.input_from(h), s.wanted.clone())).collect();
             let mut context = Context { scope, sources, views: vec![], rejects: rejects.clone(), failure: failure.clone() };

@@ -68,6 +68,24 @@ impl Column {
     }
 }
 
+impl Sink for Box<dyn Sink> {
+    fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>> {
+        (**self).columns(input)
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        (**self).guarantee()
+    }
+
+    fn kind(&self) -> &'static str {
+        (**self).kind()
+    }
+
+    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
+        (*self).open(context)
+    }
+}
+
 /// What a sink is given when it is opened.
 #[derive(Clone, Debug)]
 pub struct SinkContext {

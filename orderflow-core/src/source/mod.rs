@@ -76,6 +76,20 @@ pub trait Source: Send + 'static {
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>>;
 }
 
+impl Source for Box<dyn Source> {
+    fn schema(&self) -> SchemaRef {
+        (**self).schema()
+    }
+
+    fn format(&self) -> Option<Arc<dyn Format>> {
+        (**self).format()
+    }
+
+    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
+        (*self).open(context)
+    }
+}
+
 /// What a source is given when it is opened.
 #[derive(Clone, Debug)]
 pub struct SourceContext {

@@ -81,7 +81,15 @@ impl Reader for FeedReader {
         (from..self.at).for_each(|p| fingerprint.add(p, 0, None));
         let partition = Partition::new(self.name.clone(), 0);
         let bytes = changes.memory();
-        Ok(Polled::Fetch(Fetch { partition, from, to: self.at, rows, bytes, fingerprint: fingerprint.finish(), payload: Payload::Rows(changes) }))
+        Ok(Polled::Fetch(Fetch {
+            partition,
+            from,
+            to: self.at,
+            rows,
+            bytes,
+            fingerprint: fingerprint.finish(),
+            payload: Payload::Rows(changes),
+        }))
     }
 
     fn acknowledge(&mut self, _: &Positions) -> Result<()> {

@@ -38,6 +38,8 @@ async fn two_pipelines_run_in_one_process() {
     for (feed, running) in handles {
         drop(feed);
         assert!(matches!(running.wait().await.unwrap().phase, Phase::Finished));
+        assert_eq!(running.query("SELECT n FROM total").await.unwrap().len(), 1, "views can be read after a good end");
+        running.stop().await.unwrap();
         assert!(running.query("SELECT n FROM total").await.unwrap_err().to_string().contains("ended"));
     }
 }
@@ -95,7 +97,11 @@ async fn a_panic_in_an_operator_fails_the_pipeline_and_not_the_host() {
     let stream = flow.source("numbers", source).unwrap();
     let raw = stream.operator("bad", 1, &schema(), |s| {
         use timely::dataflow::operators::InspectCore;
-        s.inspect_container(|x| if x.is_ok() { panic!("out of cheese") })
+        s.inspect_container(|x| {
+            if x.is_ok() {
+                panic!("out of cheese")
+            }
+        })
     });
     raw.unwrap().view("v").unwrap();
     let running = flow.workers(2).start().await.unwrap();

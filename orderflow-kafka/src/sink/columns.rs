@@ -9,7 +9,7 @@ use super::json::{self, JsonRows};
 use orderflow_core::arrow::array::{Array, Int64Array};
 use orderflow_core::arrow::datatypes::{Schema, SchemaRef};
 use orderflow_core::data::{Changes, Origin};
-use orderflow_core::plan::Column;
+use orderflow_core::sink::Column;
 use orderflow_core::source::meta;
 use orderflow_core::time::{Epoch, Partition};
 use orderflow_core::{Error, Result};

@@ -27,7 +27,7 @@ use crate::embedded::EmbeddedBroker;
 use columns::Route;
 use orderflow_core::Result;
 use orderflow_core::arrow::datatypes::SchemaRef;
-use orderflow_core::plan::Column;
+use orderflow_core::sink::Column;
 use orderflow_core::sink::{Guarantee, Opened, Sink, SinkContext};
 use std::time::Duration;
 

@@ -68,7 +68,8 @@ impl Arrangement {
         let n = (0..keys.count()).filter(live).count();
         if n > 0 {
             let mut kept = if n == keys.count() { keys.clone() } else { Bytes::with_sizes(n, keys.memory()) };
-            let mut upds = Upds { offs: OffsetList::with_capacity(n + 1), times: Vec::with_capacity(n), diffs: Accs::with_width(accs.width(), n) };
+            let mut upds =
+                Upds { offs: OffsetList::with_capacity(n + 1), times: Vec::with_capacity(n), diffs: Accs::with_width(accs.width(), n) };
             upds.offs.push(0);
             for i in (0..keys.count()).filter(live) {
                 if n != keys.count() {

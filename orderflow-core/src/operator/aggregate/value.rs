@@ -92,10 +92,10 @@ pub(super) fn column(call: &Call, values: Vec<Value>, codecs: &[RowCodec], nulls
         _ => None,
     };
     Ok(match &call.out {
-        DataType::Float64 => Arc::new(Float64Array::from_iter(values.iter().map(|v| if let Value::Float(f) = v { Some(*f) } else { None }))),
-        DataType::Decimal128(p, s) => {
-            Arc::new(values.iter().map(number).collect::<Decimal128Array>().with_precision_and_scale(*p, *s)?)
+        DataType::Float64 => {
+            Arc::new(Float64Array::from_iter(values.iter().map(|v| if let Value::Float(f) = v { Some(*f) } else { None })))
         }
+        DataType::Decimal128(p, s) => Arc::new(values.iter().map(number).collect::<Decimal128Array>().with_precision_and_scale(*p, *s)?),
         DataType::UInt64 => Arc::new(values.iter().map(|v| number(v).map(|n| n as u64)).collect::<UInt64Array>()),
         DataType::Int64 => Arc::new(values.iter().map(|v| number(v).map(|n| n as i64)).collect::<Int64Array>()),
         other => return Err(Error::internal(format!("an aggregate of type {other} was planned"))),

@@ -1,0 +1,184 @@
+//! What the engine drives: sources, workers and sinks, each inline or behind a thread, and the epochs between them.
+//!
+//! Invariant: a port never makes the engine wait.
+
+use super::sinks::{SinkDriver, SinkState};
+use super::status::SourceReport;
+use super::worker::{Core, Share, ToWorker};
+use crate::error::{Result, Retry};
+use crate::operator::Order;
+use crate::sink::Closed;
+use crate::source::{Fetch, Polled, Reader};
+use crate::time::{Clock, Epoch};
+use arrow::datatypes::SchemaRef;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where a worker runs.
+pub(crate) enum WorkerPort {
+    Inline(Box<Core>),
+    Thread(super::shell::WorkerThread),
+}
+
+/// Where a sink runs.
+pub(crate) enum SinkPort {
+    Inline(SinkDriver),
+    Thread(super::shell::SinkThread),
+}
+
+/// A source under way.
+pub(crate) struct SourcePort {
+    pub(crate) name: Arc<str>,
+    pub(crate) reader: Box<dyn Reader>,
+    pub(crate) ended: bool,
+    pub(crate) held: Option<Fetch>,
+    pub(crate) pause: Option<(Duration, Duration)>,
+    pub(crate) report: SourceReport,
+}
+
+/// A sink under way.
+pub(crate) struct Output {
+    pub(crate) name: Arc<str>,
+    pub(crate) kind: &'static str,
+    pub(crate) schema: SchemaRef,
+    pub(crate) order: Order,
+    pub(crate) port: SinkPort,
+    pub(crate) state: SinkState,
+}
+
+/// Epochs between the mint and the sinks.
+pub(crate) struct Flight {
+    /// Shares of epochs that some worker has not finished.
+    pub(crate) shares: BTreeMap<u64, Vec<Option<Share>>>,
+    /// Bytes read and when, of each epoch not yet closed by all workers.
+    pub(crate) minted: VecDeque<(Epoch, usize, Duration)>,
+    /// Bytes of the open epoch.
+    pub(crate) open_bytes: usize,
+    /// The newest epoch that all workers are through with.
+    pub(crate) complete: Epoch,
+    workers: usize,
+    pub(super) latency: Option<Duration>,
+    clock: Clock,
+}
+
+impl SourcePort {
+    pub(super) fn poll(&mut self, now: Duration) -> Result<Option<Fetch>> {
+        match self.reader.poll() {
+            Ok(polled) => {
+                self.pause = None;
+                self.report.waits = None;
+                match polled {
+                    Polled::Fetch(fetch) => Ok(Some(fetch)),
+                    Polled::Idle => Ok(None),
+                    Polled::Ended => {
+                        self.ended = true;
+                        Ok(None)
+                    }
+                }
+            }
+            Err(e) if e.retry() == Retry::Backoff => {
+                let step = self.pause.map_or(Duration::from_millis(100), |(_, s)| (s * 2).min(Duration::from_secs(10)));
+                if self.report.waits.is_none() {
+                    tracing::warn!(source = %self.name, "waiting for the source: {e}");
+                }
+                self.report.waits = Some(e.to_string());
+                self.pause = Some((now + step, step));
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Flight {
+    pub(super) fn take(&mut self, worker: usize, share: Share) {
+        let workers = self.workers;
+        let shares = self.shares.entry(share.epoch).or_insert_with(|| (0..workers).map(|_| None).collect());
+        shares[worker] = Some(share);
+    }
+
+    pub(super) fn next_complete(&mut self) -> Option<(Epoch, Vec<Share>)> {
+        let entry = self.shares.first_entry()?;
+        if entry.get().iter().any(Option::is_none) {
+            return None;
+        }
+        let (epoch, shares) = entry.remove_entry();
+        self.complete = Epoch(epoch);
+        let (_, _, minted) = self.minted.pop_front().unwrap_or_default();
+        self.latency = Some(self.clock.elapsed().saturating_sub(minted));
+        Some((Epoch(epoch), shares.into_iter().flatten().collect()))
+    }
+
+    pub(crate) fn new(workers: usize, clock: Clock) -> Self {
+        Self { workers, shares: BTreeMap::new(), minted: VecDeque::new(), open_bytes: 0, complete: Epoch(0), latency: None, clock }
+    }
+}
+
+impl WorkerPort {
+    /// Gives a message that must arrive.
+    pub(super) fn send(&mut self, message: ToWorker) {
+        match self {
+            WorkerPort::Inline(core) => {
+                // an error of the dataflow is found by the next step
+                let _ = core.handle(message);
+            }
+            WorkerPort::Thread(thread) => thread.send(message),
+        }
+    }
+
+    /// Gives a message if there is room.
+    pub(super) fn offer(&mut self, message: ToWorker) -> std::result::Result<(), ToWorker> {
+        match self {
+            WorkerPort::Inline(_) => {
+                self.send(message);
+                Ok(())
+            }
+            WorkerPort::Thread(thread) => thread.offer(message),
+        }
+    }
+}
+
+impl SinkPort {
+    pub(super) fn offer(&mut self, closed: Closed) {
+        match self {
+            SinkPort::Inline(driver) => driver.offer(closed),
+            SinkPort::Thread(thread) => thread.offer(closed),
+        }
+    }
+
+    pub(super) fn step(&mut self) -> SinkState {
+        match self {
+            SinkPort::Inline(driver) => driver.step(Duration::ZERO),
+            SinkPort::Thread(thread) => thread.state(),
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
+        match self {
+            SinkPort::Inline(driver) => driver.flush(),
+            SinkPort::Thread(thread) => thread.flush(),
+        }
+    }
+
+    pub(super) fn pending(&self, state: &SinkState) -> usize {
+        match self {
+            SinkPort::Inline(_) => state.pending,
+            SinkPort::Thread(thread) => thread.pending().max(state.pending),
+        }
+    }
+
+    pub(super) fn is_idle(&self, state: &SinkState) -> bool {
+        match self {
+            SinkPort::Inline(driver) => driver.is_idle(),
+            SinkPort::Thread(thread) => thread.pending() == 0 && state.pending == 0,
+        }
+    }
+
+    pub(super) fn close(&mut self) -> SinkState {
+        match self {
+            SinkPort::Inline(driver) => driver.close(),
+            SinkPort::Thread(thread) => thread.close(),
+        }
+    }
+}
