@@ -29,6 +29,7 @@ struct Inner {
     /// Tells our asides from those of a dead process of the same number.
     nonce: u32,
     aside: AtomicU64,
+    /// Held as long as it is open; `None` where the file system knows no locks, and then nothing is swept.
     _lock: Option<File>,
 }
 
@@ -277,7 +278,6 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     match File::open(parent) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()), // nothing is named in a folder that is not there
         Err(e) => Err(e),
-        // folders cannot be opened as files on Windows, where the rename itself is durable enough; elsewhere an error is one
         Ok(folder) => folder.sync_all(),
     }
 }

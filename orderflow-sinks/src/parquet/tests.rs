@@ -66,7 +66,7 @@ fn money_and_times_keep_their_types() {
 fn a_large_file_passes_through_little_memory() {
     let dir = tempfile::tempdir().unwrap();
     let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
-    let encoder = |dir: &Path| Box::new(Parquet::append(dir).roll_bytes(1 << 40).roll_rows(1 << 40)).open(context(1, 1, &schema));
+    let encoder = |dir: &Path| Box::new(Parquet::append(dir).roll_bytes(u64::MAX).roll_rows(u64::MAX)).open(context(1, 1, &schema));
     let mut writer = encoder(dir.path()).unwrap().writer;
     let staged = || {
         let aside = std::fs::read_dir(dir.path().join(".orderflow")).unwrap().map(|e| e.unwrap());

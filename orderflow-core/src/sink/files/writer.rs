@@ -70,7 +70,7 @@ impl DataSetWriter {
 
     /// Takes rows into the open file, or into a new one.
     fn append(&mut self, batch: &RecordBatch, epoch: Epoch) -> Result<()> {
-        let full = |f: &Staging| f.rows() >= 2 * self.roll.rows || f.bytes() >= 2 * self.roll.bytes;
+        let full = |f: &Staging| f.rows() / 2 >= self.roll.rows || f.bytes() / 2 >= self.roll.bytes;
         if self.files.last().is_some_and(|f| f.is_open() && full(f))
             && let Some(file) = self.files.last_mut()
         {
