@@ -5,3 +5,9 @@ mod compose;
 mod dependencies;
 mod layers;
 mod orders;
+
+// until the program has its `main.rs`, its arguments are tested here
+#[cfg(feature = "cli")]
+#[path = "../../src/bin/orderflow/args.rs"]
+#[allow(dead_code, reason = "read by the program and not by its tests")]
+mod args;

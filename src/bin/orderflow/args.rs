@@ -1,0 +1,197 @@
+//! What the command line says, parsed into values that cannot be wrong.
+//!
+//! Invariant: nothing here reads, writes or waits; a mistake is told by clap, with the option it is in.
+
+use clap::{Args, Parser, Subcommand};
+use std::time::Duration;
+
+/// Makes orders and shows records.
+#[derive(Debug, Parser)]
+#[command(name = "orderflow", version, about = "Make orders into a Kafka topic, and show what a topic holds")]
+pub(crate) struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write generated orders to a topic, a batch at a time; creates the topic if it is missing.
+    Produce(Produce),
+    /// Show the records of a topic as they come, until stopped.
+    Tail(Tail),
+}
+
+/// Which topic of which cluster.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Topic {
+    /// Where the cluster is: HOST:PORT, several with commas.
+    #[arg(long, default_value = "127.0.0.1:9092", value_parser = brokers)]
+    pub(crate) brokers: String,
+    /// Name of the topic.
+    #[arg(long, default_value = orderflow::domain::order::TOPIC)]
+    pub(crate) topic: String,
+}
+
+/// `orderflow produce`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Produce {
+    #[command(flatten)]
+    pub(crate) to: Topic,
+    /// How many orders; without it: until stopped.
+    #[arg(long)]
+    pub(crate) orders: Option<u64>,
+    /// Orders a second; 0 is flat out.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) rate: u64,
+    /// Time between two batches: 2s, 500ms, 1m.
+    #[arg(long, default_value = "2s", value_parser = duration)]
+    pub(crate) every: Duration,
+    /// The same seed makes the same orders.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Partitions of the topic if it has to be created.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) partitions: u16,
+}
+
+impl Produce {
+    /// The beat of its batches.
+    pub(crate) fn pace(&self) -> Pace {
+        Pace { rate: self.rate, every: self.every }
+    }
+}
+
+/// `orderflow tail`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tail {
+    #[command(flatten)]
+    pub(crate) from: Topic,
+}
+
+/// A beat: at the k-th multiple of `every`, counted from 0, all orders are due that belong before the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    rate: u64,
+    every: Duration,
+}
+
+impl Pace {
+    /// How many orders are to have left at `elapsed` since the start; `None`: as many as one can.
+    pub(crate) fn due(&self, elapsed: Duration) -> Option<u64> {
+        (self.rate > 0).then(|| self.orders_in(self.beats(elapsed) + 1))
+    }
+
+    /// How long to wait for the next batch; zero if there is no beat.
+    pub(crate) fn wait(&self, elapsed: Duration) -> Duration {
+        if self.rate == 0 {
+            return Duration::ZERO;
+        }
+        let next = (self.beats(elapsed) + 1) * self.every.as_nanos();
+        Duration::from_nanos(u64::try_from(next - elapsed.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn beats(&self, elapsed: Duration) -> u128 {
+        elapsed.as_nanos() / self.every.as_nanos()
+    }
+
+    fn orders_in(&self, beats: u128) -> u64 {
+        let seconds_in_nanos = beats.saturating_mul(self.every.as_nanos());
+        u64::try_from(seconds_in_nanos.saturating_mul(u128::from(self.rate)) / 1_000_000_000).unwrap_or(u64::MAX)
+    }
+}
+
+/// `2s`, `500ms`, `1m`, `1.5s`: a number and its unit, more than nothing.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is no length of time: write it as 2s, 500ms or 1m");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let length = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
+    if length.is_zero() { Err(wrong()) } else { Ok(length) }
+}
+
+/// `HOST:PORT`, several with commas.
+fn brokers(text: &str) -> Result<String, String> {
+    let good =
+        |broker: &str| broker.rsplit_once(':').is_some_and(|(host, port)| !host.trim().is_empty() && port.trim().parse::<u16>().is_ok());
+    if text.split(',').all(good) { Ok(text.into()) } else { Err(format!("'{text}' is not HOST:PORT (several with commas)")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn produce(args: &str) -> Result<Produce, String> {
+        let words = ["orderflow", "produce"].into_iter().chain(args.split_whitespace());
+        match CommandLine::try_parse_from(words).map_err(|e| e.to_string())?.command {
+            Command::Produce(produce) => Ok(produce),
+            Command::Tail(_) => Err("tail".into()),
+        }
+    }
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_fifty_a_second_every_two_seconds() {
+        let defaults = produce("").unwrap();
+        let to = Topic { brokers: "127.0.0.1:9092".into(), topic: "orders".into() };
+        assert_eq!(defaults, Produce { to, orders: None, rate: 50, every: Duration::from_secs(2), seed: 1, partitions: 1 });
+        let Command::Tail(tail) = CommandLine::try_parse_from(["orderflow", "tail"]).unwrap().command else { panic!("tail") };
+        assert_eq!(tail.from, defaults.to);
+    }
+
+    #[test]
+    fn options_are_read_and_mistakes_are_named() {
+        let given = produce("--brokers a:1,b:2 --topic t --orders 10 --rate 0 --every 250ms --seed 7 --partitions 4").unwrap();
+        let to = Topic { brokers: "a:1,b:2".into(), topic: "t".into() };
+        assert_eq!(given, Produce { to, orders: Some(10), rate: 0, every: Duration::from_millis(250), seed: 7, partitions: 4 });
+        for (args, option) in [
+            ("--every 2", "--every"),
+            ("--every 0s", "--every"),
+            ("--every .s", "--every"),
+            ("--every 1e9s", "--every"),
+            ("--every 2d", "--every"),
+            ("--rate -1", "-1"),
+            ("--brokers localhost", "--brokers"),
+            ("--brokers a:1,:2", "--brokers"),
+            ("--brokers a:99999", "--brokers"),
+            ("--partitions 0", "--partitions"),
+            ("--orders many", "--orders"),
+        ] {
+            let error = produce(args).unwrap_err();
+            assert!(error.contains(option), "{args}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_rate_times_every_and_the_first_one_leaves_at_once() {
+        let pace = Pace { rate: 50, every: Duration::from_secs(2) };
+        let due = |millis| pace.due(Duration::from_millis(millis)).unwrap();
+        assert_eq!([due(0), due(1_999), due(2_000), due(5_000)], [100, 100, 200, 300]);
+        assert_eq!(pace.wait(Duration::from_millis(500)), Duration::from_millis(1_500));
+        assert_eq!(pace.wait(Duration::from_millis(2_000)), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn slow_rates_lose_nothing_and_rate_0_knows_no_beat() {
+        let slow = Pace { rate: 1, every: Duration::from_millis(300) };
+        assert_eq!([0, 300, 600, 900, 2_700].map(|ms| slow.due(Duration::from_millis(ms)).unwrap()), [0, 0, 0, 1, 3]);
+        let flat_out = Pace { rate: 0, every: Duration::from_secs(2) };
+        assert_eq!((flat_out.due(Duration::ZERO), flat_out.wait(Duration::ZERO)), (None, Duration::ZERO));
+        let huge = Pace { rate: u64::MAX, every: Duration::from_secs(3_600) };
+        assert_eq!(huge.due(Duration::MAX), Some(u64::MAX));
+    }
+}
