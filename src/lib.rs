@@ -6,6 +6,7 @@
 
 pub mod domain;
 pub mod generator;
+pub mod pipelines;
 
 pub use orderflow_core::*;
 pub use orderflow_kafka as kafka;

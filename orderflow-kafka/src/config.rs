@@ -4,7 +4,10 @@
 
 use crate::client::Settings;
 use crate::sink::KafkaSink;
+use orderflow_core::Result;
 use orderflow_core::format::Format;
+use orderflow_core::format::json::Json;
+use orderflow_core::plan::typed::Record;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -130,6 +133,14 @@ impl KafkaSource {
     pub fn until(mut self, until: Until) -> Self {
         self.until = Some(until);
         self
+    }
+
+    /// Values are JSON objects with the fields of `T`.
+    ///
+    /// # Errors
+    /// A `T` whose columns cannot be told.
+    pub fn json<T: Record>(self) -> Result<Self> {
+        Ok(self.format(Json::new(T::schema()?)))
     }
 
     /// How values become rows.

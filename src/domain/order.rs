@@ -5,6 +5,7 @@
 
 use chrono::NaiveDateTime;
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use orderflow_core::plan::typed::Record;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::sync::{Arc, LazyLock};
@@ -124,6 +125,12 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 /// `payment_txn_id` is `Int64` as the other numbers that name something.
 pub fn schema() -> SchemaRef {
     SCHEMA.clone()
+}
+
+impl Record for Order {
+    fn schema() -> orderflow_core::Result<SchemaRef> {
+        Ok(schema())
+    }
 }
 
 /// The topic of a payment type: `orders.<slug>`, and `orders.type-<slug>` where that would be no name or the name of another topic.

@@ -3,7 +3,7 @@
 use super::{Flow, OutputDef, add_view};
 use crate::error::{Error, Result};
 use crate::operator::RawOperator;
-use crate::plan::typed::{self, Record, UserFn};
+use crate::plan::typed::{self, Record, closure};
 use crate::plan::{Custom, visible};
 use crate::sink::Sink;
 use arrow::datatypes::SchemaRef;
@@ -168,12 +168,12 @@ pub struct Typed<T> {
 }
 
 impl<T: Record> Typed<T> {
-    /// Rows for which the closure holds; make one with [`closure`](crate::plan::typed::closure).
+    /// Rows for which `keep` holds. State remembers the closure by name and version: raise the version when its answers change.
     ///
     /// # Errors
     /// Only if DataFusion refuses the plan.
-    pub fn filter(&self, keep: UserFn<T, bool>) -> Result<Self> {
-        let plan = typed::filter(self.stream.plan.clone(), keep)?;
+    pub fn filter(&self, name: &str, version: u32, keep: impl Fn(&T) -> bool + Send + Sync + 'static) -> Result<Self> {
+        let plan = typed::filter(self.stream.plan.clone(), closure(name, version, keep))?;
         Ok(Self { stream: Stream { plan, ..self.stream.clone() }, rows: PhantomData })
     }
 
@@ -181,8 +181,8 @@ impl<T: Record> Typed<T> {
     ///
     /// # Errors
     /// A `U` without a schema.
-    pub fn map<U: Record>(&self, to: UserFn<T, U>) -> Result<Typed<U>> {
-        let plan = typed::map(self.stream.plan.clone(), to)?;
+    pub fn map<U: Record>(&self, name: &str, version: u32, to: impl Fn(&T) -> U + Send + Sync + 'static) -> Result<Typed<U>> {
+        let plan = typed::map(self.stream.plan.clone(), closure(name, version, to))?;
         Ok(Typed { stream: Stream { plan, ..self.stream.clone() }, rows: PhantomData })
     }
 
@@ -190,8 +190,8 @@ impl<T: Record> Typed<T> {
     ///
     /// # Errors
     /// A `U` without a schema.
-    pub fn flat_map<U: Record>(&self, to: UserFn<T, Vec<U>>) -> Result<Typed<U>> {
-        let plan = typed::flat_map(self.stream.plan.clone(), to)?;
+    pub fn flat_map<U: Record>(&self, name: &str, version: u32, to: impl Fn(&T) -> Vec<U> + Send + Sync + 'static) -> Result<Typed<U>> {
+        let plan = typed::flat_map(self.stream.plan.clone(), closure(name, version, to))?;
         Ok(Typed { stream: Stream { plan, ..self.stream.clone() }, rows: PhantomData })
     }
 

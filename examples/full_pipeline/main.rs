@@ -1,0 +1,188 @@
+//! The order stream from end to end: produce orders, read them from Kafka, route each to the topics of its payment type and
+//! success, keep count and amount by city and payment type, show the changes and leave them as Parquet.
+//!
+//! `cargo run --example full_pipeline` brings its own broker; `-- --brokers HOST:PORT` runs on a real Kafka; `-- --help` says the rest.
+
+mod options;
+mod produce;
+mod report;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use options::Options;
+use orderflow::domain::order::{self, Order};
+use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, KafkaSource, Start, Until};
+use orderflow::sink::{Sink, dead_letter::DeadLetters};
+use orderflow::sinks::{Console, Parquet};
+use orderflow::{Error, Result, Running, pipelines};
+use produce::{Pace, produce};
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Partitions of the topic of orders.
+const PARTITIONS: i32 = 4;
+/// A partition of the embedded broker forgets what is beyond 5 MB, keys and framing included: the producer stays this far ahead.
+const AHEAD: u64 = 2 << 20;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> std::process::ExitCode {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new("warn")).with_writer(std::io::stderr).init();
+    match run(Options::parse()).await {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("full_pipeline: {e}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: Options) -> Result<()> {
+    let out = results_folder(options.out.clone())?;
+    let embedded = if options.brokers.is_none() { Some(EmbeddedBroker::start(1)?) } else { None };
+    let (brokers, admin) = match (&embedded, &options.brokers) {
+        (Some(broker), _) => (broker.bootstrap_servers().to_owned(), Admin::embedded(broker)?),
+        (None, Some(brokers)) => (brokers.clone(), Admin::connect(brokers.as_str())?),
+        (None, None) => return Err(Error::internal("neither a broker nor brokers")),
+    };
+    let topic = format!("{}{}", options.topic_prefix, order::TOPIC);
+    if !options.no_produce {
+        admin.create_topic(&topic, PARTITIONS, if embedded.is_some() { 1 } else { -1 }, &[])?;
+    }
+    report::opening(&options, embedded.is_some(), &brokers, &topic);
+
+    // its own orders only: from the end as it is now; what is there already: from the beginning to the end as it is now
+    let ends: BTreeMap<(String, i32), u64> =
+        admin.watermarks(&topic)?.into_iter().map(|w| ((w.partition.topic.to_string(), w.partition.id), w.high)).collect();
+    let source = Kafka::topic(order::TOPIC).prefix(&options.topic_prefix).brokers(&brokers).json::<Order>()?;
+    let source = source.group(format!("{}full_pipeline", options.topic_prefix));
+    let source: KafkaSource = match (options.no_produce, options.follow) {
+        (true, false) => source.start(Start::Earliest).until(Until::Latest),
+        (true, true) => source.start(Start::Earliest),
+        (false, _) => source.start(Start::Offsets(ends.clone())),
+    };
+    let mut routed = Kafka::sink(&brokers).prefix(&options.topic_prefix).partitions(PARTITIONS);
+    if let Some(broker) = &embedded {
+        routed = routed.embedded(broker);
+    }
+    let counters = routed.counters();
+    let before = report::ends_of_routed(&admin, &options.topic_prefix)?;
+    let totals: [Box<dyn Sink>; 2] =
+        [Box::new(Console::deltas().limit(options.show)), Box::new(Parquet::append(out.join("city_payment_totals")))];
+    let flow = pipelines::orders::pipeline("full_pipeline", source, routed, totals)?;
+    let flow = flow.workers(options.workers).dead_letters(DeadLetters::append(out.join("dead_letters")));
+
+    let begun = Instant::now();
+    let running = flow.start().await?;
+    let pace = Arc::new(Pace::default());
+    let producer = (!options.no_produce).then(|| {
+        let (brokers, topic, recipe, rate, pace) = (brokers.clone(), topic.clone(), options.recipe(), options.rate, pace.clone());
+        let ahead = embedded.is_some().then_some(AHEAD * PARTITIONS as u64);
+        tokio::task::spawn_blocking(move || produce(&brokers, &topic, &recipe, rate, ahead, &pace))
+    });
+    let interrupted = follow(&options, &running, &admin, &topic, &pace, producer).await?;
+    let last = report::Views::read(&running).await?;
+    let status = if options.no_produce && !options.follow && !interrupted { running.wait().await? } else { running.drain().await? };
+    let seconds = begun.elapsed().as_secs_f64();
+    let after = report::ends_of_routed(&admin, &options.topic_prefix)?;
+    report::closing(&report::Closing {
+        status: &status,
+        views: &last,
+        seconds,
+        out: &out,
+        records: &counters.records(),
+        before: &before,
+        after: &after,
+    })?;
+    report::next_steps(&options, interrupted);
+    Ok(())
+}
+
+/// A folder that holds no results yet.
+fn results_folder(out: Option<PathBuf>) -> Result<PathBuf> {
+    let out = out.unwrap_or_else(|| PathBuf::from("out").join(chrono::Utc::now().format("%Y-%m-%dT%H-%M-%S").to_string()));
+    for data_set in ["city_payment_totals", "dead_letters"] {
+        let folder = out.join(data_set);
+        if std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Error::user(format!("{} already holds a data set", folder.display()))
+                .hint("choose another folder with --out, leave --out away for a new one, or delete what is there"));
+        }
+    }
+    Ok(out)
+}
+
+type Producing = tokio::task::JoinHandle<Result<u64>>;
+
+/// Waits until the run is over: its own orders are through, the topic's end is reached, or Ctrl-C (then true).
+async fn follow(
+    options: &Options,
+    running: &Running,
+    admin: &Admin,
+    topic: &str,
+    pace: &Arc<Pace>,
+    mut producer: Option<Producing>,
+) -> Result<bool> {
+    let bar = progress_bar(options);
+    let mut ends: Option<BTreeMap<i32, u64>> = None;
+    let mut said = Instant::now();
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
+    let ended = running.wait();
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            _ = &mut interrupt => {
+                bar.println("stopping: what was read goes out, files are closed");
+                pace.stop.store(true, Ordering::Relaxed);
+                if let Some(p) = producer.take() {
+                    p.await.map_err(|e| Error::internal("the producer panicked").why(e))??;
+                }
+                bar.finish_and_clear();
+                running.settled().await?;
+                return Ok(true);
+            }
+            outcome = &mut ended => {
+                bar.finish_and_clear();
+                return outcome.map(|_| false);
+            }
+            () = tokio::time::sleep(Duration::from_millis(if producer.is_some() { 2 } else { 20 })) => {}
+        }
+        let status = running.status();
+        let (rows, bytes) = (status.sources[0].rows, status.sources[0].bytes);
+        pace.read.store(bytes, Ordering::Relaxed);
+        bar.set_position(rows);
+        if bar.is_hidden() && said.elapsed() > Duration::from_secs(5) {
+            eprintln!("{rows} orders processed");
+            said = Instant::now();
+        }
+        if producer.as_ref().is_some_and(Producing::is_finished)
+            && let Some(p) = producer.take()
+        {
+            p.await.map_err(|e| Error::internal("the producer panicked").why(e))??;
+            ends = Some(admin.watermarks(topic)?.into_iter().map(|w| (w.partition.id, w.high)).collect());
+        }
+        let Some(ends) = ends.as_ref().filter(|_| !options.follow) else { continue };
+        let position = |id: &i32| status.sources[0].status.partitions.iter().find(|p| p.partition.id == *id).map_or(0, |p| p.position);
+        if ends.iter().all(|(id, end)| position(id) >= *end) {
+            running.settled().await?;
+            bar.finish_and_clear();
+            return Ok(false);
+        }
+    }
+}
+
+fn progress_bar(options: &Options) -> ProgressBar {
+    let bar = if options.follow || options.no_produce { ProgressBar::new_spinner() } else { ProgressBar::new(options.orders) };
+    // deltas share the terminal with it: they are lines of their own on the standard output
+    if !std::io::stderr().is_terminal() || std::io::stdout().is_terminal() && options.show > 0 {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let template = "{wide_bar} {pos}/{len} orders, {per_sec}, {eta} left";
+    if let (false, Ok(style)) = (options.follow || options.no_produce, ProgressStyle::with_template(template)) {
+        bar.set_style(style);
+    }
+    bar
+}

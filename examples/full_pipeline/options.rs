@@ -1,0 +1,72 @@
+//! The command line, parsed into values that are valid.
+
+use clap::Parser;
+use orderflow::generator::{Orders, Share};
+use std::path::PathBuf;
+
+/// Orders by payment type and city: Kafka in, Kafka topics, console and Parquet out.
+///
+/// Without --brokers it brings its own Kafka broker, in this process.
+#[derive(Parser)]
+#[command(name = "full_pipeline")]
+pub(crate) struct Options {
+    /// A real Kafka, HOST:PORT[,HOST:PORT…]; without it an embedded broker is used
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) brokers: Option<String>,
+    /// Put before the name of every topic and of the consumer group
+    #[arg(long, default_value = "", value_name = "PREFIX")]
+    pub(crate) topic_prefix: String,
+    /// How many orders to produce
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    pub(crate) orders: u64,
+    /// Orders per second; 0 is as fast as it goes
+    #[arg(long, default_value_t = 0, value_name = "R")]
+    pub(crate) rate: u64,
+    /// The same seed makes the same orders
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Worker threads of the dataflow
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) workers: usize,
+    /// Folder for the results [default: out/<UTC time>]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Produce nothing: process what the topic holds, from its beginning, and end
+    #[arg(long)]
+    pub(crate) no_produce: bool,
+    /// Go on until stopped by Ctrl-C
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Share of orders that come late, 0 to 1
+    #[arg(long, default_value = "0", value_parser = share)]
+    pub(crate) late: Share,
+    /// Share of orders that come twice, 0 to 1
+    #[arg(long, default_value = "0", value_parser = share)]
+    pub(crate) duplicates: Share,
+    /// Share of records that are no orders, 0 to 1
+    #[arg(long, default_value = "0", value_parser = share)]
+    pub(crate) malformed: Share,
+    /// Share of orders with a payment type that nobody has seen, 0 to 1
+    #[arg(long, default_value = "0", value_parser = share)]
+    pub(crate) unseen_types: Share,
+    /// Rows of deltas shown for one epoch
+    #[arg(long, default_value_t = 12, value_name = "ROWS")]
+    pub(crate) show: usize,
+}
+
+fn share(text: &str) -> Result<Share, String> {
+    let part: f64 = text.parse().map_err(|_| format!("'{text}' is not a number from 0 to 1"))?;
+    Share::new(part).map_err(|e| e.to_string())
+}
+
+impl Options {
+    /// The recipe of the orders to produce.
+    pub(crate) fn recipe(&self) -> Orders {
+        Orders::new(self.seed)
+            .total(self.orders)
+            .late(self.late)
+            .duplicates(self.duplicates)
+            .malformed(self.malformed)
+            .unseen_types(self.unseen_types)
+    }
+}

@@ -1,0 +1,54 @@
+//! The producer: seeded orders into the topic, as fast as asked and never too far ahead of the pipeline.
+//!
+//! Invariant: the bytes written and not yet read by the pipeline stay below the bound, because a partition of the embedded broker
+//! forgets what is beyond 5 MB.
+
+use orderflow::Result;
+use orderflow::generator::Orders;
+use orderflow::kafka::{Producer, Record};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What producer and pipeline tell each other.
+#[derive(Default)]
+pub(crate) struct Pace {
+    /// Orders written.
+    pub(crate) produced: AtomicU64,
+    /// Bytes that the pipeline has read.
+    pub(crate) read: AtomicU64,
+    /// Told to end early.
+    pub(crate) stop: AtomicBool,
+}
+
+/// Writes all orders of `recipe`; `rate` a second, 0: flat out; at most `ahead` bytes ahead of what was read.
+pub(crate) fn produce(brokers: &str, topic: &str, recipe: &Orders, rate: u64, ahead: Option<u64>, pace: &Arc<Pace>) -> Result<u64> {
+    let mut producer = Producer::connect(brokers)?;
+    let mut records = recipe.records(0);
+    let (mut value, mut key) = (Vec::new(), String::new());
+    let (start, mut bytes, mut n) = (Instant::now(), 0u64, 0u64);
+    while !pace.stop.load(Ordering::Relaxed) {
+        if ahead.is_some_and(|bound| bytes - pace.read.load(Ordering::Relaxed).min(bytes) > bound)
+            || rate > 0 && n as f64 > start.elapsed().as_secs_f64() * rate as f64
+        {
+            producer.poll(Duration::from_millis(2))?;
+            continue;
+        }
+        value.clear();
+        key.clear();
+        let position = records.position();
+        let Some(size) = records.next_into(&mut value) else { break };
+        use std::fmt::Write;
+        let _ = write!(key, "{position}"); // writing to a String cannot fail
+        let record = Record { value: Some(&value), key: Some(key.as_bytes()), ..Record::default() };
+        producer.send(topic, record)?;
+        (bytes, n) = (bytes + size as u64, n + 1);
+        if n % 1000 == 0 {
+            producer.poll(Duration::ZERO)?;
+            pace.produced.store(n, Ordering::Relaxed);
+        }
+    }
+    producer.flush(Duration::from_secs(60))?;
+    pace.produced.store(n, Ordering::Relaxed);
+    Ok(n)
+}

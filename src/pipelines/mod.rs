@@ -1,0 +1,3 @@
+//! The shop's pipelines, one file each: a function from sources and sinks to a [`Pipeline`](crate::Pipeline). They open nothing.
+
+pub mod orders;
