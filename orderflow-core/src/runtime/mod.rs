@@ -2,6 +2,7 @@
 
 mod engine;
 mod ports;
+mod report;
 mod shell;
 mod sinks;
 mod status;
