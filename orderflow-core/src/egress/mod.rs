@@ -44,7 +44,7 @@ fn sorted(schema: &SchemaRef, batches: &[Changes]) -> Result<Vec<Changes>> {
     let mut by_row: Vec<u32> = (0..all.len() as u32).collect();
     by_row.sort_by(|a, b| rows.row(*a as usize).cmp(&rows.row(*b as usize)));
     // equal rows add up; what is left is deletions, then insertions, each in row order
-    let (mut deleted, mut inserted): (Vec<(u32, i64)>, Vec<(u32, i64)>) = (vec![], vec![]);
+    let (mut deleted, mut inserted) = (Vec::<(u32, i64)>::new(), Vec::<(u32, i64)>::new());
     let mut run = by_row.iter().copied().peekable();
     while let Some(first) = run.next() {
         let mut diff = all.diff(first as usize);

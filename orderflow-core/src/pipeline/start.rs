@@ -8,7 +8,7 @@ use crate::operator::{Lowering, Node, Order};
 use crate::plan::InputKind;
 use crate::runtime::{
     Blueprint, Bounds, Core, Engine, Flight, Output, OutputPlan, Phase, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread,
-    SourcePlan, SourcePort, SourceReport, Status, ViewPlan, WorkerPort, start_engine, start_workers,
+    SourcePlan, SourcePort, SourceReport, Status, ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
 use crate::sink::{Sink, SinkContext};
 use crate::source::{SourceContext, Waker};
@@ -85,7 +85,7 @@ struct Shared {
 fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: bool) -> Result<Engine> {
     let (options, name) = (&flow.options, &flow.name);
     let ledger = Ledger::in_memory();
-    let (reports_tx, reports) = crossbeam_channel::unbounded();
+    let (reports_tx, reports) = queue();
     let (workers, orders) = if threads {
         let (threads, orders) = start_workers(name, options.workers, &parts.blueprint, &reports_tx, &wake)?;
         (threads.into_iter().map(WorkerPort::Thread).collect(), orders)
@@ -138,7 +138,8 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, wake: &Waker, thr
             Resume::New => Epoch(0),
         };
         let driver = SinkDriver::new(label.clone().into(), opened.writer, gate, engine.clock.clone());
-        let port = if threads { SinkPort::Thread(SinkThread::start(&name, driver, wake.clone())?) } else { SinkPort::Inline(driver) };
+        let port =
+            if threads { SinkPort::Thread(SinkThread::start(&name, driver, wake.clone())?) } else { SinkPort::Inline(Box::new(driver)) };
         engine.outputs.push(Output { name: view, kind, schema, order, port, state: SinkState::default() });
     }
     for (source, value) in parts.sources {
@@ -166,7 +167,7 @@ impl Pipeline {
         let views: Vec<(Arc<str>, SchemaRef)> = flow.views.iter().map(|v| (v.name.clone(), v.schema.clone())).collect();
         let functions = flow.catalog.functions().cloned().collect();
         let status = Arc::new(Mutex::new(Status::default()));
-        let (requests_tx, requests) = crossbeam_channel::unbounded();
+        let (requests_tx, requests) = queue();
         let (ended_tx, ended) = tokio::sync::watch::channel(None);
         let (ready_tx, ready) = tokio::sync::oneshot::channel();
         let shared = Shared { status: status.clone(), requests };
@@ -217,7 +218,7 @@ impl Pipeline {
         let mut flow = self.take();
         let parts = flow.lay_out()?;
         let status = Arc::new(Mutex::new(Status::default()));
-        let (requests_tx, requests) = crossbeam_channel::unbounded();
+        let (requests_tx, requests) = queue();
         let engine = assemble(&flow, parts, Shared { status: status.clone(), requests }, Waker::default(), false)?;
         Ok(Stepper { engine, status, requests: requests_tx })
     }

@@ -26,6 +26,8 @@ use std::time::Duration;
 
 /// Epochs closed by the mint that workers may be behind.
 const EPOCHS_IN_FLIGHT: usize = 3;
+/// How long the engine sleeps at most: sources with a rate are polled at least this often.
+const TICK: Duration = Duration::from_millis(100);
 /// Fetches taken from one source in one step, so that control never waits long.
 const FETCHES_A_STEP: usize = 64;
 
@@ -111,7 +113,7 @@ impl Engine {
         busy |= self.step_workers()?;
         busy |= self.collect_shares()?;
         busy |= self.step_sinks()?;
-        let mut wait = Duration::from_secs(60);
+        let mut wait = TICK;
         if matches!(self.phase, Phase::Running) {
             busy |= self.poll_sources(&mut wait)?;
             if !self.sources.is_empty() && self.sources.iter().all(|s| s.ended) {
@@ -294,7 +296,7 @@ impl Engine {
         for turn in 0..self.workers.len() {
             let worker = (self.next_worker + turn) % self.workers.len();
             match self.workers[worker].offer(message) {
-                Ok(()) => {
+                None => {
                     self.next_worker = worker + 1;
                     self.mint.add(source as u32, &shadow, now);
                     self.flight.open_bytes += bytes;
@@ -305,7 +307,7 @@ impl Engine {
                     metrics::counter!("orderflow_source_bytes_total", &labels).increment(bytes as u64);
                     return true;
                 }
-                Err(back) => message = back,
+                Some(back) => message = back,
             }
         }
         if let ToWorker::Fetch { fetch, .. } = message {

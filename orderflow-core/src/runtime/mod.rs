@@ -14,6 +14,6 @@ pub use status::{Phase, SinkStatus, SourceReport, Status};
 pub(crate) use engine::Step;
 pub(crate) use engine::{Bounds, Engine, Request, gone};
 pub(crate) use ports::{Flight, Output, SinkPort, SourcePort, WorkerPort};
-pub(crate) use shell::{SinkThread, start_engine, start_workers};
+pub(crate) use shell::{SinkThread, queue, start_engine, start_workers};
 pub(crate) use sinks::{SinkDriver, SinkState};
 pub(crate) use worker::{Blueprint, Core, OutputPlan, SourcePlan, ViewPlan};

@@ -23,7 +23,7 @@ pub(crate) enum WorkerPort {
 
 /// Where a sink runs.
 pub(crate) enum SinkPort {
-    Inline(SinkDriver),
+    Inline(Box<SinkDriver>),
     Thread(super::shell::SinkThread),
 }
 
@@ -127,12 +127,12 @@ impl WorkerPort {
         }
     }
 
-    /// Gives a message if there is room.
-    pub(super) fn offer(&mut self, message: ToWorker) -> std::result::Result<(), ToWorker> {
+    /// Gives a message if there is room, else gives it back.
+    pub(super) fn offer(&mut self, message: ToWorker) -> Option<ToWorker> {
         match self {
             WorkerPort::Inline(_) => {
                 self.send(message);
-                Ok(())
+                None
             }
             WorkerPort::Thread(thread) => thread.offer(message),
         }

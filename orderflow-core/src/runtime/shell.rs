@@ -41,14 +41,21 @@ impl WorkerThread {
         }
     }
 
-    pub(crate) fn offer(&mut self, message: ToWorker) -> std::result::Result<(), ToWorker> {
+    pub(crate) fn offer(&mut self, message: ToWorker) -> Option<ToWorker> {
         if self.waiting.load(Ordering::Acquire) >= FETCHES_WAITING {
-            return Err(message);
+            return Some(message);
         }
         self.waiting.fetch_add(1, Ordering::AcqRel);
         self.send(message);
-        Ok(())
+        None
     }
+}
+
+/// A queue whose length is bounded elsewhere: fetches by [`FETCHES_WAITING`], epochs by those in flight, bytes by the engine's bounds. A
+/// bounded channel would make the sender wait, which the engine never does.
+#[expect(clippy::disallowed_methods, reason = "bounded by count and bytes, see above")]
+pub(crate) fn queue<T>() -> (crossbeam_channel::Sender<T>, crossbeam_channel::Receiver<T>) {
+    crossbeam_channel::unbounded()
 }
 
 type Reports = crossbeam_channel::Sender<Result<(usize, Share)>>;
@@ -63,10 +70,10 @@ pub(crate) fn start_workers(
 ) -> Result<(Vec<WorkerThread>, Vec<Order>)> {
     let config = if n == 1 { timely::CommunicationConfig::Thread } else { timely::CommunicationConfig::Process(n) };
     let (builders, _others) = config.try_build().map_err(|e| Error::internal("timely cannot start").why(e))?;
-    let (ready_tx, ready_rx) = crossbeam_channel::unbounded();
+    let (ready_tx, ready_rx) = queue();
     let mut workers = vec![];
     for (index, builder) in builders.into_iter().enumerate() {
-        let (to, inbox) = crossbeam_channel::unbounded();
+        let (to, inbox) = queue();
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut run = WorkerLoop { index, inbox, waiting: waiting.clone(), reports: reports.clone(), wake: wake.clone() };
         let (blueprint, ready) = (blueprint.clone(), ready_tx.clone());
@@ -167,7 +174,7 @@ pub(crate) struct SinkThread {
 impl SinkThread {
     /// Starts the thread of a sink.
     pub(crate) fn start(name: &str, mut driver: SinkDriver, wake: Waker) -> Result<Self> {
-        let (to, inbox) = crossbeam_channel::unbounded();
+        let (to, inbox) = queue();
         let (queued, state) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(SinkState::default())));
         let (q, s) = (queued.clone(), state.clone());
         let body = move || {

@@ -7,6 +7,7 @@
 //! Invariant: one process holds the folder, by a lock that dies with it; what lies in `.orderflow/` and is not the lock is
 //! therefore a leftover when the folder is opened, and is swept. The sync code is ours, because the order of the calls is the
 //! whole promise.
+#![expect(clippy::disallowed_methods, reason = "the one room that makes files final and knows when bytes are safe")]
 
 use crate::error::{Error, Result};
 use crate::store::{Store, Upload, check, check_folder, io_error};

@@ -266,11 +266,13 @@ impl State for AggregateState {
                 rows.push(row);
             }
         });
-        if rows.is_empty() && readers.home && upto >= 1 {
-            if let Some(Ok(row)) = self.plan.row(&Acc::zero(self.plan.width), |_| None) {
-                keys.push(&[0]);
-                rows.push(row);
-            }
+        if rows.is_empty()
+            && readers.home
+            && upto >= 1
+            && let Some(Ok(row)) = self.plan.row(&Acc::zero(self.plan.width), |_| None)
+        {
+            keys.push(&[0]);
+            rows.push(row);
         }
         let keys: Vec<&[u8]> = keys.iter().collect();
         if keys.is_empty() { Ok(vec![]) } else { Ok(vec![codecs.batch(&self.plan, &keys, rows)?]) }
