@@ -7,8 +7,8 @@ use super::datetime;
 use super::number::Number;
 use crate::error::{Error, Result};
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, LargeStringArray, PrimitiveArray, StringArray, StringViewArray, TimestampMicrosecondArray,
-    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, types,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, LargeStringArray, PrimitiveArray, StringArray, StringViewArray,
+    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, types,
 };
 use arrow::buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, TimeUnit};
@@ -305,10 +305,13 @@ impl Leaf {
                 Arc::new(Decimal128Array::try_new(fresh(values).into(), nulls)?.with_data_type(data_type.clone()))
             }
             Values::Timestamp { values, unit, .. } => {
-                let (values, zone): (ScalarBuffer<i64>, _) = (fresh(values).into(), match data_type {
-                    DataType::Timestamp(_, zone) => zone.clone(),
-                    _ => None,
-                });
+                let (values, zone): (ScalarBuffer<i64>, _) = (
+                    fresh(values).into(),
+                    match data_type {
+                        DataType::Timestamp(_, zone) => zone.clone(),
+                        _ => None,
+                    },
+                );
                 match unit {
                     TimeUnit::Second => Arc::new(TimestampSecondArray::try_new(values, nulls)?.with_timezone_opt(zone)),
                     TimeUnit::Millisecond => Arc::new(TimestampMillisecondArray::try_new(values, nulls)?.with_timezone_opt(zone)),
@@ -362,7 +365,9 @@ pub(crate) fn null_buffer(nulls: &mut Vec<u32>, rows: usize) -> Option<NullBuffe
 /// The sentence for a column that a format cannot parse.
 pub(crate) fn unsupported(format: &str, name: &str, data_type: &DataType) -> Error {
     let instead: Cow<'_, str> = match data_type {
-        DataType::Timestamp(_, Some(zone)) => format!("timestamps are read as UTC, not as {zone}: take a Timestamp without zone or with UTC").into(),
+        DataType::Timestamp(_, Some(zone)) => {
+            format!("timestamps are read as UTC, not as {zone}: take a Timestamp without zone or with UTC").into()
+        }
         DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal256(..) | DataType::Decimal128(..) => {
             "take Decimal128 with a scale of 0 or more".into()
         }

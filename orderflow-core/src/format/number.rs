@@ -214,16 +214,27 @@ mod tests {
     #[test]
     fn decimals_are_exact_or_refused() {
         let limit = 10i128.pow(18);
-        let ok = [("10", 1000), ("-0.05", -5), ("59999.90", 5_999_990), ("1e3", 100_000), ("1.2500", 125), ("125E-2", 125), ("0e999999999999", 0)];
+        let ok = [
+            ("10", 1000),
+            ("-0.05", -5),
+            ("59999.90", 5_999_990),
+            ("1e3", 100_000),
+            ("1.2500", 125),
+            ("125E-2", 125),
+            ("0e999999999999", 0),
+        ];
         for (text, value) in ok {
             assert_eq!(number(text).decimal(2, limit), Ok(value), "{text}");
         }
         assert_eq!(number("9999999999999999.99").decimal(2, limit), Ok(limit - 1));
         assert_eq!(number("0.000000000000000000000000000000000000000000001").decimal(2, limit), Err(Wrong::Fraction));
         assert_eq!(number("100000000000000000000000000000000000000000000.00").decimal(2, limit), Err(Wrong::Range));
-        for (text, why) in
-            [("1.005", Wrong::Fraction), ("1e-3", Wrong::Fraction), ("10000000000000000.00", Wrong::Range), ("1e99999999999999999999", Wrong::Range)]
-        {
+        for (text, why) in [
+            ("1.005", Wrong::Fraction),
+            ("1e-3", Wrong::Fraction),
+            ("10000000000000000.00", Wrong::Range),
+            ("1e99999999999999999999", Wrong::Range),
+        ] {
             assert_eq!(number(text).decimal(2, limit), Err(why), "{text}");
         }
     }
