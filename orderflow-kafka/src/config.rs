@@ -6,6 +6,7 @@ use crate::client::Settings;
 use crate::sink::KafkaSink;
 use orderflow_core::Result;
 use orderflow_core::format::Format;
+use orderflow_core::format::csv::Csv;
 use orderflow_core::format::json::Json;
 use orderflow_core::plan::typed::Record;
 use std::collections::BTreeMap;
@@ -133,6 +134,14 @@ impl KafkaSource {
     pub fn until(mut self, until: Until) -> Self {
         self.until = Some(until);
         self
+    }
+
+    /// Values are CSV lines with the fields of `T` in order.
+    ///
+    /// # Errors
+    /// A `T` whose columns cannot be told.
+    pub fn csv<T: Record>(self) -> Result<Self> {
+        Ok(self.format(Csv::new(T::schema()?)))
     }
 
     /// Values are JSON objects with the fields of `T`.

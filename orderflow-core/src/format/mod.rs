@@ -4,7 +4,9 @@
 //! costs one dead letter and nothing else. Nothing a record holds may make a decoder panic.
 
 mod column;
+pub mod csv;
 mod datetime;
+pub mod encode;
 pub mod json;
 mod number;
 

@@ -8,6 +8,9 @@
 //! Invariant: fetches of one partition are contiguous: each one's `from` is at least the previous one's `to`, and what lies
 //! between was not there to read (a compacted record, a transaction marker). A reader that finds records missing says so with an error.
 
+pub mod file;
+pub mod memory;
+
 use crate::data::Changes;
 use crate::error::Result;
 use crate::format::Format;

@@ -60,15 +60,14 @@ enum Node {
 }
 
 impl Column {
-    /// A column for `field`, which lies in the object `within` (with a point at its end) or, if empty, in the record itself.
+    /// A column for `field`, which errors call `path`.
     ///
     /// # Errors
     /// A type that JSON cannot be parsed into.
-    pub(super) fn new(field: &FieldRef, within: &str, options: LeafOptions) -> Result<Self> {
-        let path = format!("{within}{}", field.name());
+    pub(super) fn new(field: &FieldRef, path: String, options: LeafOptions) -> Result<Self> {
         let node = match field.data_type() {
             DataType::List(item) => {
-                let item = Box::new(Column { path: format!("{path}[]"), ..Column::new(item, &format!("{path}."), options)? });
+                let item = Box::new(Column::new(item, format!("{path}[]"), options)?);
                 Node::List { ends: Vec::new(), nulls: Vec::new(), item }
             }
             DataType::Struct(children) => {

@@ -48,12 +48,13 @@ enum Next {
 }
 
 impl Fields {
-    /// Columns for the fields of the object `within`.
+    /// Columns for the fields of an object; errors put `within` before their names.
     ///
     /// # Errors
     /// A type that JSON cannot be parsed into.
     pub(super) fn new(schema: &Schema, within: &str, options: LeafOptions) -> Result<Self> {
-        let columns = schema.iter().map(|field| Column::new(field, within, options)).collect::<Result<Vec<_>>>()?;
+        let columns =
+            schema.iter().map(|field| Column::new(field, format!("{within}{}", field.name()), options)).collect::<Result<Vec<_>>>()?;
         let by_name: HashMap<Box<[u8]>, usize> = columns.iter().enumerate().map(|(i, c)| (c.name().as_bytes().into(), i)).collect();
         if by_name.len() < columns.len() {
             return Err(Error::user("two columns of the schema have the same name").hint("give every column a name of its own"));
@@ -114,12 +115,12 @@ impl Fields {
     fn remembered(&self, slot: usize, cursor: &mut Cursor<'_>) -> Option<(Option<usize>, usize)> {
         let rest = &cursor.bytes[cursor.at..];
         let expected = self.slots.get(slot)?;
-        if rest.starts_with(&expected.bytes) {
+        if begins(rest, &expected.bytes) {
             cursor.at += expected.bytes.len();
             return Some((expected.column, 0));
         }
         // not at the first place: what a later one remembers has no opening brace
-        let next = self.slots.get(slot + 1).filter(|next| slot > 0 && rest.starts_with(&next.bytes))?;
+        let next = self.slots.get(slot + 1).filter(|next| slot > 0 && begins(rest, &next.bytes))?;
         cursor.at += next.bytes.len();
         Some((next.column, 1))
     }
@@ -165,5 +166,15 @@ impl Fields {
             learnt.column = column;
         }
         Ok(Next::Field(column))
+    }
+}
+
+/// `text.starts_with(with)`, by words of eight bytes: the texts are too short for the call of a compare routine to pay.
+#[inline]
+fn begins(text: &[u8], with: &[u8]) -> bool {
+    let Some(text) = text.get(..with.len()) else { return false };
+    match (text.last_chunk::<8>(), with.last_chunk::<8>()) {
+        (Some(a), Some(b)) => a == b && text.as_chunks::<8>().0.iter().zip(with.as_chunks::<8>().0).all(|(a, b)| a == b),
+        _ => text == with,
     }
 }
