@@ -254,7 +254,9 @@ impl KafkaWriter {
             // wait where an answer is due, once
             let due = clients.len() == 1 || self.topics.waiting() || client.outstanding() > 0;
             let patience = if due { std::mem::take(&mut wait) } else { Duration::ZERO };
+            let mut answered = false;
             client.serve(patience, &mut |delivery| {
+                answered |= delivery.error.is_none();
                 confirmed(
                     &mut self.flights,
                     self.first,
@@ -266,6 +268,9 @@ impl KafkaWriter {
                     &delivery,
                 );
             });
+            if answered {
+                self.client.context().alive();
+            }
         }
     }
 
