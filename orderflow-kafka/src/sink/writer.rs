@@ -112,8 +112,15 @@ impl KafkaWriter {
             .collect();
         topics.settle(orderflow_core::source::OPEN_TIMEOUT)?;
         for id in fixed.iter().flatten() {
-            if let State::Refused(why) = &topics.get(*id).state {
-                return Err(Error::user("the Kafka sink's topic cannot be written").why(why));
+            match &topics.get(*id).state {
+                State::Ready { .. } => {}
+                State::Refused(why) => return Err(Error::user("the Kafka sink's topic cannot be written").why(why)),
+                State::Asked => {
+                    let what = format!("topic '{}' could not be looked up or created at {brokers} in time", topics.get(*id).name);
+                    return Err(
+                        Error::external(what).hint("an embedded cluster creates topics only through its handle: .embedded(&broker)")
+                    );
+                }
             }
         }
         let layout = Layout::new(&context.schema, fixed.len());
@@ -345,8 +352,8 @@ impl Writer for KafkaWriter {
             let topics = self.route(&changes)?;
             batches.push_back(Outbound { changes, topics, parts: None, row: 0, route: 0, copies: 0 });
         }
-        self.flights.push_back(Flight { epoch: closed.epoch, batches, rows: 0, unconfirmed: 0, unconfirmed_bytes: 0 });
         self.topics.serve()?;
+        self.flights.push_back(Flight { epoch: closed.epoch, batches, rows: 0, unconfirmed: 0, unconfirmed_bytes: 0 });
         self.pump();
         Ok(())
     }
