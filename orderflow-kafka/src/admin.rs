@@ -153,10 +153,8 @@ impl Admin {
             let answer = self.ask(|admin, options| block_on(admin.create_topics([&new], options)));
             match answer.map_err(|e| self.unanswered(&format!("topic '{topic}' could not be created"), &e))?.pop() {
                 Some(Err((_, Code::TopicAlreadyExists))) => created = false,
-                Some(Err((_, code @ (Code::InvalidTopic | Code::PolicyViolation | Code::TopicAuthorizationFailed)))) => {
-                    return Err(refused(code).permanent());
-                }
-                Some(Err((_, code))) => return Err(refused(code)),
+                Some(Err((_, code))) if passes(code) => return Err(refused(code)),
+                Some(Err((_, code))) => return Err(refused(code).permanent()),
                 _ => {}
             }
         }
@@ -293,6 +291,22 @@ impl Admin {
         };
         Ok(ends.into_iter().map(lag).collect())
     }
+}
+
+/// Whether a refusal is likely to pass.
+fn passes(code: Code) -> bool {
+    matches!(
+        code,
+        Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::NotController
+            | Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::BrokerNotAvailable
+            | Code::LeaderNotAvailable
+            | Code::NetworkException
+            | Code::ThrottlingQuotaExceeded
+    )
 }
 
 fn consumer(settings: &Settings, more: &[(&str, &str)]) -> Result<Consumer> {

@@ -113,6 +113,8 @@ pub(crate) struct Context(Mutex<Heard>);
 #[derive(Default)]
 struct Heard {
     down: Option<String>,
+    /// Whether this outage was told already.
+    told: bool,
     fatal: Option<String>,
     reason: Option<String>,
     commits: Vec<CommitResult>,
@@ -136,13 +138,19 @@ impl Context {
         std::mem::take(&mut self.heard().commits)
     }
 
-    /// What the user should know now: said once each time all brokers are gone, and for good after a fatal error.
+    /// A broker has answered: the next outage is a new one.
+    pub(crate) fn alive(&self) {
+        self.heard().told = false;
+    }
+
+    /// What the user should know now: said once in each outage of all brokers, and for good after a fatal error.
     pub(crate) fn trouble(&self, brokers: &str) -> Option<Error> {
         let mut heard = self.heard();
         if let Some(fatal) = &heard.fatal {
             return Some(Error::external(format!("the Kafka client of {brokers} has failed")).why(fatal).permanent());
         }
-        let down = heard.down.take()?;
+        let down = heard.down.take().filter(|_| !heard.told)?;
+        heard.told = true;
         let why = heard.reason.clone().unwrap_or(down);
         Some(Error::external(format!("no Kafka broker of {brokers} can be reached at the moment")).why(why))
     }
@@ -239,6 +247,24 @@ mod tests {
             .unwrap();
         let made: KafkaResult<rdkafka::consumer::BaseConsumer> = config.create();
         assert!(refused_property(made.err().unwrap()).to_string().contains("ssl.ca.location"));
+    }
+
+    #[test]
+    fn an_outage_is_told_once() {
+        let context = Context::default();
+        let down = || context.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
+        context.error(KafkaError::Global(Code::BrokerTransportFailure), "connection refused");
+        down();
+        let e = context.trouble("b:1").unwrap();
+        assert!(e.to_string().contains("b:1") && e.to_string().contains("connection refused"), "{e}");
+        down();
+        assert!(context.trouble("b:1").is_none());
+        context.alive();
+        assert!(context.trouble("b:1").is_none());
+        down();
+        assert!(context.trouble("b:1").is_some());
+        context.error(KafkaError::Global(Code::Fatal), "fenced");
+        assert_eq!(context.trouble("b:1").unwrap().retry(), orderflow_core::error::Retry::Never);
     }
 
     #[test]

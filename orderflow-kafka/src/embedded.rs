@@ -2,7 +2,7 @@
 //!
 //! Invariant: the cluster lives on a thread of its own as long as any handle does. Its limits are librdkafka's: a partition
 //! silently forgets its oldest records beyond [`EmbeddedBroker::PARTITION_BYTES`] or [`EmbeddedBroker::PARTITION_BATCHES`]
-//! (a reader that lags sees that as a loss), nothing survives the process, topics cannot be created or deleted through the
+//! (a reader that lags sees that as a loss; a record that alone passes the limit is lost itself), nothing survives the process, topics cannot be created or deleted through the
 //! admin API, consumer groups cannot be listed, and offsets sent to a transaction are accepted but not stored.
 
 use orderflow_core::{Error, Result};

@@ -448,3 +448,6 @@ impl Drop for Headers {
         unsafe { sys::rd_kafka_headers_destroy(self.0.as_ptr()) }
     }
 }
+
+#[cfg(test)]
+mod tests;

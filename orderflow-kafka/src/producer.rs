@@ -58,6 +58,8 @@ impl Producer {
             ("enable.idempotence", "true"),
             ("message.timeout.ms", "0"),
             ("queue.buffering.max.kbytes", "32768"),
+            // the topic's own limit decides
+            ("message.max.bytes", "16777216"),
         ];
         let client = Arc::new(ProducerClient::new(&settings.client(&defaults, &[])?).map_err(refused_property)?);
         let brokers = settings.brokers().to_owned();

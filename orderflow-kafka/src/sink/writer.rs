@@ -112,8 +112,15 @@ impl KafkaWriter {
             .collect();
         topics.settle(orderflow_core::source::OPEN_TIMEOUT)?;
         for id in fixed.iter().flatten() {
-            if let State::Refused(why) = &topics.get(*id).state {
-                return Err(Error::user("the Kafka sink's topic cannot be written").why(why));
+            match &topics.get(*id).state {
+                State::Ready { .. } => {}
+                State::Refused(why) => return Err(Error::user("the Kafka sink's topic cannot be written").why(why)),
+                State::Asked => {
+                    let what = format!("topic '{}' could not be looked up or created at {brokers} in time", topics.get(*id).name);
+                    return Err(
+                        Error::external(what).hint("an embedded cluster creates topics only through its handle: .embedded(&broker)")
+                    );
+                }
             }
         }
         let layout = Layout::new(&context.schema, fixed.len());
@@ -254,7 +261,9 @@ impl KafkaWriter {
             // wait where an answer is due, once
             let due = clients.len() == 1 || self.topics.waiting() || client.outstanding() > 0;
             let patience = if due { std::mem::take(&mut wait) } else { Duration::ZERO };
+            let mut answered = false;
             client.serve(patience, &mut |delivery| {
+                answered |= delivery.error.is_none();
                 confirmed(
                     &mut self.flights,
                     self.first,
@@ -266,6 +275,9 @@ impl KafkaWriter {
                     &delivery,
                 );
             });
+            if answered {
+                self.client.context().alive();
+            }
         }
     }
 
@@ -340,8 +352,8 @@ impl Writer for KafkaWriter {
             let topics = self.route(&changes)?;
             batches.push_back(Outbound { changes, topics, parts: None, row: 0, route: 0, copies: 0 });
         }
-        self.flights.push_back(Flight { epoch: closed.epoch, batches, rows: 0, unconfirmed: 0, unconfirmed_bytes: 0 });
         self.topics.serve()?;
+        self.flights.push_back(Flight { epoch: closed.epoch, batches, rows: 0, unconfirmed: 0, unconfirmed_bytes: 0 });
         self.pump();
         Ok(())
     }

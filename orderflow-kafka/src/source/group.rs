@@ -86,6 +86,9 @@ impl Group {
 
     /// Commits the rest and waits up to `rounds` × 100 ms for the answers.
     pub(crate) fn finish(&mut self, consumer: &Consumer, rounds: usize) -> Result<()> {
+        if self.held.is_none() && !self.wanted.is_empty() {
+            return Err(self.not_told("the brokers did not say what it holds"));
+        }
         let mut failures = 0;
         for _ in 0..rounds {
             self.send(consumer)?;
@@ -102,11 +105,15 @@ impl Group {
             }
         }
         if self.unfinished() {
-            return Err(Error::external(format!("the last offsets of consumer group '{}' could not be committed", self.name))
-                .why(consumer.context().reason().unwrap_or_else(|| "no answer".into()))
-                .hint("no record is lost: the group only shows more lag than there is"));
+            return Err(self.not_told(&consumer.context().reason().unwrap_or_else(|| "no answer".into())));
         }
         Ok(())
+    }
+
+    fn not_told(&self, why: &str) -> Error {
+        Error::external(format!("the last offsets of consumer group '{}' could not be committed", self.name))
+            .why(why)
+            .hint("no record is lost: the group only shows more lag than there is")
     }
 }
 

@@ -17,6 +17,8 @@ mod reader;
 mod ready;
 mod watch;
 
+#[cfg(test)]
+pub(crate) use ready::Hub;
 pub(crate) use ready::Signal;
 
 use crate::config::KafkaSource;

@@ -164,6 +164,7 @@ impl KafkaReader {
         if taken.is_empty() || slot.done() {
             return None;
         }
+        self.consumer.context().alive();
         let before = slot.position;
         let mut batch = Batch::new(self.consumer.clone(), taken.len());
         for message in taken {

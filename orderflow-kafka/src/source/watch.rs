@@ -168,8 +168,7 @@ impl Drop for Watch {
 
 impl Assignment {
     fn run(mut self, shared: &Shared) {
-        let committed = self.committed();
-        shared.tell(|news| news.committed = Some(committed));
+        let mut known = self.tell_committed(shared);
         if let Some(warning) = self.foreign_members() {
             shared.tell(|news| news.warnings.push(warning));
         }
@@ -185,6 +184,7 @@ impl Assignment {
             }
             state.look_now = false;
             drop(state);
+            known = known || self.tell_committed(shared);
             self.look(shared, &mut missing);
         }
     }
@@ -213,8 +213,8 @@ impl Assignment {
         }
     }
 
-    /// What the group holds already; nothing if it cannot be asked, which a warning in the log says.
-    fn committed(&self) -> Positions {
+    /// Asks what the group holds already; until that is known nothing is committed, so that nothing goes back.
+    fn tell_committed(&self, shared: &Shared) -> bool {
         let mut asked = TopicPartitionList::with_capacity(self.partitions.len());
         for p in &self.partitions {
             asked.add_partition(&p.topic, p.id);
@@ -222,11 +222,14 @@ impl Assignment {
         match self.consumer.committed_offsets(asked, ANSWER) {
             Ok(answer) => {
                 let offset = |o| if let Offset::Offset(o) = o { u64::try_from(o).ok() } else { None };
-                answer.elements().iter().filter_map(|e| Some((Partition::new(e.topic(), e.partition()), offset(e.offset())?))).collect()
+                let elements = answer.elements();
+                let held = elements.iter().filter_map(|e| Some((Partition::new(e.topic(), e.partition()), offset(e.offset())?))).collect();
+                shared.tell(|news| news.committed = Some(held));
+                true
             }
             Err(e) => {
                 tracing::warn!(group = %self.group, "the offsets of the consumer group could not be read: {e}");
-                Positions::new()
+                false
             }
         }
     }

@@ -206,3 +206,12 @@ fn missing_topics_are_created_and_a_deleted_one_stops_the_sink() {
     assert!(e.to_string().contains(&x), "{e}");
     admin.delete_topic(&y).unwrap();
 }
+
+#[test]
+fn a_topic_that_the_cluster_refuses_to_create_is_named() {
+    let Some((brokers, prefix)) = cluster("refusal") else { return };
+    let rows = batch(vec![("n", Arc::new(StringArray::from(vec!["a"])) as ArrayRef)]);
+    // more replicas than any test cluster has brokers
+    let e = try_write(Kafka::sink(&brokers).topic("t").prefix(&prefix).replication(77), &rows.schema()).err().unwrap();
+    assert!(e.to_string().contains(&format!("'{prefix}t'")) && e.retry() == Retry::Never, "{e}");
+}

@@ -1,12 +1,14 @@
 //! Writing to the embedded cluster.
 
 use crate::support::*;
-use orderflow_core::arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray};
+use orderflow_core::arrow::array::{ArrayRef, BinaryArray, Int64Array, ListArray, StringArray, StructArray};
+use orderflow_core::arrow::buffer::{NullBuffer, OffsetBuffer};
 use orderflow_core::arrow::compute::cast;
 use orderflow_core::arrow::datatypes::{DataType, TimeUnit};
 use orderflow_core::data::{Changes, Origin};
 use orderflow_core::error::{Kind, Retry};
 use orderflow_core::sink::{Guarantee, Sink};
+use orderflow_core::source::meta;
 use orderflow_core::time::Partition;
 use orderflow_kafka::{EmbeddedBroker, Kafka, KafkaSink, Until, partition_for_key};
 use std::collections::BTreeMap;
@@ -254,4 +256,27 @@ fn closing_in_mid_flight_does_not_hang() {
     let began = Instant::now();
     writing.writer.close().unwrap();
     assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn headers_are_kept_in_order() {
+    let broker = EmbeddedBroker::start(1).unwrap();
+    let DataType::List(entry) = meta::headers_type() else { panic!("headers are a list") };
+    let DataType::Struct(fields) = entry.data_type() else { panic!("of structs") };
+    let names: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "a"]));
+    let values: ArrayRef = Arc::new(BinaryArray::from(vec![Some(&b"1"[..]), None, Some(&b""[..])]));
+    let entries = StructArray::new(fields.clone(), vec![names, values], None);
+    let lists = ListArray::new(
+        entry.clone(),
+        OffsetBuffer::from_lengths([2, 0, 1, 0]),
+        Arc::new(entries),
+        Some(NullBuffer::from(vec![true, true, true, false])),
+    );
+    let rows = batch(vec![("__value", Arc::new(StringArray::from(vec!["w", "x", "y", "z"])) as ArrayRef), ("__headers", Arc::new(lists))]);
+    let schema = rows.schema();
+    let mut writing = try_write(sink(&broker).topic("t").value_sql("v").headers_sql("h").partitions(1), &schema).unwrap();
+    writing.write(1, vec![Changes::inserts(rows).slice(1, 3)]);
+    writing.until(1).unwrap();
+    let headers: Vec<_> = all(&broker, "^t$").into_iter().map(|s| s.headers).collect();
+    assert_eq!(headers, [vec![], vec![("a".to_owned(), Some(String::new()))], vec![]]);
 }

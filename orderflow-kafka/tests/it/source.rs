@@ -281,3 +281,33 @@ fn without_a_format_there_are_only_hidden_columns() {
     assert_eq!(source.schema().fields().len(), 0);
     assert!(Source::format(&source).is_some() && meta::is_hidden("_value"));
 }
+
+#[test]
+fn the_partition_that_is_furthest_behind_is_read_first() {
+    let broker = broker_with(&[("t", 2)]);
+    let servers = broker.bootstrap_servers();
+    let mut producer = Producer::connect(servers).unwrap();
+    for i in 0..40_000 {
+        for (partition, start) in [(0, 5_000_000), (1, 1_000)] {
+            let record = Record { value: Some(b"v"), partition: Some(partition), timestamp: Some(start + i), ..Record::default() };
+            producer.send("t", record).unwrap();
+        }
+    }
+    producer.flush(PATIENCE).unwrap();
+    let mut reading = open(Kafka::topic("t").brokers(servers).until(Until::Latest));
+    std::thread::sleep(Duration::from_secs(2)); // until both partitions are fetched
+    let older = Partition::new("t", 1);
+    reading.until(|r| r.positions.get(&older) == Some(&40_000)).unwrap();
+    let newer = reading.seen.iter().filter(|s| s.partition.id == 0).count();
+    // not starved, but behind
+    assert!((1..=15_000).contains(&newer), "{newer} of the newer partition were read before the older one was through");
+}
+
+#[test]
+fn a_very_large_record_is_read() {
+    // the embedded cluster loses even the newest record of a partition that passes 5 MB
+    let broker = broker_with(&[("t", 1)]);
+    send(broker.bootstrap_servers(), "t", 0, ["a".to_owned(), "x".repeat(5_000_000), "b".to_owned()]);
+    let seen = read_all(Kafka::topic("t").brokers(broker.bootstrap_servers()).until(Until::Latest));
+    assert_eq!(seen.iter().map(|s| s.value.as_ref().unwrap().len()).collect::<Vec<_>>(), [1, 5_000_000, 1]);
+}
