@@ -3,6 +3,7 @@
 //! Invariant: what is routed is the record itself, byte by byte; what is counted includes successful and failed orders.
 
 use crate::domain::order;
+use orderflow_core::format::json::Json;
 use orderflow_core::sink::Sink;
 use orderflow_core::source::Source;
 use orderflow_core::{Pipeline, Result};
@@ -17,6 +18,11 @@ pub const CATEGORIES: &str = "SELECT payment_type, payment_txn_success, count(*)
 /// Failed orders by payment type and reason.
 pub const FAILURES: &str = "SELECT payment_type, failure_reason, count(*) AS orders \
      FROM orders WHERE payment_txn_success = 'N' GROUP BY payment_type, failure_reason";
+
+/// An order as a JSON object: all 16 fields must fit, also those that no view reads, because the record is passed on as a whole.
+pub fn json() -> Json {
+    Json::new(order::schema()).strict()
+}
 
 /// Builds the pipeline `name` over a source of orders: routing to `routed`, views `totals`, `categories` and `failures`, totals to `totals`.
 ///

@@ -5,6 +5,8 @@ mod compose;
 mod dependencies;
 mod layers;
 mod orders;
+mod orders_stream;
+mod support;
 
 // until the program has its `main.rs`, its arguments are tested here
 #[cfg(feature = "cli")]

@@ -1,0 +1,249 @@
+//! Records, topics, dead letters, deltas and totals as the tests of the whole house need them.
+//!
+//! Invariant: nothing here shares code with what it judges but the public doors: topics are read raw, files by their own readers.
+
+use orderflow::arrow::util::display::array_value_to_string;
+use orderflow::generator::{Expected, Total};
+use orderflow::kafka::{Admin, Counters, Kafka, Producer, Record, Settings, Start, Until};
+use orderflow::source::{Payload, Polled, RawBatch, Reader, Source, SourceContext, Waker};
+use orderflow::time::{Clock, Partition};
+use orderflow::{Running, Status};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// How long anything may take before a test gives up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A record as somebody sends it and as another must find it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Sent {
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) timestamp: Option<i64>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Sent {
+    pub(crate) fn value(value: impl Into<Vec<u8>>) -> Self {
+        Self { value: Some(value.into()), ..Self::default() }
+    }
+}
+
+/// A record and where it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) partition: i32,
+    pub(crate) offset: u64,
+    pub(crate) record: Sent,
+}
+
+/// Sends records, each to the partition at its side or, without one, to that of its key.
+pub(crate) fn send<'a>(brokers: &str, topic: &str, records: impl IntoIterator<Item = (Option<i32>, &'a Sent)>) {
+    let mut producer = Producer::connect(Settings::new(brokers).property("message.max.bytes", "20000000")).unwrap();
+    for (partition, sent) in records {
+        let headers: Vec<(&str, &[u8])> = sent.headers.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
+        let (value, key) = (sent.value.as_deref(), sent.key.as_deref());
+        producer.send(topic, Record { value, key, timestamp: sent.timestamp, headers: &headers, partition }).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+}
+
+/// Shows all records that a topic holds now, a batch at a time.
+pub(crate) fn visit(brokers: &str, topic: &str, mut look: impl FnMut(&Partition, &dyn RawBatch)) {
+    let (wake, woken) = channel();
+    let context = SourceContext {
+        pipeline: "orderflow-tests".into(),
+        name: topic.into(),
+        resume: None,
+        wake: Waker::new(move || {
+            let _ = wake.send(()); // the test may have looked its fill
+        }),
+        clock: Clock::system(),
+    };
+    let source = Kafka::topic(topic).brokers(brokers).start(Start::Earliest).until(Until::Latest);
+    let mut reader: Box<dyn Reader> = Box::new(source).open(context).unwrap();
+    loop {
+        match reader.poll().unwrap() {
+            Polled::Fetch(fetch) => {
+                if let Payload::Raw(batch) = fetch.payload {
+                    look(&fetch.partition, &*batch);
+                }
+            }
+            Polled::Idle => woken.recv_timeout(PATIENCE).unwrap(),
+            Polled::Ended => break,
+        }
+    }
+    reader.close().unwrap();
+}
+
+/// All records that a topic holds now, by partition and offset.
+pub(crate) fn read(brokers: &str, topic: &str) -> Vec<Seen> {
+    let mut seen = vec![];
+    visit(brokers, topic, |partition, batch| {
+        for i in 0..batch.len() {
+            let raw = batch.record(i);
+            let mut headers = vec![];
+            batch.headers(i, &mut |n, v| headers.push((n.to_owned(), v.expect("none was sent without a value").to_vec())));
+            let record = Sent { key: raw.key.map(Into::into), value: raw.value.map(Into::into), timestamp: raw.timestamp, headers };
+            seen.push(Seen { partition: partition.id, offset: raw.position, record });
+        }
+    });
+    seen.sort_by_key(|s| (s.partition, s.offset));
+    seen
+}
+
+/// The records alone, in an order of their own: for comparing what two topics hold.
+pub(crate) fn sorted(seen: impl IntoIterator<Item = Seen>) -> Vec<Sent> {
+    let mut records: Vec<_> = seen.into_iter().map(|s| s.record).collect();
+    records.sort();
+    records
+}
+
+/// Names and numbers of records of all topics that begin with `prefix`, without it.
+pub(crate) fn topics(admin: &Admin, prefix: &str) -> BTreeMap<String, u64> {
+    let names = admin.topics().unwrap().into_iter().filter_map(|t| Some(t.name.strip_prefix(prefix)?.to_owned()));
+    names.map(|n| (n.clone(), admin.watermarks(&format!("{prefix}{n}")).unwrap().iter().map(|w| w.high - w.low).sum())).collect()
+}
+
+#[derive(Deserialize)]
+struct TotalRow {
+    city: String,
+    payment_type: String,
+    orders: u64,
+    amount: Decimal,
+}
+
+#[derive(Deserialize)]
+struct CategoryRow {
+    payment_type: String,
+    payment_txn_success: String,
+    orders: u64,
+}
+
+#[derive(Deserialize)]
+struct FailureRow {
+    failure_reason: Option<String>,
+    orders: u64,
+}
+
+/// What the pipeline of orders found, in the form of what it must find; `bytes` is left at 0.
+pub(crate) async fn found(running: &Running, status: &Status, counters: &Counters, prefix: &str) -> Expected {
+    let mut found = Expected::default();
+    found.records = status.sources[0].rows;
+    found.rejected = status.rejected.values().map(|n| u64::try_from(*n).unwrap()).sum();
+    for row in running.query_as::<TotalRow>("SELECT * FROM totals").await.unwrap() {
+        let total = Total { orders: row.orders, amount: row.amount };
+        assert_eq!(found.totals.insert((row.city, row.payment_type), total), None, "two rows of one key");
+    }
+    for row in running.query_as::<CategoryRow>("SELECT * FROM categories").await.unwrap() {
+        found.outcomes.insert((row.payment_type, row.payment_txn_success == "Y"), row.orders);
+    }
+    for row in running.query_as::<FailureRow>("SELECT failure_reason, sum(orders) AS orders FROM failures GROUP BY 1").await.unwrap() {
+        found.failures.insert(row.failure_reason.unwrap_or_default(), row.orders);
+    }
+    let routed = counters.records().into_iter().filter(|(_, n)| *n > 0);
+    found.topics = routed.map(|(t, n)| (t.strip_prefix(prefix).unwrap().to_owned(), n)).collect();
+    found
+}
+
+/// A dead letter as it stands in its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Letter {
+    pub(crate) source: String,
+    /// Topic, partition, offset.
+    pub(crate) place: Option<(String, i32, u64)>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) reason: String,
+    pub(crate) diff: i64,
+}
+
+/// All dead letters in a folder, by place and reason; none if there is no folder.
+pub(crate) fn letters(folder: &Path) -> Vec<Letter> {
+    #[derive(Deserialize)]
+    struct Line {
+        source: String,
+        topic: Option<String>,
+        partition: Option<i32>,
+        offset: Option<u64>,
+        reason: String,
+        bytes: Option<String>,
+        bytes_base64: Option<String>,
+        diff: i64,
+    }
+    let mut letters = vec![];
+    for file in data_files(folder, "jsonl") {
+        for line in fs::read_to_string(file).unwrap().lines() {
+            let line: Line = serde_json::from_str(line).unwrap();
+            let bytes = match (line.bytes, line.bytes_base64) {
+                (Some(text), None) => text.into_bytes(),
+                (None, Some(coded)) => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, coded).unwrap(),
+                both => panic!("bytes stand in one of two columns: {both:?}"),
+            };
+            let place = line.topic.map(|t| (t, line.partition.unwrap(), line.offset.unwrap()));
+            letters.push(Letter { source: line.source, place, bytes, reason: line.reason, diff: line.diff });
+        }
+    }
+    letters.sort_by(|a, b| (&a.place, &a.reason).cmp(&(&b.place, &b.reason)));
+    letters
+}
+
+/// The visible files of a data set.
+pub(crate) fn data_files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|p| p.extension().is_some_and(|e| e == ending)).collect();
+    files.sort();
+    files
+}
+
+/// A row of `city_payment_totals`.
+#[derive(Clone, Debug)]
+pub(crate) struct Delta {
+    pub(crate) key: (String, String),
+    pub(crate) total: Total,
+    pub(crate) diff: i64,
+    pub(crate) epoch: u64,
+}
+
+/// All rows of the Parquet data set of totals, by epoch.
+pub(crate) fn deltas(folder: &Path) -> Vec<Delta> {
+    let mut deltas = vec![];
+    for file in data_files(folder, "parquet") {
+        for batch in ParquetRecordBatchReaderBuilder::try_new(File::open(file).unwrap()).unwrap().build().unwrap() {
+            let batch = batch.unwrap();
+            let names: Vec<_> = batch.schema().fields().iter().map(|f| f.name().clone()).collect();
+            assert_eq!(names, ["city", "payment_type", "orders", "amount", "diff", "epoch"]);
+            for row in 0..batch.num_rows() {
+                let cell = |i: usize| array_value_to_string(batch.column(i), row).unwrap();
+                deltas.push(Delta {
+                    key: (cell(0), cell(1)),
+                    total: Total { orders: cell(2).parse().unwrap(), amount: cell(3).parse().unwrap() },
+                    diff: cell(4).parse().unwrap(),
+                    epoch: cell(5).parse().unwrap(),
+                });
+            }
+        }
+    }
+    deltas.sort_by_key(|d| d.epoch);
+    deltas
+}
+
+/// The state that deltas add up to. After every epoch a key has one row at most, and nothing is withdrawn that was not there.
+pub(crate) fn sum(deltas: &[Delta]) -> BTreeMap<(String, String), Total> {
+    let mut state: BTreeMap<(String, String), Total> = BTreeMap::new();
+    for epoch in deltas.chunk_by(|a, b| a.epoch == b.epoch) {
+        for gone in epoch.iter().filter(|d| d.diff == -1) {
+            assert_eq!(state.remove(&gone.key), Some(gone.total), "{gone:?} withdraws what is not there");
+        }
+        for come in epoch.iter().filter(|d| d.diff == 1) {
+            assert_eq!(state.insert(come.key.clone(), come.total), None, "{come:?} stands beside another");
+        }
+        assert!(epoch.iter().all(|d| d.diff.abs() == 1));
+    }
+    state
+}
