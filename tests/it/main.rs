@@ -7,9 +7,3 @@ mod layers;
 mod orders;
 mod orders_stream;
 mod support;
-
-// until the program has its `main.rs`, its arguments are tested here
-#[cfg(feature = "cli")]
-#[path = "../../src/bin/orderflow/args.rs"]
-#[allow(dead_code, reason = "read by the program and not by its tests")]
-mod args;
