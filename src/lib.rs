@@ -8,6 +8,12 @@ pub mod domain;
 pub mod generator;
 pub mod pipelines;
 
+pub use orderflow_core::datafusion::prelude::{col, lit};
 pub use orderflow_core::*;
 pub use orderflow_kafka as kafka;
 pub use orderflow_sinks as sinks;
+
+/// The README's example is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
