@@ -87,13 +87,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn draining_is_a_sorted_sum(rows in prop::collection::vec((any::<u8>(), prop::collection::vec(0u8..2, 0..20), -3i128..4), 0..200)) {
+        fn draining_is_a_sorted_sum(rows in prop::collection::vec((prop::collection::vec(0u8..2, 0..20), -3i128..4), 0..200)) {
             let mut groups = Groups::new(1);
             let mut expected: BTreeMap<Vec<u8>, i128> = BTreeMap::new();
-            for (home, key, n) in &rows {
+            for (key, n) in &rows {
                 // one key has one bucket
-                let home = u64::from(home.wrapping_mul(0).wrapping_add(key.len() as u8)) << 56;
-                let g = groups.number(key.iter().fold(7, |h, b| h * 31 + u64::from(*b)), home, key) as usize;
+                let home = (key.len() as u64) << 56;
+                let g = groups.number(key.iter().fold(7u64, |h, b| h.wrapping_mul(31) + u64::from(*b)), home, key) as usize;
                 groups.accs.get_mut(g)[0] += n;
                 *expected.entry([&[bucket(home)], &key[..]].concat()).or_default() += n;
             }
