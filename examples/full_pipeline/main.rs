@@ -2,6 +2,7 @@
 //! success, keep count and amount by city and payment type, show the changes and leave them as Parquet.
 //!
 //! `cargo run --example full_pipeline` brings its own broker; `-- --brokers HOST:PORT` runs on a real Kafka; `-- --help` says the rest.
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "a program prints, and has a clock of its own")]
 
 mod options;
 mod produce;

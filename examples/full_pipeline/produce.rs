@@ -43,7 +43,7 @@ pub(crate) fn produce(brokers: &str, topic: &str, recipe: &Orders, rate: u64, ah
         let record = Record { value: Some(&value), key: Some(key.as_bytes()), ..Record::default() };
         producer.send(topic, record)?;
         (bytes, n) = (bytes + size as u64, n + 1);
-        if n % 1000 == 0 {
+        if n.is_multiple_of(1000) {
             producer.poll(Duration::ZERO)?;
             pace.produced.store(n, Ordering::Relaxed);
         }

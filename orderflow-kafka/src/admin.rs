@@ -1,6 +1,7 @@
 //! The few administrative calls that pipelines, tests and the command line need. All of them wait for their answer.
 //!
 //! Invariant: every call is idempotent, so that it may be repeated after a lost answer.
+#![expect(clippy::disallowed_methods, reason = "administrative calls may block, and the queue of one answer is its own bound")]
 
 use crate::client::{ANSWER, Context, Settings, refused_property, unanswered};
 use crate::config::Kafka;

@@ -218,7 +218,7 @@ mod tests {
     fn zeros_and_nans_are_one_value() {
         let c: ArrayRef = Arc::new(Float64Array::from(vec![0.0, -0.0, f64::NAN, -f64::NAN]));
         let c = normalise(&c);
-        let h = hashes(&[c.clone()]);
+        let h = hashes(std::slice::from_ref(&c));
         assert_eq!((h[0], h[2]), (h[1], h[3]));
         let rows = RowCodec::new(&[DataType::Float64], 0).unwrap().encode(&[c]).unwrap();
         assert_eq!((rows.row(0), rows.row(2)), (rows.row(1), rows.row(3)));

@@ -420,7 +420,7 @@ mod tests {
         let (sender, source) = channel(schema(), 2);
         let woken = Arc::new(AtomicUsize::new(0));
         let count = woken.clone();
-        let mut reader = open(source, None, Waker::new(move || drop(count.fetch_add(1, Ordering::SeqCst))));
+        let mut reader = open(source, None, Waker::new(move || _ = count.fetch_add(1, Ordering::SeqCst)));
         let producer = tokio::spawn(async move {
             for i in 0..50 {
                 sender.send(rows(i..i + 1)).await.unwrap();

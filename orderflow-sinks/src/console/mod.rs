@@ -34,6 +34,7 @@ pub struct Console {
 impl Console {
     /// A table of deltas on the standard output, `+` for a row that appears and `-` for one that is withdrawn, with a number
     /// where it is several times. In colour if it is a terminal and the environment does not say `NO_COLOR`.
+    #[expect(clippy::disallowed_methods, reason = "NO_COLOR is a convention of the environment")]
     pub fn deltas() -> Self {
         let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         Console { out: Box::new(io::stdout()), colour, json: false, limit: usize::MAX }

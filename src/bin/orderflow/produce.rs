@@ -48,7 +48,7 @@ fn produce(options: &Produce, stop: &AtomicBool) -> Result<()> {
                 break;
             }
             producer.send(topic, Record { value: Some(&value), key: Some(key.as_bytes()), ..Record::default() })?;
-            if records.position() % 1000 == 0 {
+            if records.position().is_multiple_of(1000) {
                 producer.poll(Duration::ZERO)?;
                 bar.set_position(records.position());
             }
