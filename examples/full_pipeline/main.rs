@@ -56,9 +56,9 @@ async fn run(options: Options) -> Result<()> {
 
     // its own orders only: from the end as it is now; what is there already: from the beginning to the end as it is now
     let ends: BTreeMap<(String, i32), u64> =
-        admin.watermarks(&topic)?.into_iter().map(|w| ((w.partition.topic.to_string(), w.partition.id), w.high)).collect();
+        admin.watermarks(&topic)?.into_iter().map(|w| ((order::TOPIC.to_owned(), w.partition.id), w.high)).collect();
     let source = Kafka::topic(order::TOPIC).prefix(&options.topic_prefix).brokers(&brokers).format(pipelines::orders::json());
-    let source = source.group(format!("{}full_pipeline", options.topic_prefix));
+    let source = source.group("full_pipeline");
     let source: KafkaSource = match (options.no_produce, options.follow) {
         (true, false) => source.start(Start::Earliest).until(Until::Latest),
         (true, true) => source.start(Start::Earliest),
