@@ -59,7 +59,7 @@ async fn run(options: Options) -> Result<()> {
     let ends: BTreeMap<(String, i32), u64> =
         admin.watermarks(&topic)?.into_iter().map(|w| ((order::TOPIC.to_owned(), w.partition.id), w.high)).collect();
     let source = Kafka::topic(order::TOPIC).prefix(&options.topic_prefix).brokers(&brokers).format(pipelines::orders::json());
-    let source = source.group(format!("{}full_pipeline", options.topic_prefix));
+    let source = source.group("full_pipeline");
     let source: KafkaSource = match (options.no_produce, options.follow) {
         (true, false) => source.start(Start::Earliest).until(Until::Latest),
         (true, true) => source.start(Start::Earliest),

@@ -1,9 +1,12 @@
 //! The facade's integration tests, one binary: a `mod` a file, so that the engine is linked once.
 #![allow(clippy::disallowed_methods, reason = "tests may do what only one room may")]
 
+mod bad_input;
 mod compose;
 mod dependencies;
+mod full_pipeline;
 mod layers;
 mod orders;
 mod orders_stream;
+mod real;
 mod support;

@@ -1,40 +1,19 @@
 //! The pipeline of orders on an embedded broker: every order counted, every record routed as it is.
 
-use crate::support::{Sent, deltas, found, letters, read, send, sorted, sum, topics};
+use crate::support::{PARTITIONS, Sent, broker, letters, read, run_orders, send, sorted, topics};
 use orderflow::domain::Order;
 use orderflow::generator::{Expected, Orders, Share, Total, expected};
 use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, Until, partition_for_key};
 use orderflow::pipelines::orders;
-use orderflow::sink::Sink;
-use orderflow::sink::dead_letter::DeadLetters;
-use orderflow::sinks::Parquet;
 use orderflow_core::format::Format;
 use rust_decimal::Decimal;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
-const PARTITIONS: i32 = 4;
-
-fn broker() -> EmbeddedBroker {
-    let broker = EmbeddedBroker::start(1).unwrap();
-    broker.create_topic("orders", PARTITIONS).unwrap();
-    broker
-}
-
-/// Runs what the topic holds through the pipeline, on two workers and in epochs of 10 ms; results go to `out`.
+/// Runs what the topic holds, its values in this format.
 async fn run(broker: &EmbeddedBroker, format: impl Format, out: &Path) -> Expected {
     let source = Kafka::topic("orders").brokers(broker.bootstrap_servers()).format(format).until(Until::Latest);
-    let routed = Kafka::sink(broker.bootstrap_servers()).embedded(broker).partitions(PARTITIONS);
-    let counters = routed.counters();
-    let totals: [Box<dyn Sink>; 1] = [Box::new(Parquet::append(out.join("totals")))];
-    let flow = orders::pipeline("orders", source, routed, totals).unwrap();
-    let flow = flow.workers(2).epoch_interval(Duration::from_millis(10)).dead_letters(DeadLetters::append(out.join("dead_letters")));
-    let running = flow.start().await.unwrap();
-    let status = running.wait().await.unwrap();
-    let found = found(&running, &status, &counters, "").await;
-    assert_eq!(sum(&deltas(&out.join("totals"))), found.totals, "the sum of all deltas is the final state");
-    found
+    run_orders(source, Kafka::sink(broker.bootstrap_servers()).embedded(broker), out).await
 }
 
 async fn the_sample_lines(lines: &str, format: impl Format) {

@@ -4,10 +4,13 @@
 
 use orderflow::arrow::util::display::array_value_to_string;
 use orderflow::generator::{Expected, Total};
-use orderflow::kafka::{Admin, Counters, Kafka, Producer, Record, Settings, Start, Until};
+use orderflow::kafka::{Admin, Counters, EmbeddedBroker, Kafka, KafkaSink, KafkaSource, Producer, Record, Settings, Start, Until};
+use orderflow::sink::Sink;
+use orderflow::sink::dead_letter::DeadLetters;
+use orderflow::sinks::Parquet;
 use orderflow::source::{Payload, Polled, RawBatch, Reader, Source, SourceContext, Waker};
 use orderflow::time::{Clock, Partition};
-use orderflow::{Running, Status};
+use orderflow::{Pipeline, Running, Status, pipelines};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rust_decimal::Decimal;
 use serde::Deserialize;
@@ -19,6 +22,33 @@ use std::time::Duration;
 
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Partitions of the topic of orders, and of those it is routed to.
+pub(crate) const PARTITIONS: i32 = 4;
+
+/// A broker with an empty topic of orders.
+pub(crate) fn broker() -> EmbeddedBroker {
+    let broker = EmbeddedBroker::start(1).unwrap();
+    broker.create_topic("orders", PARTITIONS).unwrap();
+    broker
+}
+
+/// The pipeline of orders on two workers and in epochs of 10 ms; `totals` and `dead_letters` go to `out`.
+pub(crate) fn orders(source: KafkaSource, routed: KafkaSink, out: &Path) -> Pipeline {
+    let totals: [Box<dyn Sink>; 1] = [Box::new(Parquet::append(out.join("totals")))];
+    let flow = pipelines::orders::pipeline("orders", source, routed.partitions(PARTITIONS), totals).unwrap();
+    flow.workers(2).epoch_interval(Duration::from_millis(10)).dead_letters(DeadLetters::append(out.join("dead_letters")))
+}
+
+/// Runs a bounded source through the pipeline of orders and says what it found.
+pub(crate) async fn run_orders(source: KafkaSource, routed: KafkaSink, out: &Path) -> Expected {
+    let counters = routed.counters();
+    let running = orders(source, routed, out).start().await.unwrap();
+    let status = running.wait().await.unwrap();
+    let found = found(&running, &status, &counters, "").await;
+    assert_eq!(sum(&deltas(&out.join("totals"))), found.totals, "the sum of all deltas is the final state");
+    found
+}
 
 /// A record as somebody sends it and as another must find it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,0 +1,261 @@
+//! The example `full_pipeline` as a user runs it: a program, its output, its files and its exit code.
+//!
+//! Invariant: what it must find is computed from the recipe alone, by [`expected`], never from what it says.
+
+use crate::support::{PATIENCE, Seen, deltas, letters, read, sorted, sum};
+use orderflow::domain::Order;
+use orderflow::generator::{Expected, Orders, Share, Total, expected};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+pub(crate) const DIRTY: [&str; 8] = ["--malformed", "0.02", "--unseen-types", "0.03", "--duplicates", "0.05", "--late", "0.05"];
+
+/// What the program makes of `--seed` and [`DIRTY`].
+pub(crate) fn dirty(seed: u64) -> Orders {
+    let share = |s| Share::new(s).unwrap();
+    Orders::new(seed).malformed(share(0.02)).unseen_types(share(0.03)).duplicates(share(0.05)).late(share(0.05))
+}
+
+/// The example, which cargo builds beside the tests, to be run in `folder`.
+pub(crate) fn program(folder: &Path) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let path: PathBuf = tests.ancestors().nth(2).unwrap().join("examples/full_pipeline");
+    assert!(path.exists(), "{} is not there: `cargo build --examples` makes it", path.display());
+    let mut command = Command::new(path);
+    command.current_dir(folder);
+    command
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Runs it to its end, which must be a good one.
+pub(crate) fn good(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout).to_owned()
+}
+
+/// Runs it to its end, which must be a bad one; what it says about that.
+fn bad(command: &mut Command) -> String {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    assert_eq!(status.code(), Some(1), "{}", text(&stderr));
+    let said = text(&stderr).to_owned();
+    assert!(said.contains("full_pipeline: ") && !said.contains("panicked"), "{said}");
+    said
+}
+
+/// Cells of the table below a title.
+fn table(said: &str, title: &str) -> Vec<Vec<String>> {
+    let lines = said.lines().skip_while(|l| !l.starts_with(title)).skip(4);
+    let cells = |l: &str| l.trim_matches('│').split('┆').map(|c| c.trim().to_owned()).collect();
+    lines.take_while(|l| l.starts_with('│')).map(cells).collect()
+}
+
+fn number(cell: &str) -> u64 {
+    cell.parse().unwrap_or_else(|e| panic!("{cell}: {e}"))
+}
+
+/// The number behind a word of the closing lines.
+fn figure(said: &str, word: &str) -> u64 {
+    let line = said.lines().rev().find_map(|l| l.strip_prefix(word)).unwrap_or_else(|| panic!("no line '{word}' in {said}"));
+    number(line.split(|c: char| !c.is_ascii_digit()).find(|w| !w.is_empty()).unwrap())
+}
+
+/// Checks everything that the program said and left behind.
+pub(crate) fn check(said: &str, out: &Path, prefix: &str, expected: &Expected) {
+    let totals = table(said, "Orders and amount by city and payment type:");
+    let totals: BTreeMap<_, _> = totals
+        .into_iter()
+        .map(|r| ((r[0].clone(), r[1].clone()), Total { orders: number(&r[2]), amount: r[3].parse().unwrap() }))
+        .collect();
+    assert_eq!(totals, expected.totals, "the closing table");
+    let mut outcomes = BTreeMap::new();
+    for row in table(said, "Orders by payment type and success:") {
+        for (success, cell) in [(true, &row[1]), (false, &row[2])] {
+            outcomes.insert((row[0].clone(), success), number(cell));
+        }
+    }
+    outcomes.retain(|_, n| *n > 0);
+    assert_eq!(outcomes, expected.outcomes);
+    let failures: BTreeMap<_, _> = table(said, "Failed orders by reason:").into_iter().map(|r| (r[0].clone(), number(&r[1]))).collect();
+    assert_eq!(failures, expected.failures);
+    let mut routed = BTreeMap::new();
+    for row in table(said, "Records routed") {
+        assert_eq!(row[1], row[2], "confirmed, and in the topic");
+        routed.insert(row[0].strip_prefix(prefix).unwrap().to_owned(), number(&row[1]));
+    }
+    assert_eq!(routed, expected.topics);
+    assert_eq!(figure(said, "Records read:"), expected.records);
+    assert_eq!(figure(said, "Bad records:"), expected.rejected);
+    assert_eq!(figure(said, "Orders counted:"), expected.records - expected.rejected);
+
+    let folder = out.join("city_payment_totals");
+    assert_eq!(sum(&deltas(&folder)), expected.totals, "the sum of all deltas");
+    assert_eq!(std::fs::read_dir(folder.join("_staging")).map_or(0, Iterator::count), 0, "nothing is left half done");
+    assert_eq!(letters(&out.join("dead_letters")).len() as u64, expected.rejected);
+}
+
+/// Checks that each topic holds the orders that belong there, as they stand in the topic of orders.
+pub(crate) fn check_topics(brokers: &str, prefix: &str, expected: &Expected) {
+    let orders = read(brokers, &format!("{prefix}orders"));
+    assert_eq!(orders.len() as u64, expected.records);
+    let mut routed: BTreeMap<String, Vec<Seen>> = BTreeMap::new();
+    for record in orders {
+        if let Ok(order) = serde_json::from_slice::<Order>(record.record.value.as_deref().unwrap()) {
+            for topic in [order.payment_topic(), order.success_topic().to_owned()] {
+                routed.entry(topic).or_default().push(record.clone());
+            }
+        }
+    }
+    assert_eq!(routed.iter().map(|(t, r)| (t.clone(), r.len() as u64)).collect::<BTreeMap<_, _>>(), expected.topics);
+    for (topic, records) in routed {
+        assert_eq!(sorted(read(brokers, &format!("{prefix}{topic}"))), sorted(records), "{topic}");
+    }
+}
+
+#[test]
+fn it_brings_its_own_broker_and_finds_what_is_in_the_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = good(program(dir.path()).args(["--orders", "4000", "--seed", "7", "--out", "results"]).args(DIRTY));
+    let out = dir.path().join("results");
+    let expected = expected(&dirty(7), 4000);
+    check(&said, &out, "", &expected);
+    assert!(expected.topics.len() > 8 && expected.rejected > 40);
+    for part in ["Schema of the raw stream:", "_", "offset", "Decimal128(18, 2)", "duckdb", "Next:"] {
+        assert!(said.contains(part), "'{part}' is missing: {said}");
+    }
+    for letter in letters(&out.join("dead_letters")) {
+        assert!(letter.place.is_some_and(|(topic, ..)| topic == "orders") && !letter.reason.is_empty());
+    }
+
+    let said = bad(program(dir.path()).args(["--orders", "10", "--out", "results"]));
+    for part in ["results", "already holds a data set", "--out", "delete"] {
+        assert!(said.contains(part), "'{part}' is missing: {said}");
+    }
+}
+
+#[test]
+fn the_same_seed_leaves_the_same_totals_at_any_number_of_workers() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |workers: &str| {
+        let out = dir.path().join(workers);
+        let said = good(program(dir.path()).args(["--orders", "3000", "--workers", workers, "--out"]).arg(&out));
+        check(&said, &out, "", &expected(&Orders::new(42), 3000));
+        sum(&deltas(&out.join("city_payment_totals")))
+    };
+    assert_eq!(run("1"), run("3"));
+}
+
+#[test]
+fn without_a_folder_each_run_has_one_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    good(program(dir.path()).args(["--orders", "100"]));
+    let runs: Vec<_> = std::fs::read_dir(dir.path().join("out")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(runs.len(), 1);
+    assert_eq!(sum(&deltas(&runs[0].join("city_payment_totals"))), expected(&Orders::new(42), 100).totals);
+}
+
+#[test]
+fn help_names_every_option() {
+    let said = good(program(Path::new(".")).arg("--help"));
+    for option in [
+        "--brokers",
+        "--topic-prefix",
+        "--orders",
+        "--rate",
+        "--seed",
+        "--workers",
+        "--out",
+        "--no-produce",
+        "--follow",
+        "--late",
+        "--duplicates",
+        "--malformed",
+        "--unseen-types",
+    ] {
+        assert!(said.contains(option), "{option} is missing: {said}");
+    }
+}
+
+#[test]
+fn options_that_cannot_be_are_refused() {
+    for (args, part) in [(["--malformed", "2"], "--malformed"), (["--orders", "many"], "--orders"), (["--colour", "red"], "--colour")] {
+        let output = program(Path::new(".")).args(args).output().unwrap();
+        assert!(output.status.code() == Some(2) && text(&output.stderr).contains(part), "{}", text(&output.stderr));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let said = bad(program(dir.path()).args(["--workers", "0"]));
+    assert!(said.contains("0 workers") && said.contains("hint"), "{said}");
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let said = bad(program(dir.path()).args(["--brokers", "127.0.0.1:1"]));
+    assert!(said.contains("127.0.0.1:1"), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(35), "it took {:?} to say so", began.elapsed());
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "I am no folder").unwrap();
+    let said = bad(program(dir.path()).args(["--orders", "10", "--out", "file/below"]));
+    assert!(said.contains("file/below"), "{said}");
+}
+
+/// A running program, ended with its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // most have ended by themselves
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits for `n` lines of deltas, then presses Ctrl-C; what was said in all.
+pub(crate) fn interrupted(command: &mut Command, n: usize) -> String {
+    let mut child = Ended(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = String::new();
+    let mut deltas = 0;
+    while deltas < n {
+        let line = lines.next().unwrap_or_else(|| panic!("it ended by itself: {said}"));
+        deltas += usize::from(line.trim_start().starts_with(['+', '-']));
+        said += &format!("{line}\n");
+    }
+    let pressed = Command::new("kill").args(["-INT", &child.0.id().to_string()]).status().unwrap();
+    assert!(pressed.success());
+    let began = Instant::now();
+    lines.for_each(|line| said += &format!("{line}\n"));
+    let status = child.0.wait().unwrap();
+    assert!(status.success(), "{status}: {said}");
+    assert!(began.elapsed() < PATIENCE, "it took {:?} to end", began.elapsed());
+    said
+}
+
+#[test]
+fn ctrl_c_drains_and_closes_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("results");
+    let args = ["--follow", "--rate", "500", "--orders", "1000000", "--seed", "3", "--show", "6"];
+    let said = interrupted(program(dir.path()).args(args).args(DIRTY).arg("--out").arg(&out), 12);
+    let read = figure(&said, "Records read:");
+    assert!(read > 0 && read < 1_000_000);
+    check(&said, &out, "", &expected(&dirty(3), read));
+}
+
+#[test]
+fn ctrl_c_ends_a_run_that_would_end_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("results");
+    let said = interrupted(program(dir.path()).args(["--rate", "300", "--orders", "1000000", "--out"]).arg(&out), 3);
+    check(&said, &out, "", &expected(&Orders::new(42), figure(&said, "Records read:")));
+}

@@ -1,0 +1,311 @@
+//! The order stream on a real Kafka: a million orders, an outage, topics that vanish, are missing or take little.
+//! Run with `ORDERFLOW_KAFKA=host:port`, the outage also with `ORDERFLOW_SERVICES=…/scripts/services`; without them every test
+//! here says that it is skipped.
+//!
+//! Invariant: what came out is judged by reading the topics and by [`expected`], never by the counts of the pipeline alone.
+
+use crate::full_pipeline::{DIRTY, check, check_topics, dirty, good, interrupted, program};
+use crate::support::{PARTITIONS, PATIENCE, Sent, deltas, found, letters, orders, send, sum, topics, visit};
+use orderflow::Running;
+use orderflow::domain::Order;
+use orderflow::error::Retry;
+use orderflow::generator::{Orders, Share, expected};
+use orderflow::kafka::{Admin, Counters, Kafka, KafkaSink, KafkaSource, Producer, Record, Until};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::process::Command;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// One test takes the broker away: it writes, all others read.
+static BROKER: RwLock<()> = RwLock::new(());
+
+/// A cluster, and what a test's own names begin with.
+struct Cluster {
+    brokers: String,
+    prefix: String,
+    admin: Admin,
+}
+
+fn cluster(test: &str) -> Option<Cluster> {
+    let Ok(brokers) = std::env::var("ORDERFLOW_KAFKA") else {
+        eprintln!("{test}: skipped, set ORDERFLOW_KAFKA=host:port to run it against a real Kafka");
+        return None;
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    let admin = Admin::connect(brokers.as_str()).unwrap();
+    Some(Cluster { brokers, prefix: format!("e2e-{test}-{now}-"), admin })
+}
+
+fn present() -> RwLockReadGuard<'static, ()> {
+    BROKER.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+impl Cluster {
+    fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn source(&self) -> KafkaSource {
+        Kafka::topic("orders").prefix(&self.prefix).brokers(&self.brokers).format(orderflow::pipelines::orders::json())
+    }
+
+    fn sink(&self) -> KafkaSink {
+        Kafka::sink(&self.brokers).prefix(&self.prefix)
+    }
+
+    /// Writes all records of `recipe` with their positions as keys; goes through outages.
+    fn produce(&self, recipe: &Orders) {
+        let mut producer = Producer::connect(self.brokers.as_str()).unwrap();
+        let (mut records, mut value, topic) = (recipe.records(0), vec![], self.topic("orders"));
+        loop {
+            let key = records.position().to_string();
+            value.clear();
+            if records.next_into(&mut value).is_none() {
+                break;
+            }
+            producer.send(&topic, Record { value: Some(&value), key: Some(key.as_bytes()), ..Record::default() }).unwrap();
+        }
+        producer.flush(5 * PATIENCE).unwrap();
+    }
+
+    /// Number of records in each topic, and the sum of their hashes: any that is missing, twice or changed shows.
+    fn content(&self, topic: &str) -> (u64, u64) {
+        let (mut records, mut hashes) = (0, 0u64);
+        visit(&self.brokers, &self.topic(topic), |_, batch| {
+            records += batch.len() as u64;
+            for i in 0..batch.len() {
+                let raw = batch.record(i);
+                hashes = hashes.wrapping_add(hash(raw.key.unwrap(), raw.value.unwrap()));
+            }
+        });
+        (records, hashes)
+    }
+
+    fn forget(self) {
+        for topic in topics(&self.admin, &self.prefix).keys() {
+            self.admin.delete_topic(&self.topic(topic)).unwrap();
+        }
+    }
+}
+
+fn hash(key: &[u8], value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (key, value).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What [`Cluster::content`] must be for each topic that `recipe` is routed to.
+fn contents(recipe: &Orders) -> BTreeMap<String, (u64, u64)> {
+    let mut contents: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let (mut records, mut value) = (recipe.records(0), vec![]);
+    loop {
+        let key = records.position().to_string();
+        value.clear();
+        if records.next_into(&mut value).is_none() {
+            return contents;
+        }
+        if let Ok(order) = serde_json::from_slice::<Order>(&value) {
+            let hash = hash(key.as_bytes(), &value);
+            for topic in [order.payment_topic(), order.success_topic().to_owned()] {
+                let (records, hashes) = contents.entry(topic).or_default();
+                (*records, *hashes) = (*records + 1, hashes.wrapping_add(hash));
+            }
+        }
+    }
+}
+
+/// Checks that a run over the whole of `recipe` is complete: nothing is missing, nothing is there twice, nobody waits.
+async fn complete(cluster: &Cluster, recipe: &Orders, running: &Running, counters: &Counters, out: &std::path::Path) {
+    let status = running.status();
+    let mut expected = expected(recipe, u64::MAX);
+    expected.bytes = 0;
+    assert_eq!(found(running, &status, counters, &cluster.prefix).await, expected);
+    assert_eq!(sum(&deltas(&out.join("totals"))), expected.totals);
+    assert_eq!(letters(&out.join("dead_letters")).len() as u64, expected.rejected);
+    for (topic, content) in contents(recipe) {
+        assert_eq!(cluster.content(&topic), content, "{topic}");
+    }
+    let lags = cluster.admin.group_lag(&cluster.topic("orders"), &cluster.topic("orders")).unwrap();
+    assert_eq!(lags.len(), PARTITIONS as usize);
+    assert!(lags.iter().all(|l| l.lag() == 0 && l.committed.is_some()), "{lags:?}");
+}
+
+#[test]
+fn real_a_million_orders_are_routed_and_counted_once_each() {
+    let Some(cluster) = cluster("million") else { return };
+    let _present = present();
+    let share = |s| Share::new(s).unwrap();
+    let recipe = Orders::new(1).total(1_000_000).malformed(share(0.001)).unseen_types(share(0.001)).duplicates(share(0.001));
+    let dir = tempfile::tempdir().unwrap();
+    cluster.admin.create_topic(&cluster.topic("orders"), PARTITIONS, 1, &[]).unwrap();
+    cluster.produce(&recipe);
+    let sink = cluster.sink();
+    let counters = sink.counters();
+    block_on(async {
+        let flow = orders(cluster.source().until(Until::Latest), sink, dir.path()).epoch_interval(Duration::from_secs(1));
+        let running = flow.start().await.unwrap();
+        running.wait().await.unwrap();
+        complete(&cluster, &recipe, &running, &counters, dir.path()).await;
+    });
+    cluster.forget();
+}
+
+#[test]
+fn real_a_broker_that_is_away_for_twenty_seconds_costs_time_and_nothing_else() {
+    let Some(cluster) = cluster("outage") else { return };
+    let Ok(services) = std::env::var("ORDERFLOW_SERVICES") else {
+        eprintln!("outage: skipped, set ORDERFLOW_SERVICES to the script that starts and stops the broker");
+        return;
+    };
+    let _alone = BROKER.write().unwrap_or_else(PoisonError::into_inner);
+    let service = |verb: &str| {
+        let done = Command::new(&services).args([verb, "kafka"]).output().unwrap();
+        assert!(done.status.success(), "{verb}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let recipe = Orders::new(2).total(300_000);
+    let dir = tempfile::tempdir().unwrap();
+    cluster.admin.create_topic(&cluster.topic("orders"), PARTITIONS, 1, &[]).unwrap();
+    let sink = cluster.sink();
+    let counters = sink.counters();
+    block_on(async {
+        let running = orders(cluster.source(), sink, dir.path()).epoch_interval(Duration::from_millis(200)).start().await.unwrap();
+        let rows = |n: u64| {
+            let began = Instant::now();
+            while running.status().sources[0].rows < n {
+                assert!(began.elapsed() < 2 * PATIENCE && !running.status().phase.is_over(), "{:?}", running.status());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        std::thread::scope(|scope| {
+            let producer = scope.spawn(|| cluster.produce(&recipe));
+            rows(30_000);
+            service("down");
+            std::thread::sleep(Duration::from_secs(20));
+            assert!(running.status().sources[0].rows < 300_000, "the outage came in mid-run");
+            service("up");
+            producer.join().unwrap();
+        });
+        rows(300_000);
+        running.drain().await.unwrap();
+        complete(&cluster, &recipe, &running, &counters, dir.path()).await;
+    });
+    cluster.forget();
+}
+
+#[test]
+fn real_a_topic_deleted_in_mid_run_ends_the_pipeline_with_its_name() {
+    let Some(cluster) = cluster("deleted") else { return };
+    let _present = present();
+    let recipe = Orders::new(3).total(1_000);
+    for deleted in ["orders", "orders.successful"] {
+        let cluster = Cluster { prefix: format!("{}{}-", cluster.prefix, deleted.len()), ..self::cluster("deleted").unwrap() };
+        let dir = tempfile::tempdir().unwrap();
+        cluster.admin.create_topic(&cluster.topic("orders"), PARTITIONS, 1, &[]).unwrap();
+        cluster.produce(&recipe);
+        let e = block_on(async {
+            let running = orders(cluster.source(), cluster.sink(), dir.path()).start().await.unwrap();
+            while running.status().committed < running.status().minted || running.status().sources[0].rows < 1_000 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            cluster.admin.delete_topic(&cluster.topic(deleted)).unwrap();
+            let began = Instant::now();
+            loop {
+                if deleted != "orders" {
+                    cluster.produce(&Orders::new(4).total(100));
+                }
+                match tokio::time::timeout(Duration::from_secs(1), running.wait()).await {
+                    Ok(outcome) => break outcome.unwrap_err(),
+                    Err(_) => assert!(began.elapsed() < PATIENCE, "nobody noticed: {:?}", running.status()),
+                }
+            }
+        });
+        assert!(e.to_string().contains(&cluster.topic(deleted)) && e.to_string().contains("deleted"), "{e}");
+        assert_eq!(e.retry(), Retry::Never);
+        cluster.forget();
+    }
+}
+
+#[test]
+fn real_a_topic_that_is_not_there_is_named_at_the_start() {
+    let Some(cluster) = cluster("absent") else { return };
+    let _present = present();
+    let dir = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let e = block_on(orders(cluster.source(), cluster.sink(), dir.path()).start()).err().unwrap();
+    assert!(e.to_string().contains(&cluster.topic("orders")) && e.remedy().is_some(), "{e}");
+    assert!(began.elapsed() < PATIENCE);
+    let args = ["--no-produce", "--brokers", &cluster.brokers, "--topic-prefix", &cluster.prefix];
+    let output = program(dir.path()).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains(&cluster.topic("orders")), "{said}");
+}
+
+#[test]
+fn real_an_order_larger_than_its_topic_takes_is_a_dead_letter() {
+    let Some(cluster) = cluster("large") else { return };
+    let _present = present();
+    let dir = tempfile::tempdir().unwrap();
+    let mut recipe = Orders::new(5).total(200).records(0);
+    let mut sent = vec![];
+    for i in 0..200 {
+        let mut value = vec![];
+        recipe.next_into(&mut value).unwrap();
+        let mut order: Order = serde_json::from_slice(&value).unwrap();
+        order.payment_type = "Card".into();
+        order.payment_txn_success = "Y".into();
+        if i == 100 {
+            order.customer_name = "x".repeat(50_000);
+        }
+        sent.push(Sent::value(serde_json::to_vec(&order).unwrap()));
+    }
+    cluster.admin.create_topic(&cluster.topic("orders"), 1, 1, &[]).unwrap();
+    cluster.admin.create_topic(&cluster.topic("orders.card"), 1, 1, &[("max.message.bytes", "20000")]).unwrap();
+    send(&cluster.brokers, &cluster.topic("orders"), sent.iter().map(|s| (Some(0), s)));
+    block_on(async {
+        let running = orders(cluster.source().until(Until::Latest), cluster.sink(), dir.path()).start().await.unwrap();
+        let status = running.wait().await.unwrap();
+        assert_eq!(status.rejected["orders"], 1);
+    });
+    let held = topics(&cluster.admin, &cluster.prefix);
+    let expected = [("orders", 200), ("orders.card", 199), ("orders.successful", 200)];
+    assert_eq!(held, expected.map(|(t, n)| (t.to_owned(), n)).into());
+    let letters = letters(&dir.path().join("dead_letters"));
+    assert_eq!(letters.len(), 1);
+    assert!(Some(&letters[0].bytes) == sent[100].value.as_ref());
+    assert_eq!(letters[0].place, Some((cluster.topic("orders"), 0, 100)));
+    assert!(letters[0].reason.contains(&cluster.topic("orders.card")), "{}", letters[0].reason);
+    cluster.forget();
+}
+
+#[test]
+fn real_the_example_leaves_in_every_topic_what_belongs_there() {
+    let Some(cluster) = cluster("example") else { return };
+    let _present = present();
+    let dir = tempfile::tempdir().unwrap();
+    let there = ["--brokers", &cluster.brokers, "--topic-prefix", &cluster.prefix];
+    let args = ["--orders", "5000", "--seed", "6", "--workers", "2", "--out", "made"];
+    let expected = expected(&dirty(6), 5_000);
+    let said = good(program(dir.path()).args(there).args(args).args(DIRTY));
+    check(&said, &dir.path().join("made"), &cluster.prefix, &expected);
+    check_topics(&cluster.brokers, &cluster.prefix, &expected);
+    let lags = || cluster.admin.group_lag(&cluster.topic("full_pipeline"), &cluster.topic("orders")).unwrap();
+    assert!(lags().iter().all(|l| l.lag() == 0), "{:?}", lags());
+
+    // again from the beginning: nothing is produced, all of it is routed once more
+    let said = good(program(dir.path()).args(there).args(["--no-produce", "--out", "read"]));
+    check(&said, &dir.path().join("read"), &cluster.prefix, &expected);
+    // and until somebody presses Ctrl-C
+    let said = interrupted(program(dir.path()).args(there).args(["--no-produce", "--follow", "--out", "followed"]), 3);
+    check(&said, &dir.path().join("followed"), &cluster.prefix, &expected);
+    for (topic, records) in topics(&cluster.admin, &cluster.prefix) {
+        let once = expected.topics.get(&topic);
+        assert_eq!(records, once.map_or(expected.records, |n| 3 * n), "{topic}");
+    }
+    assert!(lags().iter().all(|l| l.lag() == 0), "{:?}", lags());
+    cluster.forget();
+}
