@@ -13,23 +13,22 @@ use orderflow::sink::{Closed, Column, Committed, Guarantee, Opened, Progress, Si
 use orderflow::source::{Fetch, Fingerprint, Payload, Polled, RawBatch, RawRecord, Reader, Source, SourceContext, SourceStatus};
 use orderflow::time::{Partition, Positions};
 use orderflow::{Pipeline, Result, Running};
-use serde::de::{Deserialize, Deserializer, Visitor};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Records of one fetch, as many as librdkafka gives at once, so that 25 fetches are 100,000 records.
-pub const FETCH: usize = 4000;
+pub(crate) const FETCH: usize = 4000;
 
 /// Encoded records, back to back.
-pub struct Pool {
+pub(crate) struct Pool {
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
 
 impl Pool {
     /// The first `n` records of `orders`.
-    pub fn new(orders: &Orders, n: usize) -> Self {
+    pub(crate) fn new(orders: &Orders, n: usize) -> Self {
         let (mut records, mut bytes, mut ends) = (orders.records(0), Vec::with_capacity(n * 400), vec![0]);
         for _ in 0..n {
             records.next_into(&mut bytes).unwrap();
@@ -39,12 +38,12 @@ impl Pool {
     }
 
     /// `n` clean orders.
-    pub fn clean(n: usize) -> Self {
+    pub(crate) fn clean(n: usize) -> Self {
         Self::new(&Orders::new(1), n)
     }
 
     /// `n` clean orders, each of a customer of its own, in no order.
-    pub fn customers(n: usize) -> Self {
+    pub(crate) fn customers(n: usize) -> Self {
         let (clean, mark) = (Self::clean(n), b"\"customer_id\":");
         let (mut bytes, mut ends) = (Vec::with_capacity(clean.bytes.len() + 4 * n), vec![0]);
         for i in 0..n {
@@ -59,20 +58,20 @@ impl Pool {
         Self { bytes, ends }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.ends.len() - 1
     }
 
-    pub fn get(&self, i: usize) -> &[u8] {
+    pub(crate) fn get(&self, i: usize) -> &[u8] {
         &self.bytes[self.ends[i]..self.ends[i + 1]]
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.len()).map(|i| self.get(i))
     }
 
     /// Bytes of all records.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
     }
 }
@@ -83,9 +82,9 @@ fn scattered(i: usize) -> u64 {
 }
 
 /// A pool as a source, read `rounds` times.
-pub struct PoolSource {
-    pub pool: Arc<Pool>,
-    pub rounds: usize,
+pub(crate) struct PoolSource {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) rounds: usize,
 }
 
 impl Source for PoolSource {
@@ -164,8 +163,8 @@ impl RawBatch for PoolBatch {
 
 /// A sink that takes everything and keeps nothing. With `columns`, it asks for them as a router does.
 #[derive(Clone, Default)]
-pub struct Discard {
-    pub columns: Vec<Column>,
+pub(crate) struct Discard {
+    pub(crate) columns: Vec<Column>,
 }
 
 struct Discarded {
@@ -212,12 +211,12 @@ impl Writer for Discarded {
 }
 
 /// Orders and amount of each (city, payment type).
-pub const TOTALS: &str = orderflow::pipelines::orders::TOTALS;
+pub(crate) const TOTALS: &str = orderflow::pipelines::orders::TOTALS;
 /// Orders and amount of each customer.
-pub const CUSTOMERS: &str = "SELECT customer_id, count(*) AS orders, sum(qty * price) AS amount FROM orders GROUP BY customer_id";
+pub(crate) const CUSTOMERS: &str = "SELECT customer_id, count(*) AS orders, sum(qty * price) AS amount FROM orders GROUP BY customer_id";
 
 /// A pipeline that keeps one view over `source` and throws its changes away.
-pub fn aggregate(name: &str, source: impl Source, sql: &str) -> Result<Pipeline> {
+pub(crate) fn aggregate(name: &str, source: impl Source, sql: &str) -> Result<Pipeline> {
     let mut flow = Pipeline::new(name);
     flow.source("orders", source)?;
     flow.view("totals", sql)?.sink(Discard::default())?;
@@ -225,7 +224,7 @@ pub fn aggregate(name: &str, source: impl Source, sql: &str) -> Result<Pipeline>
 }
 
 /// Runs a bounded pipeline to its end; the handle still answers for its views.
-pub fn run(flow: Pipeline) -> Result<Running> {
+pub(crate) fn run(flow: Pipeline) -> Result<Running> {
     runtime().block_on(async {
         let running = flow.start().await?;
         running.wait().await?;
@@ -233,95 +232,66 @@ pub fn run(flow: Pipeline) -> Result<Running> {
     })
 }
 
-pub fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// (orders, amount in cents) over all rows of view `totals`.
-pub fn answer(running: &Running) -> (u64, i128) {
+pub(crate) fn answer(running: &Running) -> (u64, i128) {
     use orderflow::arrow::{array::AsArray, datatypes::*};
     let rows = runtime().block_on(running.query("SELECT CAST(sum(orders) AS BIGINT), CAST(sum(amount) AS DECIMAL(38, 2)) FROM totals")).unwrap();
     let column = |i: usize| rows[0].column(i).clone();
     (column(0).as_primitive::<Int64Type>().value(0) as u64, column(1).as_primitive::<Decimal128Type>().value(0))
 }
 
-/// A price in cents, written as a JSON string because a number would pass through a float.
-#[derive(Clone, Copy)]
-pub struct Cents(pub i64);
-
-impl<'de> Deserialize<'de> for Cents {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
-        struct Digits;
-        impl Visitor<'_> for Digits {
-            type Value = Cents;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a price")
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Cents, E> {
-                let (mut cents, mut places) = (0i64, None);
-                for b in text.bytes() {
-                    match b {
-                        b'0'..=b'9' => {
-                            cents = cents * 10 + i64::from(b - b'0');
-                            places = places.map(|p: u32| p + 1);
-                        }
-                        b'.' if places.is_none() => places = Some(0),
-                        _ => return Err(E::custom("not a price")),
-                    }
-                }
-                match places.unwrap_or(0) {
-                    p @ 0..=2 => Ok(Cents(cents * 10i64.pow(2 - p))),
-                    _ => Err(E::custom("a price has two places")),
-                }
-            }
-        }
-        d.deserialize_str(Digits)
-    }
+/// A price in cents: orders have two places, and a price below 10^13 is exact as a float.
+fn cents(price: f64) -> i128 {
+    (price * 100.0).round() as i64 as i128
 }
 
 /// The fields that the totals need.
 #[derive(serde::Deserialize)]
-pub struct Needed<'a> {
-    pub payment_type: &'a str,
-    pub qty: i64,
-    pub price: Cents,
-    pub city: &'a str,
+pub(crate) struct Needed<'a> {
+    pub(crate) payment_type: &'a str,
+    pub(crate) qty: i64,
+    pub(crate) price: f64,
+    pub(crate) city: &'a str,
 }
 
 /// The fields that the totals by customer need.
 #[derive(serde::Deserialize)]
-pub struct Customer {
-    pub customer_id: i64,
-    pub qty: i64,
-    pub price: Cents,
+pub(crate) struct Customer {
+    pub(crate) customer_id: i64,
+    pub(crate) qty: i64,
+    pub(crate) price: f64,
 }
 
 /// The fields that routing needs.
 #[derive(serde::Deserialize)]
-pub struct Routed<'a> {
-    pub payment_type: &'a str,
-    pub payment_txn_success: &'a str,
+pub(crate) struct Routed<'a> {
+    pub(crate) payment_type: &'a str,
+    pub(crate) payment_txn_success: &'a str,
 }
 
 /// All fields.
 #[derive(serde::Deserialize)]
-pub struct All<'a> {
-    pub order_id: i64,
-    pub customer_id: i64,
-    pub customer_name: &'a str,
-    pub product_id: i64,
-    pub product_name: &'a str,
-    pub product_category: &'a str,
-    pub payment_type: &'a str,
-    pub qty: i64,
-    pub price: Cents,
-    pub datetime: &'a str,
-    pub country: &'a str,
-    pub city: &'a str,
-    pub ecommerce_website_name: &'a str,
-    pub payment_txn_id: i64,
-    pub payment_txn_success: &'a str,
-    pub failure_reason: Option<&'a str>,
+pub(crate) struct All<'a> {
+    pub(crate) order_id: i64,
+    pub(crate) customer_id: i64,
+    pub(crate) customer_name: &'a str,
+    pub(crate) product_id: i64,
+    pub(crate) product_name: &'a str,
+    pub(crate) product_category: &'a str,
+    pub(crate) payment_type: &'a str,
+    pub(crate) qty: i64,
+    pub(crate) price: f64,
+    pub(crate) datetime: &'a str,
+    pub(crate) country: &'a str,
+    pub(crate) city: &'a str,
+    pub(crate) ecommerce_website_name: &'a str,
+    pub(crate) payment_txn_id: i64,
+    pub(crate) payment_txn_success: &'a str,
+    pub(crate) failure_reason: Option<&'a str>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -353,14 +323,14 @@ impl Equivalent<Group> for GroupRef<'_> {
 
 /// The hand-written totals.
 #[derive(Default)]
-pub struct Totals(HashMap<Group, (u64, i128)>);
+pub(crate) struct Totals(HashMap<Group, (u64, i128)>);
 
 impl Totals {
     /// Parses one record and adds it.
     #[inline]
-    pub fn add(&mut self, record: &[u8]) {
+    pub(crate) fn add(&mut self, record: &[u8]) {
         let o: Needed<'_> = sonic_rs::from_slice(record).unwrap();
-        let amount = i128::from(o.qty) * i128::from(o.price.0);
+        let amount = i128::from(o.qty) * cents(o.price);
         match self.0.get_mut(&GroupRef(o.city, o.payment_type)) {
             Some((n, sum)) => {
                 *n += 1;
@@ -372,7 +342,7 @@ impl Totals {
         }
     }
 
-    pub fn answer(&self) -> (u64, i128) {
+    pub(crate) fn answer(&self) -> (u64, i128) {
         self.0.values().fold((0, 0), |a, v| (a.0 + v.0, a.1 + v.1))
     }
 }
@@ -387,7 +357,7 @@ struct Slot {
 
 /// Changes of an epoch, as columns.
 #[derive(Default)]
-pub struct Deltas {
+pub(crate) struct Deltas {
     customer: Vec<i64>,
     orders: Vec<u64>,
     amount: Vec<i128>,
@@ -396,7 +366,7 @@ pub struct Deltas {
 
 /// The hand-written totals by customer, with the old and the new row of every customer that an epoch touched.
 #[derive(Default)]
-pub struct ByCustomer {
+pub(crate) struct ByCustomer {
     slots: HashMap<i64, Slot>,
     touched: Vec<(i64, u64, i128)>,
     epoch: u64,
@@ -404,7 +374,7 @@ pub struct ByCustomer {
 
 impl ByCustomer {
     #[inline]
-    pub fn add(&mut self, record: &[u8]) {
+    pub(crate) fn add(&mut self, record: &[u8]) {
         let o: Customer = sonic_rs::from_slice(record).unwrap();
         let slot = self.slots.entry(o.customer_id).or_insert_with(|| Slot { epoch: u64::MAX, ..Slot::default() });
         if slot.epoch != self.epoch {
@@ -412,11 +382,11 @@ impl ByCustomer {
             self.touched.push((o.customer_id, slot.orders, slot.amount));
         }
         slot.orders += 1;
-        slot.amount += i128::from(o.qty) * i128::from(o.price.0);
+        slot.amount += i128::from(o.qty) * cents(o.price);
     }
 
     /// Ends the epoch: its deltas.
-    pub fn close(&mut self) -> Deltas {
+    pub(crate) fn close(&mut self) -> Deltas {
         self.epoch += 1;
         let mut out = Deltas::default();
         for (customer, orders, amount) in self.touched.drain(..) {
@@ -435,7 +405,7 @@ impl ByCustomer {
         out
     }
 
-    pub fn answer(&self) -> (u64, i128) {
+    pub(crate) fn answer(&self) -> (u64, i128) {
         self.slots.values().fold((0, 0), |a, v| (a.0 + v.orders, a.1 + v.amount))
     }
 }

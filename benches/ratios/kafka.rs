@@ -165,14 +165,10 @@ pub(crate) fn route(brokers: &str, topic: &str, n: u64, prefix: &str) -> u64 {
         ("message.max.bytes", "16777216"),
     ];
     let producer = client(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, &settings, true);
-    // SAFETY: the producer lives until the end of this function.
-    let (queue, handle) = unsafe {
-        let handle = |name: &str| {
-            // SAFETY: the name lives during the call; no configuration of its own.
-            unsafe { sys::rd_kafka_topic_new(producer, c(name).as_ptr(), ptr::null_mut()) }
-        };
-        (sys::rd_kafka_queue_get_main(producer), handle)
-    };
+    // SAFETY: the producer lives until the end of this function, and the name during the call.
+    let handle = |name: &str| unsafe { sys::rd_kafka_topic_new(producer, c(name).as_ptr(), ptr::null_mut()) };
+    // SAFETY: the producer is valid; the queue is given back below.
+    let queue = unsafe { sys::rd_kafka_queue_get_main(producer) };
     let mut by_type: HashMap<String, *mut sys::rd_kafka_topic_t> = HashMap::new();
     let (good, bad) = (handle(&format!("{prefix}{SUCCESSFUL_TOPIC}")), handle(&format!("{prefix}{FAILED_TOPIC}")));
     let (mut stored, mut sent) = (0, 0u64);
