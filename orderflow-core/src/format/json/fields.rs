@@ -104,8 +104,8 @@ impl Fields {
             }
         }
         if count < self.columns.len() {
-            let missing = self.columns.iter_mut().zip(&self.filled).filter(|(_, filled)| **filled != self.object);
-            return missing.map(|(column, _)| column.push_missing()).collect();
+            let mut missing = self.columns.iter_mut().zip(&self.filled).filter(|(_, filled)| **filled != self.object);
+            return missing.try_for_each(|(column, _)| column.push_missing());
         }
         Ok(())
     }

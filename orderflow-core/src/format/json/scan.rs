@@ -136,10 +136,7 @@ impl<'a> Cursor<'a> {
             depth += 1;
             objects = objects << 1 | u128::from(self.peek() == Some(b'{'));
             self.at += 1;
-            let mut more = match (self.token(), objects & 1) {
-                (Some(b'}'), 1) | (Some(b']'), 0) => false,
-                _ => true,
-            };
+            let mut more = !matches!((self.token(), objects & 1), (Some(b'}'), 1) | (Some(b']'), 0));
             loop {
                 if more {
                     if objects & 1 == 1 {
