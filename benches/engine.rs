@@ -34,7 +34,13 @@ fn group<'a>(c: &'a mut Criterion, name: &str, pool: &Pool) -> BenchmarkGroup<'a
 
 /// What a router asks for.
 fn topics() -> Discard {
-    Discard { columns: vec![Column::new("by_type", order::PAYMENT_TOPIC_SQL), Column::new("by_success", order::SUCCESS_TOPIC_SQL), Column::new("value", "_value")] }
+    Discard {
+        columns: vec![
+            Column::new("by_type", order::PAYMENT_TOPIC_SQL),
+            Column::new("by_success", order::SUCCESS_TOPIC_SQL),
+            Column::new("value", "_value"),
+        ],
+    }
 }
 
 fn filter_and_route(c: &mut Criterion) {
@@ -44,7 +50,8 @@ fn filter_and_route(c: &mut Criterion) {
         b.iter(|| {
             let mut flow = Pipeline::new("b");
             let orders = flow.source("orders", source(&pool)).unwrap();
-            let failed = orders.filter(orderflow::datafusion::prelude::col("payment_txn_success").eq(orderflow::datafusion::prelude::lit("N")));
+            let failed =
+                orders.filter(orderflow::datafusion::prelude::col("payment_txn_success").eq(orderflow::datafusion::prelude::lit("N")));
             failed.unwrap().route(topics()).unwrap();
             run(flow.dead_letters(Discard::default())).unwrap()
         });

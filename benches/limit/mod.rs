@@ -239,7 +239,8 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
 /// (orders, amount in cents) over all rows of view `totals`.
 pub(crate) fn answer(running: &Running) -> (u64, i128) {
     use orderflow::arrow::{array::AsArray, datatypes::*};
-    let rows = runtime().block_on(running.query("SELECT CAST(sum(orders) AS BIGINT), CAST(sum(amount) AS DECIMAL(38, 2)) FROM totals")).unwrap();
+    let rows =
+        runtime().block_on(running.query("SELECT CAST(sum(orders) AS BIGINT), CAST(sum(amount) AS DECIMAL(38, 2)) FROM totals")).unwrap();
     let column = |i: usize| rows[0].column(i).clone();
     (column(0).as_primitive::<Int64Type>().value(0) as u64, column(1).as_primitive::<Decimal128Type>().value(0))
 }

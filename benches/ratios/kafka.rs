@@ -5,7 +5,7 @@
 #![allow(unsafe_code, reason = "the Rust wrapper has no batches: the limit must not pay for a poll per message")]
 
 use crate::limit::{Routed, Totals};
-use orderflow::domain::order::{SUCCESSFUL_TOPIC, FAILED_TOPIC, payment_topic};
+use orderflow::domain::order::{FAILED_TOPIC, SUCCESSFUL_TOPIC, payment_topic};
 use orderflow::generator::Orders;
 use orderflow::kafka::{Admin, Producer, Record, partition_for_key};
 use rdkafka_sys as sys;

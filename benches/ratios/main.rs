@@ -132,13 +132,13 @@ fn decode(figures: &Figures, pool: &Pool) {
         "decode 4 of 16 fields",
         1.15,
         || ours(&four),
-        || cpu::of(|| pool.iter().for_each(|r| drop(black_box(sonic_rs::from_slice::<Needed<'_>>(r).unwrap())))).0 / pool.len() as f64,
+        || cpu::of(|| pool.iter().for_each(|r| _ = black_box(sonic_rs::from_slice::<Needed<'_>>(r).unwrap()))).0 / pool.len() as f64,
     );
     figures.measure(
         "decode 16 fields",
         1.25,
         || ours(&all),
-        || cpu::of(|| pool.iter().for_each(|r| drop(black_box(sonic_rs::from_slice::<All<'_>>(r).unwrap())))).0 / pool.len() as f64,
+        || cpu::of(|| pool.iter().for_each(|r| _ = black_box(sonic_rs::from_slice::<All<'_>>(r).unwrap()))).0 / pool.len() as f64,
     );
 }
 
@@ -200,7 +200,7 @@ fn many_groups(figures: &Figures, groups: usize) -> Result<()> {
         for round in 0..ROUNDS {
             for (i, record) in pool.iter().enumerate() {
                 totals.add(record);
-                if (round * pool.len() + i + 1) % EPOCH == 0 {
+                if (round * pool.len() + i + 1).is_multiple_of(EPOCH) {
                     black_box(totals.close());
                 }
             }
@@ -227,7 +227,11 @@ fn many_groups(figures: &Figures, groups: usize) -> Result<()> {
 }
 
 fn from_kafka(figures: &Figures, brokers: &str, n: u64) -> Result<()> {
-    let names = ["Kafka, decode, aggregate", "Kafka, decode, aggregate, 2 workers over 1", "Kafka, decode, aggregate, 2 workers over 1, 1 partition"];
+    let names = [
+        "Kafka, decode, aggregate",
+        "Kafka, decode, aggregate, 2 workers over 1",
+        "Kafka, decode, aggregate, 2 workers over 1, 1 partition",
+    ];
     let route = "Kafka, route to two topics";
     let admin = Admin::connect(brokers)?;
     let run_id = std::process::id();
@@ -271,7 +275,9 @@ fn from_kafka(figures: &Figures, brokers: &str, n: u64) -> Result<()> {
         let (topic, n) = (format!("ratios-{run_id}-routed"), n / 4);
         kafka::fill(brokers, &topic, kafka::PARTITIONS, n)?;
         let prefix = |side: &str| format!("ratios-{run_id}-{side}-");
-        let create = |prefix: &str| kafka::routed_topics(prefix).iter().try_for_each(|t| admin.create_topic(t, kafka::PARTITIONS, 1, &[]).map(|_| ()));
+        let create = |prefix: &str| {
+            kafka::routed_topics(prefix).iter().try_for_each(|t| admin.create_topic(t, kafka::PARTITIONS, 1, &[]).map(|_| ()))
+        };
         let clear = |prefix: &str| {
             for t in kafka::routed_topics(prefix) {
                 admin.delete_topic(&t).unwrap();

@@ -4,7 +4,10 @@
 //! silently forgets its oldest records beyond [`EmbeddedBroker::PARTITION_BYTES`] or [`EmbeddedBroker::PARTITION_BATCHES`]
 //! (a reader that lags sees that as a loss; a record that alone passes the limit is lost itself), nothing survives the process, topics cannot be created or deleted through the
 //! admin API, consumer groups cannot be listed, and offsets sent to a transaction are accepted but not stored.
-#![expect(clippy::disallowed_methods, reason = "librdkafka's mock cluster may be used by one thread only, which takes one request at a time")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "librdkafka's mock cluster may be used by one thread only, which takes one request at a time"
+)]
 
 use orderflow_core::{Error, Result};
 use rdkafka::mocking::MockCluster;

@@ -9,6 +9,7 @@
 //! let orders = Kafka::topic("orders").brokers("localhost:9092").start(Start::Earliest).until(Until::Latest);
 //! let routed = Kafka::sink("localhost:9092").topic_sql("'orders.' || lower(payment_type)");
 //! ```
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may do what only one room may"))]
 
 mod admin;
 mod client;

@@ -1,5 +1,5 @@
 //! The facade's integration tests, one binary: a `mod` a file, so that the engine is linked once.
-#![allow(clippy::disallowed_methods, reason = "tests may do what only one room may")]
+#![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests may do what only one room may")]
 
 mod bad_input;
 mod compose;

@@ -164,9 +164,8 @@ struct FailureRow {
 
 /// What the pipeline of orders found, in the form of what it must find; `bytes` is left at 0.
 pub(crate) async fn found(running: &Running, status: &Status, counters: &Counters, prefix: &str) -> Expected {
-    let mut found = Expected::default();
-    found.records = status.sources[0].rows;
-    found.rejected = status.rejected.values().map(|n| u64::try_from(*n).unwrap()).sum();
+    let rejected = status.rejected.values().map(|n| u64::try_from(*n).unwrap()).sum();
+    let mut found = Expected { records: status.sources[0].rows, rejected, ..Expected::default() };
     for row in running.query_as::<TotalRow>("SELECT * FROM totals").await.unwrap() {
         let total = Total { orders: row.orders, amount: row.amount };
         assert_eq!(found.totals.insert((row.city, row.payment_type), total), None, "two rows of one key");

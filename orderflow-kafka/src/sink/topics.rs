@@ -2,7 +2,10 @@
 //!
 //! Invariant: a topic's number is given at its first sight and never changes; it has a number of partitions, a reason why it is
 //! refused, or a question under way. At most `max_new_topics` topics are ever created by one writer.
-#![expect(clippy::disallowed_methods, reason = "topics are looked up and created by a thread of their own, so that a writer never waits; it is asked once a topic")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "topics are looked up and created by a thread of their own, so that a writer never waits; it is asked once a topic"
+)]
 
 use super::KafkaSink;
 use super::counters::Counters;
