@@ -56,6 +56,7 @@ fn call(closure: &Closure, changes: &Changes) -> Result<Changes, String> {
 /// Renders a closure. Rows that it refuses (an error on a batch of one) become dead letters.
 pub fn render<'s>(input: Stream<'s>, closure: Closure, blame: Blame, failure: Failure) -> Stream<'s> {
     input.unary::<NoopBuilder<Changes>, _, _, _>(Pipeline, "Closure", move |_, _| {
+        let rows = blame.rows_of("closure");
         move |input, output| {
             input.for_each(|time, data| {
                 let epoch = *time.time();
@@ -77,6 +78,7 @@ pub fn render<'s>(input: Stream<'s>, closure: Closure, blame: Blame, failure: Fa
                     return;
                 }
                 for mut changes in out.into_iter().filter(|c| !c.is_empty()) {
+                    rows.increment(changes.len() as u64);
                     output.session_with_builder(&time).give_container(&mut changes);
                 }
             });

@@ -42,9 +42,17 @@ pub struct Blame {
     pub view: Arc<str>,
     /// The worker's refused rows.
     pub rejects: Rejects,
+    /// Name of the pipeline, for metrics.
+    pub pipeline: Arc<str>,
 }
 
 impl Blame {
+    /// Counts rows that left an operator of the view, in the `metrics` facade: `orderflow_operator_rows_total`.
+    pub fn rows_of(&self, operator: &'static str) -> metrics::Counter {
+        let labels = [("pipeline", self.pipeline.to_string()), ("view", self.view.to_string()), ("operator", operator.to_owned())];
+        metrics::counter!("orderflow_operator_rows_total", &labels)
+    }
+
     /// Refuses row `i` of `changes`, with what is known about where it came from.
     pub fn row(&self, epoch: u64, changes: &Changes, i: usize, reason: &str) {
         let reason = match changes.origin() {

@@ -107,11 +107,15 @@ impl Map {
 /// Renders the steps as one operator.
 pub fn render<'s>(input: Stream<'s>, map: Arc<Map>, blame: Blame, failure: super::render::Failure) -> Stream<'s> {
     input.unary::<NoopBuilder<Changes>, _, _, _>(Pipeline, "Map", move |_, _| {
+        let rows = blame.rows_of("map");
         move |input, output| {
             input.for_each(|time, data| {
                 let epoch = *time.time();
                 match map.apply(std::mem::take(data), epoch, &blame) {
-                    Ok(mut changes) if !changes.is_empty() => output.session_with_builder(&time).give_container(&mut changes),
+                    Ok(mut changes) if !changes.is_empty() => {
+                        rows.increment(changes.len() as u64);
+                        output.session_with_builder(&time).give_container(&mut changes);
+                    }
                     Ok(_) => {}
                     Err(e) => failure.set(e.at(format!("view {}, epoch {epoch}", blame.view))),
                 }

@@ -32,6 +32,8 @@ impl Failure {
 
 /// What rendering needs to know of the worker.
 pub struct Context<'s> {
+    /// Name of the pipeline.
+    pub pipeline: Arc<str>,
     /// The dataflow under construction.
     pub scope: Scope<'s, u64>,
     /// The stream of each source and the columns (indices into the source's full schema) that it carries.
@@ -63,7 +65,7 @@ impl<'s> Context<'s> {
     /// # Errors
     /// What cannot be rendered, which lowering should have refused.
     pub fn render(&self, node: &Node, view: &Arc<str>) -> Result<Rendered<'s>> {
-        let blame = Blame { view: view.clone(), rejects: self.rejects.clone() };
+        let blame = self.blame(view);
         let width = node.schema().fields().len();
         let stateless = |stream, order| Rendered { stream, order, state: None, columns: width };
         Ok(match node {
@@ -115,6 +117,10 @@ impl<'s> Context<'s> {
         })
     }
 
+    fn blame(&self, view: &Arc<str>) -> Blame {
+        Blame { view: view.clone(), rejects: self.rejects.clone(), pipeline: self.pipeline.clone() }
+    }
+
     fn select(&self, stream: Stream<'s>, indices: Vec<usize>, schema: &arrow::datatypes::SchemaRef, blame: Blame) -> Stream<'s> {
         let (schema, failure) = (schema.clone(), self.failure.clone());
         stream.unary::<NoopBuilder<Changes>, _, _, _>(Pipeline, "Select", move |_, _| {
@@ -135,7 +141,7 @@ impl<'s> Context<'s> {
         match &rendered.state {
             Some(state) => Ok(state.clone()),
             None => {
-                let blame = Blame { view: view.clone(), rejects: self.rejects.clone() };
+                let blame = self.blame(view);
                 keep::render(rendered.stream.clone(), &node.schema(), blame, self.failure.clone(), probe)
             }
         }

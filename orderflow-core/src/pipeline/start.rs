@@ -66,7 +66,7 @@ impl Flow {
             });
             sources.push((s.name, s.source));
         }
-        Ok(Parts { blueprint: Arc::new(Blueprint { sources: plans, views, outputs }), sources, sinks })
+        Ok(Parts { blueprint: Arc::new(Blueprint { pipeline: self.name.clone(), sources: plans, views, outputs }), sources, sinks })
     }
 }
 

@@ -78,6 +78,7 @@ pub(crate) fn start_workers(
         let mut run = WorkerLoop { index, inbox, waiting: waiting.clone(), reports: reports.clone(), wake: wake.clone() };
         let (blueprint, ready) = (blueprint.clone(), ready_tx.clone());
         let body = move || {
+            let _span = tracing::info_span!("orderflow_worker", pipeline = %blueprint.pipeline, worker = index).entered();
             let outcome = catch_unwind(AssertUnwindSafe(|| run.run(&blueprint, builder, &ready)));
             if let Err(e) = outcome.unwrap_or_else(|p| Err(Error::internal("a worker panicked").why(panic_text(&*p)))) {
                 let _ = ready.send(Err(e.clone()));
@@ -230,12 +231,13 @@ fn sink_loop(
     wake: &Waker,
 ) {
     use crossbeam_channel::RecvTimeoutError;
+    let mut rest = Duration::ZERO;
     loop {
-        // with nothing under way it sleeps until something comes
+        // with nothing under way it sleeps until something comes; a writer that does not wait by itself is asked again after a while
         let wait = match (driver.is_idle(), driver.pause()) {
             (true, _) => Duration::from_secs(3600),
             (_, Some(pause)) => pause.min(Duration::from_secs(1)),
-            _ => Duration::ZERO,
+            _ => rest,
         };
         let mut next = inbox.recv_timeout(wait);
         loop {
@@ -255,13 +257,14 @@ fn sink_loop(
             }
             next = inbox.recv_timeout(Duration::ZERO);
         }
-        let mut state = driver.step(SINK_WAIT);
+        let (mut state, took) = driver.timed_step(SINK_WAIT);
         let mut last = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = (last.done, last.pending, last.failed.is_some()) != (state.done, state.pending, state.failed.is_some());
         let news = changed || !state.refused.is_empty() || last.waits.is_some() != state.waits.is_some();
         state.refused.splice(0..0, std::mem::take(&mut last.refused));
         *last = state;
         drop(last);
+        rest = if news { Duration::ZERO } else { SINK_WAIT.saturating_sub(took) };
         if news {
             wake.wake();
         }
@@ -275,7 +278,9 @@ pub(crate) fn start_engine(
     ready: impl FnOnce(Result<Thread>) + Send + 'static,
     ended: impl FnOnce(Result<()>) + Send + 'static,
 ) -> Result<()> {
+    let pipeline = name.to_owned();
     spawn(&format!("{name}-engine"), move || {
+        let _span = tracing::info_span!("orderflow", pipeline = %pipeline).entered();
         let me = thread::current();
         let waked = me.clone();
         let built = catch_unwind(AssertUnwindSafe(|| build(Waker::new(move || waked.unpark()))));

@@ -117,6 +117,13 @@ impl SinkDriver {
         SinkState { refused, ..self.state.clone() }
     }
 
+    /// As [`SinkDriver::step`], with the time that it took.
+    pub(crate) fn timed_step(&mut self, wait: Duration) -> (SinkState, Duration) {
+        let from = self.clock.elapsed();
+        let state = self.step(wait);
+        (state, self.clock.elapsed().saturating_sub(from))
+    }
+
     fn drive(&mut self, wait: Duration) -> Result<()> {
         let Some(writer) = self.writer.as_mut() else { return Ok(()) };
         while let Some(next) = self.queue.front() {

@@ -27,6 +27,7 @@ use timely::worker::Worker as Timely;
 
 /// What every worker builds: the same on each of them.
 pub(crate) struct Blueprint {
+    pub(crate) pipeline: Arc<str>,
     pub(crate) sources: Vec<SourcePlan>,
     pub(crate) views: Vec<ViewPlan>,
     pub(crate) outputs: Vec<OutputPlan>,
@@ -78,7 +79,7 @@ pub(crate) struct Share {
     /// (output, rows), in the order they came.
     pub(crate) outputs: Vec<(usize, Changes)>,
     pub(crate) rejected: Vec<Rejected>,
-    /// Time that this worker spent on its thread so far, in nanoseconds, as the engine's clock measures it.
+    /// Updates held in this worker's kept state.
     pub(crate) updates: usize,
 }
 
@@ -112,7 +113,14 @@ impl Core {
             blueprint.sources.iter().map(|_| InputHandle::new_with_builder()).collect();
         let built = timely.dataflow::<u64, _, _>(|scope| -> Result<_> {
             let sources = inputs.iter_mut().zip(&blueprint.sources).map(|(h, s)| (scope.input_from(h), s.wanted.clone())).collect();
-            let mut context = Context { scope, sources, views: vec![], rejects: rejects.clone(), failure: failure.clone() };
+            let mut context = Context {
+                pipeline: blueprint.pipeline.clone(),
+                scope,
+                sources,
+                views: vec![],
+                rejects: rejects.clone(),
+                failure: failure.clone(),
+            };
             let mut states = vec![];
             for view in &blueprint.views {
                 let rendered = context.render(&view.node, &view.name)?;

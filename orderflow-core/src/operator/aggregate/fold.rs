@@ -45,6 +45,7 @@ pub(super) fn render<'s>(
             pending.insert(1, (first, vec![]));
         }
         drop(capability);
+        let rows = blame.rows_of("aggregate");
         let mut fold = match Codecs::new(&plan) {
             Ok(codecs) => Some(Fold { plan, codecs, traces, blame, shown: false }),
             Err(e) => {
@@ -67,6 +68,7 @@ pub(super) fn render<'s>(
                 match fold.epoch(epoch, parts) {
                     Ok(batches) => {
                         for mut changes in batches {
+                            rows.increment(changes.len() as u64);
                             output.session_with_builder(&capability).give_container(&mut changes);
                         }
                     }
