@@ -101,10 +101,11 @@ type Captured = Rc<RefCell<BTreeMap<u64, Vec<(usize, Changes)>>>>;
 
 impl Core {
     /// Builds the dataflow; also gives the canonical order of each output.
+    #[expect(clippy::disallowed_methods, reason = "timely's own timer: without one a worker never parks")]
     pub(crate) fn build(blueprint: &Blueprint, allocator: Allocator) -> Result<(Self, Vec<Order>)> {
         let mut config = timely::WorkerConfig::default();
         differential_dataflow::configure(&mut config, &differential_dataflow::Config::default().idle_merge_effort(Some(1000)));
-        let mut timely = Timely::new(config, allocator, None);
+        let mut timely = Timely::new(config, allocator, Some(std::time::Instant::now()));
         let (rejects, failure, captured) = (Rejects::default(), Failure::default(), Captured::default());
         let probe = ProbeHandle::new();
         let ingest = |(i, s): (usize, &SourcePlan)| Ingest::new(s.name.clone(), i as u32, s.format.as_deref(), &s.full, s.data, &s.wanted);
