@@ -40,3 +40,19 @@ fn the_engine_alone_declares_neither_a_broker_nor_a_command_line() {
         assert!(!manifest.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(name)), "orderflow-core depends on {name}");
     }
 }
+
+#[test]
+fn whoever_takes_the_engine_alone_gets_neither_a_broker_nor_a_command_line() {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "-p", "orderflow-core", "-e", "normal", "--prefix", "none"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    let packages: BTreeSet<_> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    for name in ["rdkafka", "rdkafka-sys", "clap", "orderflow-kafka", "orderflow-sinks"] {
+        assert!(!packages.contains(name), "orderflow-core brings {name}");
+    }
+    assert!(packages.contains("datafusion") && packages.contains("timely"), "the tree was read wrongly");
+}

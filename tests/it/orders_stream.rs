@@ -1,11 +1,11 @@
 //! The pipeline of orders on an embedded broker: every order counted, every record routed as it is.
 
 use crate::support::{PARTITIONS, Sent, broker, letters, read, run_orders, send, sorted, topics};
-use orderflow::domain::Order;
+use orderflow::domain::{Order, order};
 use orderflow::generator::{Expected, Orders, Share, Total, expected};
 use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, Until, partition_for_key};
 use orderflow::pipelines::orders;
-use orderflow_core::format::Format;
+use orderflow_core::format::{Format, csv::Csv};
 use rust_decimal::Decimal;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -69,6 +69,11 @@ async fn the_sample_lines(lines: &str, format: impl Format) {
 #[tokio::test]
 async fn the_sample_lines_in_json_are_counted_and_routed_byte_by_byte() {
     the_sample_lines(include_str!("../data/orders.jsonl"), orders::json()).await;
+}
+
+#[tokio::test]
+async fn the_sample_lines_in_csv_are_counted_and_routed_byte_by_byte() {
+    the_sample_lines(include_str!("../data/orders.csv"), Csv::new(order::schema()).strict()).await;
 }
 
 #[tokio::test]
