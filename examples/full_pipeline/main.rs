@@ -142,8 +142,7 @@ async fn follow(
                     p.await.map_err(|e| Error::internal("the producer panicked").why(e))??;
                 }
                 bar.finish_and_clear();
-                running.settled().await?;
-                return Ok(true);
+                return at_rest(running).await.map(|()| true);
             }
             outcome = &mut ended => {
                 bar.finish_and_clear();
@@ -168,11 +167,16 @@ async fn follow(
         let Some(ends) = ends.as_ref().filter(|_| !options.follow) else { continue };
         let position = |id: &i32| status.sources[0].status.partitions.iter().find(|p| p.partition.id == *id).map_or(0, |p| p.position);
         if ends.iter().all(|(id, end)| position(id) >= *end) {
-            running.settled().await?;
             bar.finish_and_clear();
-            return Ok(false);
+            return at_rest(running).await.map(|()| false);
         }
     }
+}
+
+/// Takes no more input and brings what was read into the views: what they say now is what the files will hold.
+async fn at_rest(running: &Running) -> Result<()> {
+    running.pause()?;
+    running.settled().await.map(|_| ())
 }
 
 fn progress_bar(options: &Options) -> ProgressBar {

@@ -319,8 +319,8 @@ impl Engine {
     fn mint_if_due(&mut self, wait: &mut Duration) -> bool {
         let now = self.clock.elapsed();
         let held = self.sources.iter().any(|s| s.held.is_some());
-        if held && matches!(self.phase, Phase::Draining) {
-            // what was read before the drain still belongs to the stream
+        if held && matches!(self.phase, Phase::Draining | Phase::Paused) {
+            // what was read before still belongs to the stream
             for i in 0..self.sources.len() {
                 if let Some(fetch) = self.sources[i].held.take() {
                     self.dispatch(i, fetch, now);
