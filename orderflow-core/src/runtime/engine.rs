@@ -265,10 +265,11 @@ impl Engine {
                         Err(e) => return Err(e.at(format!("source {}", source.name))),
                     },
                 };
-                busy = true;
+                // a fetch that no worker has room for is no work: the worker that makes room wakes the engine
                 if !self.dispatch(i, fetch, now) {
                     break;
                 }
+                busy = true;
             }
         }
         Ok(busy)
