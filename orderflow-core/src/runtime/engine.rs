@@ -121,7 +121,7 @@ impl Engine {
                 busy = true;
             }
         }
-        if !busy {
+        if !busy && self.sources.iter().all(|s| s.held.is_none()) {
             let newest = if self.mint.is_empty() { self.ledger.tail() } else { self.mint.epoch() };
             self.settling.iter_mut().for_each(|(until, _)| *until = until.or(Some(newest)));
         }
