@@ -1,13 +1,14 @@
 //! The ratios: CPU time per record of the engine over that of the loop one would write by hand, or of another limit, in one run.
 //!
-//! `scripts/ratios` runs it with everything that it needs; alone: `cargo bench --bench ratios -- [--brokers HOST:PORT]
-//! [--rounds N] [--records N] [--kafka-records N] [--only PART-OF-NAME]`. Figures that lack their broker are left out, and said so.
+//! `scripts/ratios` runs it with everything that it needs; alone: `cargo bench --bench ratios -- [--brokers HOST:PORT] [--duckdb PYTHON]
+//! [--rounds N] [--records N] [--kafka-records N] [--only PART-OF-NAME]`. Figures that lack their broker or DuckDB are left out, and said so.
 //!
 //! Invariant: both sides get the same bytes, take turns, and come to the same answer; a figure is the ratio of the medians. On the
 //! standard output stands one line a figure: name, ours (µs), limit (µs), ratio, target.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "a measuring program is a host, not a guest")]
 
 mod cpu;
+mod duckdb;
 mod kafka;
 #[path = "../limit/mod.rs"]
 mod limit;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 struct Options {
     brokers: Option<String>,
+    duckdb: Option<String>,
     rounds: usize,
     records: usize,
     kafka_records: u64,
@@ -33,7 +35,7 @@ struct Options {
 }
 
 fn options() -> std::result::Result<Options, String> {
-    let mut o = Options { brokers: None, rounds: 3, records: 1_000_000, kafka_records: 2_000_000, only: None };
+    let mut o = Options { brokers: None, duckdb: None, rounds: 3, records: 1_000_000, kafka_records: 2_000_000, only: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} wants a value"));
@@ -41,6 +43,7 @@ fn options() -> std::result::Result<Options, String> {
         match arg.as_str() {
             "--bench" => {} // from cargo
             "--brokers" => o.brokers = Some(value()?),
+            "--duckdb" => o.duckdb = Some(value()?),
             "--rounds" => o.rounds = number(value()?)?.max(1) as usize,
             "--records" => o.records = number(value()?)?.max(10_000) as usize,
             "--kafka-records" => o.kafka_records = number(value()?)?.max(10_000),
@@ -104,6 +107,10 @@ fn figures(o: &Options) -> Result<()> {
     in_memory(&figures, &pool)?;
     drop(pool);
     many_groups(&figures, o.records)?;
+    match &o.duckdb {
+        Some(python) => duckdb::file(&figures, python, o.records)?,
+        None => eprintln!("no --duckdb: the figure of a file is left out"),
+    }
     match &o.brokers {
         Some(brokers) => from_kafka(&figures, brokers, o.kafka_records)?,
         None => eprintln!("no --brokers: the figures of Kafka are left out"),

@@ -85,8 +85,13 @@ pub struct ByBucket;
 
 impl Distributor<Partials> for ByBucket {
     fn partition<T: Clone, P: Push<Message<T, Partials>>>(&mut self, container: &mut Partials, time: &T, pushers: &mut [P]) {
-        let whole = std::mem::take(container);
+        let mut whole = std::mem::take(container);
         let (n, peers) = (whole.keys.count(), pushers.len());
+        // ascending keys: where both ends have one owner, so has all between
+        if n > 0 && owner(whole.keys.get(0)[0], peers) == owner(whole.keys.get(n - 1)[0], peers) {
+            let target = owner(whole.keys.get(0)[0], peers);
+            return Message::push_at(&mut whole, time.clone(), &mut pushers[target]);
+        }
         let mut from = 0;
         while from < n {
             let target = owner(whole.keys.get(from)[0], peers);
@@ -94,7 +99,7 @@ impl Distributor<Partials> for ByBucket {
             while to < n && owner(whole.keys.get(to)[0], peers) == target {
                 to += 1;
             }
-            let mut part = if (from, to) == (0, n) { whole.clone() } else { whole.cut(from, to) };
+            let mut part = whole.cut(from, to);
             Message::push_at(&mut part, time.clone(), &mut pushers[target]);
             from = to;
         }

@@ -100,7 +100,11 @@ impl Ingest {
             return Err(Error::internal(format!("the decoder of source '{}' lost count: {} of {rows} rows", self.name, batch.num_rows())));
         }
         let mut next_bad = bad.iter().peekable();
-        let good: Vec<usize> = (0..raw.len()).filter(|i| next_bad.next_if(|b| *b == i).is_none()).collect();
+        let good: Vec<usize> = if self.columns.iter().any(|c| matches!(c, From::Hidden(_))) {
+            (0..raw.len()).filter(|i| next_bad.next_if(|b| *b == i).is_none()).collect()
+        } else {
+            vec![]
+        };
         let column = |c: &From| match c {
             From::Data(i) => Ok(batch.column(*i).clone()),
             From::Hidden(name) => hidden(name, raw, partition, &good),

@@ -162,7 +162,7 @@ pub fn render(input: Stream<'_>, schema: &SchemaRef, blame: Blame, failure: Fail
                 }
                 let epoch = *entry.key();
                 let merged = Partials::merge(entry.remove().1);
-                arrangement.insert(epoch, &merged.keys, &merged.accs);
+                arrangement.insert(epoch, merged.keys, merged.accs);
             }
         }
     });

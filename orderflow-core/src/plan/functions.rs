@@ -80,8 +80,13 @@ impl ScalarUDFImpl for Slug {
                 let text = arrow::compute::cast(array, &DataType::Utf8)?;
                 let Some(text) = text.as_any().downcast_ref::<StringArray>() else { return exec_err!("slug takes text") };
                 let mut out = StringBuilder::with_capacity(text.len(), text.value_data().len());
+                // a column of few values is the rule, and looking one up costs less than making it anew
+                let mut known: hashbrown::HashMap<&str, String> = hashbrown::HashMap::new();
                 for value in text {
-                    out.append_option(value.map(slug));
+                    match value {
+                        Some(v) => out.append_value(known.entry(v).or_insert_with(|| slug(v))),
+                        None => out.append_null(),
+                    }
                 }
                 Ok(ColumnarValue::Array(Arc::new(out.finish()) as ArrayRef))
             }

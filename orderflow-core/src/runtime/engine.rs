@@ -121,7 +121,7 @@ impl Engine {
                 busy = true;
             }
         }
-        if !busy {
+        if !busy && self.sources.iter().all(|s| s.held.is_none()) {
             let newest = if self.mint.is_empty() { self.ledger.tail() } else { self.mint.epoch() };
             self.settling.iter_mut().for_each(|(until, _)| *until = until.or(Some(newest)));
         }
@@ -265,10 +265,11 @@ impl Engine {
                         Err(e) => return Err(e.at(format!("source {}", source.name))),
                     },
                 };
-                busy = true;
+                // a fetch that no worker has room for is no work: the worker that makes room wakes the engine
                 if !self.dispatch(i, fetch, now) {
                     break;
                 }
+                busy = true;
             }
         }
         Ok(busy)

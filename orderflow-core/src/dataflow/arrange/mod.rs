@@ -62,26 +62,25 @@ impl Arrangement {
     ///
     /// # Panics
     /// If epochs do not ascend, which would be a bug of the operator.
-    pub fn insert(&mut self, epoch: u64, keys: &Bytes, accs: &Accs) {
+    pub fn insert(&mut self, epoch: u64, mut keys: Bytes, mut accs: Accs) {
         assert!(epoch >= self.upper, "epochs are inserted in ascending order");
         let live = |i: &usize| accs.get(*i).iter().any(|w| *w != 0);
         let n = (0..keys.count()).filter(live).count();
         if n > 0 {
-            let mut kept = if n == keys.count() { keys.clone() } else { Bytes::with_sizes(n, keys.memory()) };
-            let mut upds =
-                Upds { offs: OffsetList::with_capacity(n + 1), times: Vec::with_capacity(n), diffs: Accs::with_width(accs.width(), n) };
-            upds.offs.push(0);
-            for i in (0..keys.count()).filter(live) {
-                if n != keys.count() {
+            if n < keys.count() {
+                let (mut kept, mut sums) = (Bytes::with_sizes(n, keys.memory()), Accs::with_width(accs.width(), n));
+                for i in (0..keys.count()).filter(live) {
                     kept.push(keys.get(i));
+                    sums.push(accs.get(i));
                 }
-                upds.times.push(epoch);
-                upds.diffs.push(accs.get(i));
-                upds.offs.push(upds.times.len());
+                (keys, accs) = (kept, sums);
             }
+            let mut offs = OffsetList::with_capacity(n + 1);
+            (0..=n).for_each(|i| offs.push(i));
+            let upds = Upds { offs, times: vec![epoch; n], diffs: accs };
             let description = Description::new(Antichain::from_elem(self.upper), Antichain::from_elem(epoch + 1), Antichain::from_elem(0));
             let value = OrdKeyBatch::<Layout>::create_value();
-            let batch = OrdKeyBatch { storage: OrdKeyStorage { keys: kept, upds }, description, updates: n, value };
+            let batch = OrdKeyBatch { storage: OrdKeyStorage { keys, upds }, description, updates: n, value };
             self.writer.insert(Shared(Arc::new(batch)), Some(epoch));
             self.upper = epoch + 1;
         }

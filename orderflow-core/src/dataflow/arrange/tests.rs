@@ -19,7 +19,7 @@ fn insert(a: &mut Arrangement, epoch: u64, rows: &BTreeMap<Vec<u8>, [i128; 2]>) 
         keys.push(k);
         accs.push(v);
     }
-    a.insert(epoch, &keys, &accs);
+    a.insert(epoch, keys, accs);
 }
 
 proptest! {

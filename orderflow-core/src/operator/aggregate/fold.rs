@@ -105,15 +105,11 @@ impl Codecs {
         Ok(Self { keys, values, nulls })
     }
 
-    /// Rows of groups (keys with their bucket in front) and their values, as a batch.
-    fn batch(&self, plan: &Aggregate, keys: &[&[u8]], rows: Vec<Vec<Value>>) -> Result<RecordBatch> {
+    /// Rows of groups (keys with their bucket in front) and the values of each call, as a batch.
+    fn batch(&self, plan: &Aggregate, keys: &[&[u8]], values: Vec<Vec<Value>>) -> Result<RecordBatch> {
         let n = keys.len();
         let mut columns: Vec<ArrayRef> = if plan.keys.is_empty() { vec![] } else { self.keys.decode(keys.iter().map(|k| &k[1..]))? };
-        let mut by_call: Vec<Vec<Value>> = plan.calls.iter().map(|_| Vec::with_capacity(n)).collect();
-        for row in rows {
-            row.into_iter().zip(&mut by_call).for_each(|(v, c)| c.push(v));
-        }
-        for (call, values) in plan.calls.iter().zip(by_call) {
+        for (call, values) in plan.calls.iter().zip(values) {
             columns.push(column(call, values, &self.values, &self.nulls)?);
         }
         Ok(RecordBatch::try_new_with_options(plan.schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(n)))?)
@@ -150,37 +146,40 @@ impl Fold {
             if matches!(call.func, Func::CountDistinct(_)) {
                 count_transitions(&mut before[v], &p, epoch, &mut own, call.word);
             }
-            self.traces[v + 1].insert(epoch, &p.keys, &p.accs);
+            self.traces[v + 1].insert(epoch, p.keys, p.accs);
         }
         let mut after: Vec<Lookup> = self.traces[1..].iter_mut().map(Arrangement::cursor).collect();
         let mut lookup = self.traces[0].cursor();
-        let (mut acc, mut out) = (Acc::zero(self.plan.width), Out::default());
+        let (mut acc, mut out) = (Acc::zero(self.plan.width), Out::new(&self.plan));
+        let (mut old_values, mut new_values) = (vec![], vec![]);
         let mut batches = vec![];
         for (i, key) in own.keys.iter().enumerate() {
             lookup.get(key, epoch, &mut acc);
-            let mut old = self.plan.row(&acc, |v| first(&mut before[v], key, epoch));
+            let mut old = self.plan.row(&acc, |v| first(&mut before[v], key, epoch), &mut old_values);
             if self.plan.keys.is_empty() && !self.shown {
-                old = None;
+                old = Row::Absent;
+                old_values.clear();
                 self.shown = true;
             }
             acc.add(own.accs.get(i));
-            let new = self.plan.row(&acc, |v| first(&mut after[v], key, epoch));
-            if old != new {
-                out.push(key, old, -1);
-                out.push(key, new, 1);
+            let new = self.plan.row(&acc, |v| first(&mut after[v], key, epoch), &mut new_values);
+            if old != new || old_values != new_values {
+                out.push(key, old, &mut old_values, -1);
+                out.push(key, new, &mut new_values, 1);
             }
             if out.keys.len() >= BATCH {
-                batches.extend(std::mem::take(&mut out).changes(&self.plan, &self.codecs)?);
+                let errors = std::mem::take(&mut out.errors);
+                batches.extend(std::mem::replace(&mut out, Out { errors, ..Out::new(&self.plan) }).changes(&self.plan, &self.codecs)?);
             }
         }
         drop(lookup);
         for (key, reason, diff) in std::mem::take(&mut out.errors) {
-            let row = self.codecs.batch(&self.plan, &[key], vec![vec![Value::Null; self.plan.calls.len()]]);
+            let row = self.codecs.batch(&self.plan, &[key], vec![vec![Value::Null]; self.plan.calls.len()]);
             let bytes = row.map_or_else(|_| key.to_vec(), |r| json_row(&Changes::inserts(r), 0));
             self.blame.rejects.push(epoch, Rejected { from: self.blame.view.clone(), place: None, bytes, reason, diff });
         }
         batches.extend(out.changes(&self.plan, &self.codecs)?);
-        self.traces[0].insert(epoch, &own.keys, &own.accs);
+        self.traces[0].insert(epoch, own.keys, own.accs);
         Ok(batches)
     }
 }
@@ -207,24 +206,28 @@ fn first(lookup: &mut Lookup, group: &[u8], upto: u64) -> Option<Vec<u8>> {
     lookup.first_with(group, upto).map(|key| key[group.len()..].to_vec())
 }
 
-#[derive(Default)]
 struct Out<'a> {
     keys: Vec<&'a [u8]>,
-    rows: Vec<Vec<Value>>,
+    /// By call.
+    values: Vec<Vec<Value>>,
     diffs: Vec<i64>,
     errors: Vec<(&'a [u8], String, i64)>,
 }
 
 impl<'a> Out<'a> {
-    fn push(&mut self, key: &'a [u8], row: Row, diff: i64) {
+    fn new(plan: &Aggregate) -> Self {
+        Self { keys: vec![], values: vec![vec![]; plan.calls.len()], diffs: vec![], errors: vec![] }
+    }
+
+    fn push(&mut self, key: &'a [u8], row: Row, values: &mut Vec<Value>, diff: i64) {
         match row {
-            None => {}
-            Some(Ok(values)) => {
+            Row::Absent => {}
+            Row::Shown => {
                 self.keys.push(key);
-                self.rows.push(values);
+                values.drain(..).zip(&mut self.values).for_each(|(v, column)| column.push(v));
                 self.diffs.push(diff);
             }
-            Some(Err(reason)) => self.errors.push((key, reason, diff)),
+            Row::Refused(reason) => self.errors.push((key, reason, diff)),
         }
     }
 
@@ -232,7 +235,7 @@ impl<'a> Out<'a> {
         if self.keys.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Changes::signed(codecs.batch(plan, &self.keys, self.rows)?, self.diffs)))
+        Ok(Some(Changes::signed(codecs.batch(plan, &self.keys, self.values)?, self.diffs)))
     }
 }
 
@@ -261,23 +264,24 @@ impl State for AggregateState {
         let codecs = Codecs::new(&self.plan)?;
         let (own, values) = readers.readers.split_first_mut().expect("the group's own trace is always there");
         let mut values: Vec<Lookup> = values.iter_mut().map(Reader::lookup).collect();
-        let (mut keys, mut rows) = (Bytes::default(), vec![]);
+        let (mut keys, mut row) = (Bytes::default(), vec![]);
+        let mut columns: Vec<Vec<Value>> = vec![vec![]; self.plan.calls.len()];
         own.lookup().scan(upto, self.plan.width, |key, acc| {
-            if let Some(Ok(row)) = self.plan.row(acc, |v| first(&mut values[v], key, upto)) {
+            if self.plan.row(acc, |v| first(&mut values[v], key, upto), &mut row) == Row::Shown {
                 keys.push(key);
-                rows.push(row);
+                row.drain(..).zip(&mut columns).for_each(|(v, column)| column.push(v));
             }
         });
-        if rows.is_empty()
+        if keys.count() == 0
             && readers.home
             && upto >= 1
-            && let Some(Ok(row)) = self.plan.row(&Acc::zero(self.plan.width), |_| None)
+            && self.plan.row(&Acc::zero(self.plan.width), |_| None, &mut row) == Row::Shown
         {
             keys.push(&[0]);
-            rows.push(row);
+            row.drain(..).zip(&mut columns).for_each(|(v, column)| column.push(v));
         }
         let keys: Vec<&[u8]> = keys.iter().collect();
-        if keys.is_empty() { Ok(vec![]) } else { Ok(vec![codecs.batch(&self.plan, &keys, rows)?]) }
+        if keys.is_empty() { Ok(vec![]) } else { Ok(vec![codecs.batch(&self.plan, &keys, columns)?]) }
     }
 
     fn updates(&self) -> usize {

@@ -19,20 +19,38 @@ pub(super) enum Value {
     Bytes(Vec<u8>),
 }
 
-/// A group's row: absent, or its values, or why it cannot be shown.
-pub(super) type Row = Option<Result<Vec<Value>, String>>;
+/// A group's row: its values stand beside it, in a buffer that is used for every group.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Row {
+    /// The group has no rows.
+    Absent,
+    /// The values are in the buffer.
+    Shown,
+    /// Why it cannot be shown.
+    Refused(String),
+}
 
 impl Aggregate {
-    /// The row of a group whose accumulators are `acc`; `first` finds the first live value of the group in a trace of values.
-    pub(super) fn row(&self, acc: &Acc, mut first: impl FnMut(usize) -> Option<Vec<u8>>) -> Row {
+    /// The row of a group whose accumulators are `acc`, its values into `out`; `first` finds the first live value of the group in a trace of values.
+    pub(super) fn row(&self, acc: &Acc, mut first: impl FnMut(usize) -> Option<Vec<u8>>, out: &mut Vec<Value>) -> Row {
+        out.clear();
         let rows = acc.0[0];
         if rows < 0 || rows == 0 && acc.0.iter().any(|w| *w != 0) {
-            return Some(Err("more rows were deleted from the group than inserted".to_owned()));
+            return Row::Refused("more rows were deleted from the group than inserted".to_owned());
         }
         if rows == 0 && !self.keys.is_empty() {
-            return None;
+            return Row::Absent;
         }
-        Some(self.calls.iter().map(|c| c.value(acc, &mut first)).collect())
+        for call in &self.calls {
+            match call.value(acc, &mut first) {
+                Ok(value) => out.push(value),
+                Err(reason) => {
+                    out.clear();
+                    return Row::Refused(reason);
+                }
+            }
+        }
+        Row::Shown
     }
 }
 
@@ -44,7 +62,12 @@ impl Call {
             Func::Count | Func::CountDistinct(_) => Ok(Value::Number(word(0))),
             Func::Min(v) | Func::Max(v) => Ok(first(v).map_or(Value::Null, Value::Bytes)),
             Func::Sum { .. } | Func::Avg { .. } if word(0) == 0 => Ok(Value::Null),
-            Func::Sum { wide } => self.fit("sum", total(word(1), if wide { word(2) } else { 0 }, wide)),
+            Func::Sum { wide: false } => self.fit_narrow("sum", word(1)),
+            // most sums of wide values are narrow themselves
+            Func::Sum { wide: true } => match word(2).checked_mul(1i128 << 64).and_then(|high| high.checked_add(word(1))) {
+                Some(sum) => self.fit_narrow("sum", sum),
+                None => self.fit("sum", total(word(1), word(2), true)),
+            },
             Func::Avg { wide, scale_up } => {
                 let sum = total(word(1), if wide { word(2) } else { 0 }, wide);
                 if self.out == DataType::Float64 {
@@ -58,17 +81,32 @@ impl Call {
     }
 
     fn fit(&self, name: &str, value: i256) -> Result<Value, String> {
-        let bounds = match &self.out {
-            DataType::Decimal128(p, _) => 10i128.checked_pow(u32::from(*p)).map_or((i128::MIN, i128::MAX), |m| (1 - m, m - 1)),
-            DataType::UInt64 => (0, i128::from(u64::MAX)),
-            _ => (i128::from(i64::MIN), i128::from(i64::MAX)),
-        };
         match value.to_i128() {
-            Some(v) if (bounds.0..=bounds.1).contains(&v) => Ok(Value::Number(v)),
-            _ => Err(format!("the {name} {value} does not fit {}", self.out)),
+            Some(v) => self.fit_narrow(name, v),
+            None => Err(format!("the {name} {value} does not fit {}", self.out)),
         }
     }
+
+    fn fit_narrow(&self, name: &str, value: i128) -> Result<Value, String> {
+        let fits = match &self.out {
+            DataType::Decimal128(p, _) => POWERS.get(usize::from(*p)).is_none_or(|m| value.unsigned_abs() < *m),
+            DataType::UInt64 => u64::try_from(value).is_ok(),
+            _ => i64::try_from(value).is_ok(),
+        };
+        if fits { Ok(Value::Number(value)) } else { Err(format!("the {name} {value} does not fit {}", self.out)) }
+    }
 }
+
+/// Powers of ten: what a decimal of as many digits stays below.
+const POWERS: [u128; 39] = {
+    let mut powers = [1; 39];
+    let mut i = 1;
+    while i < powers.len() {
+        powers[i] = powers[i - 1] * 10;
+        i += 1;
+    }
+    powers
+};
 
 fn total(low: i128, high: i128, wide: bool) -> i256 {
     let low = i256::from_i128(low);
