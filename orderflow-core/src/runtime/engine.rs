@@ -121,7 +121,9 @@ impl Engine {
                 busy = true;
             }
         }
-        if !busy && self.sources.iter().all(|s| s.held.is_none()) {
+        // sources that could not be asked, for want of room, may hold more
+        let asked = !matches!(self.phase, Phase::Running) || self.has_room();
+        if !busy && asked && self.sources.iter().all(|s| s.held.is_none()) {
             let newest = if self.mint.is_empty() { self.ledger.tail() } else { self.mint.epoch() };
             self.settling.iter_mut().for_each(|(until, _)| *until = until.or(Some(newest)));
         }

@@ -272,11 +272,7 @@ impl State for AggregateState {
                 row.drain(..).zip(&mut columns).for_each(|(v, column)| column.push(v));
             }
         });
-        if keys.count() == 0
-            && readers.home
-            && upto >= 1
-            && self.plan.row(&Acc::zero(self.plan.width), |_| None, &mut row) == Row::Shown
-        {
+        if keys.count() == 0 && readers.home && upto >= 1 && self.plan.row(&Acc::zero(self.plan.width), |_| None, &mut row) == Row::Shown {
             keys.push(&[0]);
             row.drain(..).zip(&mut columns).for_each(|(v, column)| column.push(v));
         }
