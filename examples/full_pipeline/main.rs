@@ -127,7 +127,7 @@ async fn follow(
     mut producer: Option<Producing>,
 ) -> Result<bool> {
     let bar = progress_bar(options);
-    let mut ends: Option<BTreeMap<i32, u64>> = None;
+    let (mut ends, mut interrupted) = (None::<BTreeMap<i32, u64>>, false);
     let mut said = Instant::now();
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
@@ -135,18 +135,17 @@ async fn follow(
     tokio::pin!(ended);
     loop {
         tokio::select! {
-            _ = &mut interrupt => {
-                bar.println("stopping: what was read goes out, files are closed");
+            _ = &mut interrupt, if !interrupted => {
+                bar.println("stopping: what was produced goes through, files are closed");
+                interrupted = true;
                 pace.stop.store(true, Ordering::Relaxed);
-                if let Some(p) = producer.take() {
-                    p.await.map_err(|e| Error::internal("the producer panicked").why(e))??;
-                }
-                bar.finish_and_clear();
-                return at_rest(running).await.map(|()| true);
+                let Some(p) = producer.take() else { return at_rest(running).await.map(|()| true) };
+                p.await.map_err(|e| Error::internal("the producer panicked").why(e))??;
+                ends = Some(ends_of(admin, topic)?);
             }
             outcome = &mut ended => {
                 bar.finish_and_clear();
-                return outcome.map(|_| false);
+                return outcome.map(|_| interrupted);
             }
             () = tokio::time::sleep(Duration::from_millis(if producer.is_some() { 2 } else { 20 })) => {}
         }
@@ -162,15 +161,20 @@ async fn follow(
             && let Some(p) = producer.take()
         {
             p.await.map_err(|e| Error::internal("the producer panicked").why(e))??;
-            ends = Some(admin.watermarks(topic)?.into_iter().map(|w| (w.partition.id, w.high)).collect());
+            ends = Some(ends_of(admin, topic)?);
         }
-        let Some(ends) = ends.as_ref().filter(|_| !options.follow) else { continue };
+        let Some(ends) = ends.as_ref().filter(|_| interrupted || !options.follow) else { continue };
         let position = |id: &i32| status.sources[0].status.partitions.iter().find(|p| p.partition.id == *id).map_or(0, |p| p.position);
         if ends.iter().all(|(id, end)| position(id) >= *end) {
             bar.finish_and_clear();
-            return at_rest(running).await.map(|()| false);
+            return at_rest(running).await.map(|()| interrupted);
         }
     }
+}
+
+/// Where each partition of the topic ends now.
+fn ends_of(admin: &Admin, topic: &str) -> Result<BTreeMap<i32, u64>> {
+    Ok(admin.watermarks(topic)?.into_iter().map(|w| (w.partition.id, w.high)).collect())
 }
 
 /// Takes no more input and brings what was read into the views: what they say now is what the files will hold.
