@@ -149,12 +149,14 @@ impl Admin {
         if let Some(embedded) = &self.embedded {
             embedded.create_topic(topic, partitions)?;
         } else {
-            let replication = TopicReplication::Fixed(if replication <= 0 { -1 } else { replication });
-            let new = properties.iter().fold(NewTopic::new(topic, partitions, replication), |new, (k, v)| new.set(k, v));
+            // a cluster that is starting knows no broker yet, and then even one replica is one too many
+            let starting = |code: Code| replication <= 1 && code == Code::InvalidReplicationFactor;
+            let replicas = TopicReplication::Fixed(if replication <= 0 { -1 } else { replication });
+            let new = properties.iter().fold(NewTopic::new(topic, partitions, replicas), |new, (k, v)| new.set(k, v));
             let answer = self.ask(|admin, options| block_on(admin.create_topics([&new], options)));
             match answer.map_err(|e| self.unanswered(&format!("topic '{topic}' could not be created"), &e))?.pop() {
                 Some(Err((_, Code::TopicAlreadyExists))) => created = false,
-                Some(Err((_, code))) if passes(code) => return Err(refused(code)),
+                Some(Err((_, code))) if passes(code) || starting(code) => return Err(refused(code)),
                 Some(Err((_, code))) => return Err(refused(code).permanent()),
                 _ => {}
             }
