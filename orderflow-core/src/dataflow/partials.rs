@@ -5,12 +5,15 @@
 
 use crate::data::rowkey::owner;
 use crate::dataflow::arrange::{Accs, Bytes};
+use std::collections::BTreeMap;
 use std::io::Write;
 use timely::Accountable;
 use timely::communication::Push;
 use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message};
+use timely::dataflow::operators::Capability;
+use timely::progress::frontier::MutableAntichain;
 
 /// Changes of accumulators by key, for one trace of an operator.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +80,24 @@ impl Partials {
             j += usize::from(order.is_ge());
         }
         out
+    }
+}
+
+/// Partials by epoch, each epoch with its capability, held until nothing more can come for it.
+#[derive(Default)]
+pub struct Pending(BTreeMap<u64, (Capability<u64>, Vec<Partials>)>);
+
+impl Pending {
+    /// The partials of `epoch` so far, to be added to; `capability` is asked for the first time.
+    pub fn of(&mut self, epoch: u64, capability: impl FnOnce() -> Capability<u64>) -> &mut Vec<Partials> {
+        &mut self.0.entry(epoch).or_insert_with(|| (capability(), vec![])).1
+    }
+
+    /// The oldest epoch, if it is complete.
+    pub fn complete(&mut self, frontier: &MutableAntichain<u64>) -> Option<(u64, Capability<u64>, Vec<Partials>)> {
+        let entry = self.0.first_entry().filter(|e| !frontier.less_equal(e.key()))?;
+        let (epoch, (capability, parts)) = entry.remove_entry();
+        Some((epoch, capability, parts))
     }
 }
 
@@ -163,7 +184,6 @@ impl ContainerBytes for Partials {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
 
     fn partials(rows: &BTreeMap<Vec<u8>, i128>) -> Partials {
         let mut p = Partials { trace: 3, keys: Bytes::default(), accs: Accs::with_width(1, 0) };

@@ -12,19 +12,18 @@ use crate::data::Changes;
 use crate::data::rowkey::codec_of;
 use crate::dataflow::Stream;
 use crate::dataflow::arrange::{Arrangement, Bytes, Reader};
-use crate::dataflow::partials::{Partials, by_bucket};
+use crate::dataflow::partials::{Partials, Pending, by_bucket};
 use crate::error::Result;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::PhysicalExpr;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
 use timely::dataflow::ProbeHandle;
-use timely::dataflow::operators::{Capability, Operator, Probe};
+use timely::dataflow::operators::{Operator, Probe};
 
 /// One worker's share of a view's rows.
 pub trait State {
@@ -150,18 +149,11 @@ pub fn render(input: Stream<'_>, schema: &SchemaRef, blame: Blame, failure: Fail
         let activator = scope.activator_for(info.address.clone());
         let mut arrangement = Arrangement::new(info, activator);
         *shared.borrow_mut() = Some(arrangement.reader());
-        let mut pending: BTreeMap<u64, (Capability<u64>, Vec<Partials>)> = BTreeMap::new();
+        let mut pending = Pending::default();
         move |(input, frontier), _| {
-            input.for_each(|time, data| {
-                let entry = pending.entry(*time.time()).or_insert_with(|| (time.retain(0), vec![]));
-                entry.1.push(std::mem::take(data));
-            });
-            while let Some(entry) = pending.first_entry() {
-                if frontier.less_equal(entry.key()) {
-                    break;
-                }
-                let epoch = *entry.key();
-                let merged = Partials::merge(entry.remove().1);
+            input.for_each(|time, data| pending.of(*time.time(), || time.retain(0)).push(std::mem::take(data)));
+            while let Some((epoch, _, parts)) = pending.complete(frontier) {
+                let merged = Partials::merge(parts);
                 arrangement.insert(epoch, merged.keys, merged.accs);
             }
         }

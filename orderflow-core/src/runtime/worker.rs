@@ -103,8 +103,7 @@ impl Core {
     /// Builds the dataflow; also gives the canonical order of each output.
     #[expect(clippy::disallowed_methods, reason = "timely's own timer: without one a worker never parks")]
     pub(crate) fn build(blueprint: &Blueprint, allocator: Allocator) -> Result<(Self, Vec<Order>)> {
-        let mut config = timely::WorkerConfig::default();
-        differential_dataflow::configure(&mut config, &differential_dataflow::Config::default().idle_merge_effort(Some(1000)));
+        let config = timely::WorkerConfig::default();
         let mut timely = Timely::new(config, allocator, Some(std::time::Instant::now()));
         let (rejects, failure, captured) = (Rejects::default(), Failure::default(), Captured::default());
         let probe = ProbeHandle::new();

@@ -86,11 +86,6 @@ impl Arrangement {
         }
         self.reader.forget(epoch + 1);
     }
-
-    /// Spends effort on merging even though nothing is inserted.
-    pub fn exert(&mut self) {
-        self.writer.exert();
-    }
 }
 
 /// A reading end of a trace, on the same worker.

@@ -7,18 +7,17 @@ use crate::data::rowkey::{RowCodec, bucket, hash_columns, owner};
 use crate::data::{Changes, Rejected};
 use crate::dataflow::Stream;
 use crate::dataflow::arrange::{Acc, Accs, Arrangement, Bytes, Lookup, Reader};
-use crate::dataflow::partials::{Partials, by_bucket};
+use crate::dataflow::partials::{Partials, Pending, by_bucket};
 use crate::error::Result;
 use crate::operator::eval::{Blame, json_row};
 use crate::operator::keep::State;
 use crate::operator::render::Failure;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
-use timely::dataflow::operators::{Capability, Operator};
+use timely::dataflow::operators::Operator;
 
 /// Rows of one output batch, at most.
 const BATCH: usize = 64 * 1024;
@@ -39,10 +38,9 @@ pub(super) fn render<'s>(
         let traces: Vec<Arrangement> = (0..=plan.values.len()).map(|_| Arrangement::new(info.clone(), activator.clone())).collect();
         *shared.borrow_mut() = Some(AggregateReaders { readers: traces.iter().map(Arrangement::reader).collect(), home });
         // without keys there is one row from the first epoch on, at the worker that owns the empty key
-        let mut pending: BTreeMap<u64, (Capability<u64>, Vec<Partials>)> = BTreeMap::new();
+        let mut pending = Pending::default();
         if home {
-            let first = capability.delayed(&1);
-            pending.insert(1, (first, vec![]));
+            pending.of(1, || capability.delayed(&1));
         }
         drop(capability);
         let rows = blame.rows_of("aggregate");
@@ -54,16 +52,8 @@ pub(super) fn render<'s>(
             }
         };
         move |(input, frontier), output| {
-            input.for_each(|time, data| {
-                let entry = pending.entry(*time.time()).or_insert_with(|| (time.retain(0), vec![]));
-                entry.1.push(std::mem::take(data));
-            });
-            while let Some(entry) = pending.first_entry() {
-                if frontier.less_equal(entry.key()) {
-                    break;
-                }
-                let epoch = *entry.key();
-                let (capability, parts) = entry.remove();
+            input.for_each(|time, data| pending.of(*time.time(), || time.retain(0)).push(std::mem::take(data)));
+            while let Some((epoch, capability, parts)) = pending.complete(frontier) {
                 let Some(fold) = fold.as_mut() else { continue };
                 match fold.epoch(epoch, parts) {
                     Ok(batches) => {
