@@ -239,7 +239,7 @@ mod tests {
 
     #[cfg(feature = "tls")]
     #[test]
-    fn a_wrong_certificate_file_is_an_error_that_names_the_property() {
+    fn tls_takes_no_wrong_certificate_file_and_names_the_property() {
         let config = Settings::new("b:1")
             .property("security.protocol", "ssl")
             .property("ssl.ca.location", "/does/not/exist.pem")
