@@ -400,6 +400,10 @@ impl Engine {
     /// After the end: answers reads of what the views hold; false when nobody can ask any more, or told to stop.
     pub(crate) fn serve_reads(&mut self) -> bool {
         loop {
+            // without workers there is nothing to read: who asks is told why when the queue is dropped
+            if self.workers.is_empty() {
+                return false;
+            }
             match self.requests.try_recv() {
                 Ok(Request::Read { views, reply }) => self.read(&views, reply),
                 Ok(Request::Stop) | Err(crossbeam_channel::TryRecvError::Disconnected) => {
@@ -410,7 +414,7 @@ impl Engine {
                     let _ = answer.send(()); // the asker may have gone
                 }
                 Ok(_) => {}
-                Err(crossbeam_channel::TryRecvError::Empty) => return !self.workers.is_empty(),
+                Err(crossbeam_channel::TryRecvError::Empty) => return true,
             }
         }
     }
