@@ -95,6 +95,12 @@ pub(crate) struct Parts {
     key: Option<Cells>,
     headers: Option<HeaderCells>,
     timestamp: Option<Int64Array>,
+    pub(crate) places: Places,
+}
+
+/// Where the rows of a batch came from.
+#[derive(Clone)]
+pub(crate) struct Places {
     offset: Option<Int64Array>,
     origin: Option<Origin>,
 }
@@ -141,8 +147,7 @@ impl Layout {
             key: self.key.map(|i| Cells::new(rows.column(i))).transpose()?,
             headers: self.headers.map(|i| HeaderCells::new(rows.column(i))).transpose()?,
             timestamp: self.timestamp.map(|i| numbers(rows.column(i))).transpose()?,
-            offset: self.offset.map(|i| numbers(rows.column(i))).transpose()?,
-            origin: changes.origin().cloned(),
+            places: Places { offset: self.offset.map(|i| numbers(rows.column(i))).transpose()?, origin: changes.origin().cloned() },
         })
     }
 }
@@ -167,21 +172,23 @@ impl Parts {
         let timestamp = self.timestamp.as_ref()?;
         timestamp.is_valid(i).then(|| timestamp.value(i))
     }
+}
 
+impl Places {
     fn offset(&self, i: usize) -> Option<u64> {
         let offset = self.offset.as_ref()?;
         if offset.is_valid(i) { u64::try_from(offset.value(i)).ok() } else { None }
     }
 
     /// What chooses the partition of a record without a key: its place in the source, where it has one.
-    pub(crate) fn place(&self, i: usize, otherwise: u64) -> u64 {
+    pub(crate) fn spread(&self, i: usize, otherwise: u64) -> u64 {
         let partition = self.origin.as_ref().map_or(0, |o| u64::from(o.partition.id.unsigned_abs()));
         // each source partition begins with another target, so that they do not all move in step
         self.offset(i).map_or(otherwise, |offset| offset.wrapping_add(partition << 10))
     }
 
-    /// Where the row stood in its source.
-    pub(crate) fn origin(&self, i: usize) -> Option<(Partition, u64)> {
+    /// Partition and offset of a row.
+    pub(crate) fn get(&self, i: usize) -> Option<(Partition, u64)> {
         Some((self.origin.as_ref()?.partition.clone(), self.offset(i)?))
     }
 }

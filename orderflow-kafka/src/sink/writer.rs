@@ -1,10 +1,10 @@
 //! The open sink: a queue of epochs that is fed to librdkafka as fast as it takes records and emptied by its confirmations.
 //!
-//! Invariant: a record's confirmation names its epoch and topic, so progress needs no order among confirmations: it is the newest
-//! epoch at the head of the queue that has been sent whole and has nothing outstanding.
+//! Invariant: a record's confirmation names its row and topic, and so its epoch and where it came from; progress needs no order among
+//! confirmations: it is the newest epoch at the head of the queue that has been sent whole and has nothing outstanding.
 
 use super::KafkaSink;
-use super::columns::{Layout, Parts, Route};
+use super::columns::{Layout, Parts, Places, Route};
 use super::partition::{partition_for_key, partition_for_place};
 use super::topics::{State, TopicId, Topics};
 use crate::admin::Admin;
@@ -12,7 +12,7 @@ use crate::client::refused_property;
 use crate::ffi::{Delivery, Headers, Outgoing, ProducerClient};
 use orderflow_core::data::{Changes, Rejected};
 use orderflow_core::sink::{Closed, Committed, Progress, SinkContext, Writer};
-use orderflow_core::time::Epoch;
+use orderflow_core::time::{Epoch, Partition};
 use orderflow_core::{Error, Result};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use std::collections::VecDeque;
@@ -25,10 +25,10 @@ pub(super) const BATCH_BYTES: usize = 1_000_000;
 /// A row that goes nowhere on this route.
 const NOWHERE: TopicId = TopicId::MAX;
 
-/// Bits of a confirmation's word that hold the topic's number; the rest holds the epoch's.
+/// Bits of a confirmation's word that hold the topic's number; the rest holds the row's.
 const TOPIC_BITS: u32 = TopicId::BITS;
 
-const _: () = assert!(usize::BITS == 64, "a confirmation's word holds the epoch's number and the topic's");
+const _: () = assert!(usize::BITS == 64, "a confirmation's word holds the row's number and the topic's");
 
 /// Properties that would take order, partitioning or confirmations out of our hands.
 const OURS: &[(&str, &str)] = &[
@@ -44,6 +44,8 @@ const OURS: &[(&str, &str)] = &[
 
 /// A batch on its way out.
 struct Outbound {
+    /// Number of its first row among all rows of the writer.
+    first: u64,
     changes: Changes,
     /// Topics of each row, row by row.
     topics: Vec<TopicId>,
@@ -58,9 +60,11 @@ struct Outbound {
 /// An epoch that is not confirmed yet.
 struct Flight {
     epoch: Epoch,
+    /// Number of its first row among all rows of the writer.
+    first: u64,
     batches: VecDeque<Outbound>,
-    /// Rows of the batches that were sent whole.
-    rows: u64,
+    /// Where the rows came from, by the number of each batch's first row.
+    places: Vec<(u64, Places)>,
     /// Records sent and not confirmed, and their bytes.
     unconfirmed: usize,
     unconfirmed_bytes: usize,
@@ -74,8 +78,8 @@ pub(crate) struct KafkaWriter {
     topics: Topics,
     client: Arc<ProducerClient>,
     flights: VecDeque<Flight>,
-    /// Number of the first flight.
-    first: usize,
+    /// Number of the next row.
+    next: u64,
     progress: Option<Progress>,
     refused: Vec<Rejected>,
     failed: Option<Error>,
@@ -131,7 +135,7 @@ impl KafkaWriter {
             topics,
             client,
             flights: VecDeque::new(),
-            first: 0,
+            next: 0,
             progress: None,
             refused: vec![],
             failed: None,
@@ -163,8 +167,7 @@ impl KafkaWriter {
             while !self.flights[k].batches.is_empty() {
                 match self.send_batch(k) {
                     Ok(true) => {
-                        let flight = &mut self.flights[k];
-                        flight.rows += flight.batches.pop_front().map_or(0, |b| b.changes.len() as u64);
+                        self.flights[k].batches.pop_front();
                     }
                     Ok(false) => return,
                     Err(e) => {
@@ -182,7 +185,11 @@ impl KafkaWriter {
         let Some(batch) = flight.batches.front_mut() else { return Ok(true) };
         let parts = match &mut batch.parts {
             Some(parts) => parts,
-            None => batch.parts.insert(self.layout.parts(&batch.changes, flight.epoch)?),
+            None => {
+                let parts = batch.parts.insert(self.layout.parts(&batch.changes, flight.epoch)?);
+                flight.places.push((batch.first, parts.places.clone()));
+                parts
+            }
         };
         let changes = self.layout.writes_changes();
         let routes = self.fixed.len();
@@ -197,7 +204,7 @@ impl KafkaWriter {
                 let topic = self.topics.get(id);
                 let refuse = |why: String| Rejected {
                     from: self.context.view.clone(),
-                    place: parts.origin(row),
+                    place: parts.places.get(row),
                     bytes: parts.value(row).unwrap_or_default().to_vec(),
                     reason: why,
                     diff: 1,
@@ -220,7 +227,7 @@ impl KafkaWriter {
                     let key = parts.key(row);
                     let partition = match key {
                         Some(key) => partition_for_key(key, partitions),
-                        None => partition_for_place(parts.place(row, flight.rows + row as u64), partitions),
+                        None => partition_for_place(parts.places.spread(row, batch.first - flight.first + row as u64), partitions),
                     };
                     let value = parts.value(row);
                     let record = Outgoing {
@@ -229,7 +236,7 @@ impl KafkaWriter {
                         value,
                         timestamp: parts.timestamp(row),
                         headers: headers(parts, row),
-                        opaque: (self.first + k) << TOPIC_BITS | usize::from(id),
+                        opaque: (batch.first as usize + row) << TOPIC_BITS | usize::from(id),
                     };
                     match handle.client().produce(handle, record) {
                         Ok(()) => {
@@ -264,19 +271,33 @@ impl KafkaWriter {
             let mut answered = false;
             client.serve(patience, &mut |delivery| {
                 answered |= delivery.error.is_none();
-                confirmed(
-                    &mut self.flights,
-                    self.first,
-                    &self.topics,
-                    &mut self.refused,
-                    &mut self.failed,
-                    &self.context,
-                    &self.brokers,
-                    &delivery,
-                );
+                self.confirmed(&delivery);
             });
             if answered {
                 self.client.context().alive();
+            }
+        }
+    }
+
+    fn confirmed(&mut self, delivery: &Delivery<'_>) {
+        let topic = self.topics.get((delivery.opaque & usize::from(TopicId::MAX)) as TopicId);
+        let row = (delivery.opaque >> TOPIC_BITS) as u64;
+        let newer = self.flights.partition_point(|f| f.first <= row);
+        let Some(flight) = newer.checked_sub(1).and_then(|k| self.flights.get_mut(k)) else { return };
+        flight.unconfirmed -= 1;
+        flight.unconfirmed_bytes = flight.unconfirmed_bytes.saturating_sub(delivery.bytes);
+        match delivery.error {
+            None => topic.delivered(),
+            Some(code) if too_large(code) => self.refused.push(Rejected {
+                from: self.context.view.clone(),
+                place: flight.place(row),
+                bytes: delivery.value.unwrap_or_default().to_vec(),
+                reason: format!("topic '{}' does not take it: {code}", topic.name),
+                diff: 1,
+            }),
+            Some(code) => {
+                let e = undeliverable(&topic.name, &self.brokers, code);
+                self.failed.get_or_insert(e);
             }
         }
     }
@@ -285,10 +306,18 @@ impl KafkaWriter {
     fn retire(&mut self) {
         while self.flights.front().is_some_and(|f| f.batches.is_empty() && f.unconfirmed == 0) {
             if let Some(flight) = self.flights.pop_front() {
-                self.first += 1;
                 self.progress = Some(Progress { writer: self.context.writer, epoch: flight.epoch, part: 0 });
             }
         }
+    }
+}
+
+impl Flight {
+    /// Where the row of this number came from.
+    fn place(&self, row: u64) -> Option<(Partition, u64)> {
+        let batch = self.places.partition_point(|(first, _)| *first <= row).checked_sub(1)?;
+        let (first, places) = &self.places[batch];
+        places.get((row - first) as usize)
     }
 }
 
@@ -315,45 +344,18 @@ fn undeliverable(topic: &str, brokers: &str, code: Code) -> Error {
     }
 }
 
-#[allow(clippy::too_many_arguments)] // the writer's fields apart, because the producer is borrowed meanwhile
-fn confirmed(
-    flights: &mut VecDeque<Flight>,
-    first: usize,
-    topics: &Topics,
-    refused: &mut Vec<Rejected>,
-    failed: &mut Option<Error>,
-    context: &SinkContext,
-    brokers: &str,
-    delivery: &Delivery<'_>,
-) {
-    let topic = topics.get((delivery.opaque & usize::from(TopicId::MAX)) as TopicId);
-    let Some(flight) = (delivery.opaque >> TOPIC_BITS).checked_sub(first).and_then(|k| flights.get_mut(k)) else { return };
-    flight.unconfirmed -= 1;
-    flight.unconfirmed_bytes = flight.unconfirmed_bytes.saturating_sub(delivery.bytes);
-    match delivery.error {
-        None => topic.delivered(),
-        Some(code) if too_large(code) => refused.push(Rejected {
-            from: context.view.clone(),
-            place: None,
-            bytes: delivery.value.unwrap_or_default().to_vec(),
-            reason: format!("topic '{}' does not take it: {code}", topic.name),
-            diff: 1,
-        }),
-        Some(code) => {
-            failed.get_or_insert_with(|| undeliverable(&topic.name, brokers, code));
-        }
-    }
-}
-
 impl Writer for KafkaWriter {
     fn write(&mut self, closed: Closed) -> Result<()> {
+        let (epoch, first) = (closed.epoch, self.next);
         let mut batches = VecDeque::with_capacity(closed.changes.len());
         for changes in closed.changes {
             let topics = self.route(&changes)?;
-            batches.push_back(Outbound { changes, topics, parts: None, row: 0, route: 0, copies: 0 });
+            let rows = changes.len() as u64;
+            batches.push_back(Outbound { first: self.next, changes, topics, parts: None, row: 0, route: 0, copies: 0 });
+            self.next += rows;
         }
         self.topics.serve()?;
-        self.flights.push_back(Flight { epoch: closed.epoch, batches, rows: 0, unconfirmed: 0, unconfirmed_bytes: 0 });
+        self.flights.push_back(Flight { epoch, first, batches, places: vec![], unconfirmed: 0, unconfirmed_bytes: 0 });
         self.pump();
         Ok(())
     }
