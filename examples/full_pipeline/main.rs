@@ -147,7 +147,8 @@ async fn follow(
                 bar.finish_and_clear();
                 return outcome.map(|_| interrupted);
             }
-            () = tokio::time::sleep(Duration::from_millis(if producer.is_some() { 2 } else { 20 })) => {}
+            // a producer is paced by what was read; who only follows shall cost nothing
+            () = tokio::time::sleep(Duration::from_millis(if producer.is_some() { 2 } else if options.follow { 250 } else { 20 })) => {}
         }
         let status = running.status();
         let (rows, bytes) = (status.sources[0].rows, status.sources[0].bytes);
