@@ -25,7 +25,7 @@ struct Four<'a> {
 }
 
 #[derive(Deserialize)]
-#[allow(dead_code)] // parsed, never read: that is the limit
+#[expect(dead_code, reason = "parsed, never read: that is the limit")]
 struct All<'a> {
     order_id: i64,
     customer_id: i64,

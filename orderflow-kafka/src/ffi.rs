@@ -3,8 +3,8 @@
 //!
 //! Invariant: every native object is owned by one value here, which keeps the client alive that the object belongs to and
 //! gives the object back exactly once. Nothing outside this file touches a native pointer.
-//! The only file of the workspace with unsafe code.
-#![allow(unsafe_code)]
+//! The only file of the libraries with unsafe code.
+#![expect(unsafe_code, reason = "librdkafka speaks C")]
 
 use crate::client::Context;
 use crate::source::Signal;

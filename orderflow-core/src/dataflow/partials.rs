@@ -83,21 +83,21 @@ impl Partials {
     }
 }
 
-/// Partials by epoch, each epoch with its capability, held until nothing more can come for it.
+/// What was found out in each epoch, with the epoch's capability, held until nothing more can come for it.
 #[derive(Default)]
-pub struct Pending(BTreeMap<u64, (Capability<u64>, Vec<Partials>)>);
+pub struct Pending<T>(BTreeMap<u64, (Capability<u64>, T)>);
 
-impl Pending {
-    /// The partials of `epoch` so far, to be added to; `capability` is asked for the first time.
-    pub fn of(&mut self, epoch: u64, capability: impl FnOnce() -> Capability<u64>) -> &mut Vec<Partials> {
-        &mut self.0.entry(epoch).or_insert_with(|| (capability(), vec![])).1
+impl<T> Pending<T> {
+    /// What is there for `epoch` so far, to be added to; `first` is asked for the first time.
+    pub fn of(&mut self, epoch: u64, first: impl FnOnce() -> (Capability<u64>, T)) -> &mut T {
+        &mut self.0.entry(epoch).or_insert_with(first).1
     }
 
     /// The oldest epoch, if it is complete.
-    pub fn complete(&mut self, frontier: &MutableAntichain<u64>) -> Option<(u64, Capability<u64>, Vec<Partials>)> {
+    pub fn complete(&mut self, frontier: &MutableAntichain<u64>) -> Option<(u64, Capability<u64>, T)> {
         let entry = self.0.first_entry().filter(|e| !frontier.less_equal(e.key()))?;
-        let (epoch, (capability, parts)) = entry.remove_entry();
-        Some((epoch, capability, parts))
+        let (epoch, (capability, found)) = entry.remove_entry();
+        Some((epoch, capability, found))
     }
 }
 

@@ -4,85 +4,77 @@
 //! and a null is `null` in JSON, an empty field in CSV (the empty text is `""` there).
 
 use crate::error::{Error, Result};
+use crate::time::Epoch;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::LazyLock;
 
-/// The schema's part of a JSON encoder: make it once, then [`JsonRows::of`] for every batch.
-#[derive(Debug)]
-pub struct JsonRows {
-    fields: Vec<FieldRef>,
-    /// `{"name":` for the first column, `,"name":` for the others.
-    keys: Vec<Vec<u8>>,
-    options: EncoderOptions,
+/// Nulls are written, in nested objects too.
+static OPTIONS: LazyLock<EncoderOptions> = LazyLock::new(|| EncoderOptions::default().with_explicit_nulls(true));
+
+/// The rows of one batch as JSON objects: fields in the order of the schema, nulls included, binary values in hexadecimal digits.
+/// Whether a schema can be written at all, its empty batch tells.
+///
+/// ```
+/// use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+/// use orderflow_core::{format::encode::JsonRows, time::Epoch};
+/// use std::sync::Arc;
+///
+/// let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![5, 6])) as ArrayRef)])?;
+/// let (mut rows, mut out) = (JsonRows::of(&batch)?, Vec::new());
+/// rows.append(0, None, &mut out);
+/// rows.append(1, Some((-1, Epoch(7))), &mut out);
+/// assert_eq!(out, br#"{"n":5}{"n":6,"diff":-1,"epoch":7}"#);
+/// # Ok::<(), orderflow_core::Error>(())
+/// ```
+pub struct JsonRows<'a> {
+    /// `"name":` and the values.
+    columns: Vec<(Vec<u8>, NullableEncoder<'a>)>,
 }
 
-impl JsonRows {
-    /// Rows of `schema` as objects whose fields are in the schema's order, nulls included.
+impl<'a> JsonRows<'a> {
+    /// An encoder for the rows of `batch`.
     ///
     /// # Errors
     /// A column type that JSON cannot say.
-    pub fn new(schema: &SchemaRef) -> Result<Self> {
-        let key = |(i, field): (usize, &FieldRef)| {
-            let mut key = vec![if i == 0 { b'{' } else { b',' }];
-            serde_json::to_writer(&mut key, field.name()).map_err(|e| Error::internal("a column's name is no JSON").caused_by(e))?;
+    pub fn of(batch: &'a RecordBatch) -> Result<Self> {
+        let column = |(field, values): (&'a FieldRef, &'a ArrayRef)| {
+            let mut key = serde_json::to_vec(field.name()).map_err(|e| Error::internal("a column's name is no JSON").caused_by(e))?;
             key.push(b':');
-            Ok(key)
-        };
-        let keys = schema.fields().iter().enumerate().map(key).collect::<Result<_>>()?;
-        let rows = Self { fields: schema.fields().to_vec(), keys, options: EncoderOptions::default().with_explicit_nulls(true) };
-        rows.of(&RecordBatch::new_empty(schema.clone()))?;
-        Ok(rows)
-    }
-
-    /// An encoder for the rows of `batch`, whose schema is the one this was made for.
-    ///
-    /// # Errors
-    /// Columns of another schema.
-    pub fn of<'a>(&'a self, batch: &'a RecordBatch) -> Result<JsonBatch<'a>> {
-        let encoder = |(field, column): (&'a FieldRef, &'a ArrayRef)| {
-            make_encoder(field, column, &self.options).map_err(|e| {
+            let values = make_encoder(field, values, &OPTIONS).map_err(|e| {
                 let what = format!("column '{}' of type {} cannot be written as JSON", field.name(), field.data_type());
                 Error::user(what).caused_by(e).hint("cast the column in the query")
-            })
+            })?;
+            Ok((key, values))
         };
-        let columns = self.fields.iter().zip(batch.columns()).map(encoder).collect::<Result<Vec<_>>>()?;
-        Ok(JsonBatch { keys: &self.keys, columns, rows: batch.num_rows() })
+        let columns = batch.schema_ref().fields().iter().zip(batch.columns()).map(column).collect::<Result<_>>()?;
+        Ok(Self { columns })
     }
-}
 
-/// Encodes the rows of one batch.
-pub struct JsonBatch<'a> {
-    keys: &'a [Vec<u8>],
-    columns: Vec<NullableEncoder<'a>>,
-    rows: usize,
-}
-
-impl JsonBatch<'_> {
-    /// Appends row `row` as an object, without a line end.
-    pub fn append(&mut self, row: usize, out: &mut Vec<u8>) {
-        if self.columns.is_empty() {
-            out.push(b'{');
-        }
-        for (key, column) in self.keys.iter().zip(&mut self.columns) {
+    /// Appends row `row` as an object, without a line end; for a change with its multiplicity and epoch as the last fields, `diff`
+    /// and `epoch`.
+    pub fn append(&mut self, row: usize, change: Option<(i64, Epoch)>, out: &mut Vec<u8>) {
+        out.push(b'{');
+        for (i, (key, values)) in self.columns.iter_mut().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
             out.extend_from_slice(key);
-            if column.is_null(row) {
+            if values.is_null(row) {
                 out.extend_from_slice(b"null");
             } else {
-                column.encode(row, out);
+                values.encode(row, out);
             }
         }
-        out.push(b'}');
-    }
-
-    /// Appends all rows, one a line.
-    pub fn append_lines(&mut self, out: &mut Vec<u8>) {
-        for row in 0..self.rows {
-            self.append(row, out);
-            out.push(b'\n');
+        if let Some((diff, epoch)) = change {
+            let comma = if self.columns.is_empty() { "" } else { "," };
+            write!(out, "{comma}\"diff\":{diff},\"epoch\":{epoch}").expect("a vector takes all bytes");
         }
+        out.push(b'}');
     }
 }
 
@@ -205,94 +197,4 @@ fn quote(text: &[u8], delimiter: u8, out: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::format::{Format, csv::Csv, json::Json};
-    use arrow::array::{BooleanArray, Decimal128Array, Float64Array, Int64Array, StringArray, TimestampMillisecondArray};
-    use arrow::datatypes::{Field, Schema, TimeUnit};
-    use proptest::prelude::*;
-    use std::sync::Arc;
-
-    type Row = (Option<i64>, Option<i64>, Option<String>, i64, bool);
-
-    fn batch(rows: &[Row]) -> RecordBatch {
-        let schema = Schema::new(vec![
-            Field::new("n", DataType::Int64, true),
-            Field::new("price", DataType::Decimal128(18, 2), true),
-            Field::new("say \"t\"", DataType::Utf8, true),
-            Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), false),
-            Field::new("ok", DataType::Boolean, false),
-            Field::new("f", DataType::Float64, false),
-        ]);
-        let prices = Decimal128Array::from_iter(rows.iter().map(|r| r.1.map(i128::from)));
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from_iter(rows.iter().map(|r| r.0))),
-            Arc::new(prices.with_precision_and_scale(18, 2).unwrap()),
-            Arc::new(StringArray::from_iter(rows.iter().map(|r| r.2.as_deref()))),
-            Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|r| r.3))),
-            Arc::new(BooleanArray::from_iter(rows.iter().map(|r| Some(r.4)))),
-            Arc::new(Float64Array::from_iter_values(rows.iter().map(|r| r.3 as f64 / 8.0))),
-        ];
-        RecordBatch::try_new(Arc::new(schema), columns).unwrap()
-    }
-
-    fn back(format: &dyn Format, lines: &[Vec<u8>]) -> RecordBatch {
-        let mut decoder = format.decoder(&(0..6).collect::<Vec<_>>()).unwrap();
-        lines.iter().for_each(|line| decoder.push(line).unwrap());
-        decoder.finish().unwrap()
-    }
-
-    #[test]
-    fn rows_look_as_a_person_would_write_them() {
-        let rows = batch(&[(Some(1), Some(5_999_990), Some("a, \"b\"".into()), 1_610_273_520_500, true), (None, None, None, 0, false)]);
-        let mut out = Vec::new();
-        JsonRows::new(&rows.schema()).unwrap().of(&rows).unwrap().append_lines(&mut out);
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "{\"n\":1,\"price\":59999.90,\"say \\\"t\\\"\":\"a, \\\"b\\\"\",\"at\":\"2021-01-10T10:12:00.500\",\"ok\":true,\"f\":2.012841900625e11}\n\
-             {\"n\":null,\"price\":null,\"say \\\"t\\\"\":null,\"at\":\"1970-01-01T00:00:00\",\"ok\":false,\"f\":0.0}\n"
-        );
-        let mut out = Vec::new();
-        let csv = CsvRows::new(&rows.schema()).unwrap();
-        csv.append_header(&mut out);
-        csv.of(&rows).unwrap().append_lines(&mut out).unwrap();
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "n,price,\"say \"\"t\"\"\",at,ok,f\n1,59999.90,\"a, \"\"b\"\"\",2021-01-10T10:12:00.500,true,201284190062.5\n,,,1970-01-01T00:00:00,false,0.0\n"
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_said_is_refused() {
-        let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
-        let schema = Arc::new(Schema::new(vec![Field::new("l", list, true)]));
-        assert!(CsvRows::new(&schema).unwrap_err().remedy().is_some());
-        let empty = Arc::new(Schema::empty());
-        let batch =
-            RecordBatch::try_new_with_options(empty.clone(), vec![], &arrow::array::RecordBatchOptions::new().with_row_count(Some(1)))
-                .unwrap();
-        let mut out = Vec::new();
-        JsonRows::new(&empty).unwrap().of(&batch).unwrap().append(0, &mut out);
-        assert_eq!(out, b"{}");
-    }
-
-    proptest! {
-        #[test]
-        fn rows_are_read_back_as_they_were(rows in proptest::collection::vec(
-            (any::<Option<i64>>(), proptest::option::of(-(10i64.pow(18) - 1)..10i64.pow(18)), any::<Option<String>>(), -62_000_000_000_000i64..250_000_000_000_000, any::<bool>()), 0..12)
-        ) {
-            let rows = batch(&rows);
-            let (json, csv) = (JsonRows::new(&rows.schema()).unwrap(), CsvRows::new(&rows.schema()).unwrap());
-            let (mut json, mut csv) = (json.of(&rows).unwrap(), csv.of(&rows).unwrap());
-            let (mut as_json, mut as_csv) = (Vec::new(), Vec::new());
-            for row in 0..rows.num_rows() {
-                as_json.push(Vec::new());
-                as_csv.push(Vec::new());
-                json.append(row, as_json.last_mut().unwrap());
-                csv.append(row, as_csv.last_mut().unwrap()).unwrap();
-            }
-            prop_assert_eq!(&back(&Json::new(rows.schema()), &as_json), &rows);
-            prop_assert_eq!(&back(&Csv::new(rows.schema()), &as_csv), &rows);
-        }
-    }
-}
+mod tests;

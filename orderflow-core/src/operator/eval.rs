@@ -5,6 +5,7 @@
 
 use crate::data::{Changes, Rejected};
 use crate::error::Result;
+use crate::format::encode::JsonRows;
 use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::concat;
 use datafusion::physical_plan::PhysicalExpr;
@@ -66,16 +67,15 @@ impl Blame {
 
 /// Row `i` printed as a JSON object.
 pub fn json_row(changes: &Changes, i: usize) -> Vec<u8> {
-    let mut writer = arrow::json::WriterBuilder::new().with_explicit_nulls(true).build::<_, arrow::json::writer::LineDelimited>(Vec::new());
-    let printed = writer.write(&changes.rows().slice(i, 1)).and_then(|()| writer.finish());
-    let mut bytes = match printed {
-        Ok(()) => writer.into_inner(),
+    let row = changes.rows().slice(i, 1);
+    match JsonRows::of(&row) {
+        Ok(mut printed) => {
+            let mut bytes = vec![];
+            printed.append(0, None, &mut bytes);
+            bytes
+        }
         Err(e) => format!("(the row cannot be printed: {e})").into_bytes(),
-    };
-    while bytes.last() == Some(&b'\n') {
-        bytes.pop();
     }
-    bytes
 }
 
 /// Values of `exprs` for the rows that are not guilty, and those rows; guilty ones go to `blame`.

@@ -151,7 +151,7 @@ pub fn render(input: Stream<'_>, schema: &SchemaRef, blame: Blame, failure: Fail
         *shared.borrow_mut() = Some(arrangement.reader());
         let mut pending = Pending::default();
         move |(input, frontier), _| {
-            input.for_each(|time, data| pending.of(*time.time(), || time.retain(0)).push(std::mem::take(data)));
+            input.for_each(|time, data| pending.of(*time.time(), || (time.retain(0), vec![])).push(std::mem::take(data)));
             while let Some((epoch, _, parts)) = pending.complete(frontier) {
                 let merged = Partials::merge(parts);
                 arrangement.insert(epoch, merged.keys, merged.accs);

@@ -13,31 +13,17 @@ use std::thread::Thread;
 
 /// A running pipeline.
 pub struct Running {
-    name: Arc<str>,
-    workers: usize,
-    views: Vec<(Arc<str>, SchemaRef)>,
-    functions: Vec<Function>,
-    status: Arc<Mutex<Status>>,
-    requests: crossbeam_channel::Sender<Request>,
-    ended: tokio::sync::watch::Receiver<Option<Result<()>>>,
-    thread: Thread,
+    pub(super) name: Arc<str>,
+    pub(super) workers: usize,
+    pub(super) views: Vec<(Arc<str>, SchemaRef)>,
+    pub(super) functions: Vec<Function>,
+    pub(super) status: Arc<Mutex<Status>>,
+    pub(super) requests: crossbeam_channel::Sender<Request>,
+    pub(super) ended: tokio::sync::watch::Receiver<Option<Result<()>>>,
+    pub(super) thread: Thread,
 }
 
 impl Running {
-    #[expect(clippy::too_many_arguments, reason = "one caller; a struct of the same fields would say nothing more")]
-    pub(super) fn new(
-        name: Arc<str>,
-        workers: usize,
-        views: Vec<(Arc<str>, SchemaRef)>,
-        functions: Vec<Function>,
-        status: Arc<Mutex<Status>>,
-        requests: crossbeam_channel::Sender<Request>,
-        ended: tokio::sync::watch::Receiver<Option<Result<()>>>,
-        thread: Thread,
-    ) -> Self {
-        Self { name, workers, views, functions, status, requests, ended, thread }
-    }
-
     fn ask(&self, request: Request) -> Result<()> {
         self.requests.send(request).map_err(|_| self.why_gone())?;
         self.thread.unpark();

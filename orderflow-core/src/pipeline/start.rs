@@ -183,7 +183,7 @@ impl Pipeline {
             },
         )?;
         let thread = ready.await.map_err(|_| Error::internal("the engine ended while it started"))??;
-        Ok(Running::new(name, workers, views, functions, status, requests_tx, ended, thread))
+        Ok(Running { name, workers, views, functions, status, requests: requests_tx, ended, thread })
     }
 
     fn take(self) -> Flow {

@@ -5,10 +5,11 @@
 
 use super::KafkaSink;
 use super::cells::{Cells, HeaderCells, numbers};
-use super::json::{self, JsonRows};
-use orderflow_core::arrow::array::{Array, Int64Array};
+use orderflow_core::arrow::array::{Array, Int64Array, LargeBinaryArray};
+use orderflow_core::arrow::buffer::OffsetBuffer;
 use orderflow_core::arrow::datatypes::{Schema, SchemaRef};
 use orderflow_core::data::{Changes, Origin};
+use orderflow_core::format::encode::JsonRows;
 use orderflow_core::sink::Column;
 use orderflow_core::source::meta;
 use orderflow_core::time::{Epoch, Partition};
@@ -91,7 +92,7 @@ pub(crate) struct Layout {
 
 /// What the records of a batch are made of.
 pub(crate) struct Parts {
-    value: Value,
+    value: Cells,
     key: Option<Cells>,
     headers: Option<HeaderCells>,
     timestamp: Option<Int64Array>,
@@ -103,11 +104,6 @@ pub(crate) struct Parts {
 pub(crate) struct Places {
     offset: Option<Int64Array>,
     origin: Option<Origin>,
-}
-
-enum Value {
-    Cells(Cells),
-    Json(JsonRows),
 }
 
 impl Layout {
@@ -139,8 +135,8 @@ impl Layout {
     pub(crate) fn parts(&self, changes: &Changes, epoch: Epoch) -> Result<Parts> {
         let rows = changes.rows();
         let value = match self.value {
-            Some(i) => Value::Cells(Cells::new(rows.column(i))?),
-            None => Value::Json(json::encode(changes, &self.json, epoch)?),
+            Some(i) => Cells::new(rows.column(i))?,
+            None => self.objects(changes, epoch)?,
         };
         Ok(Parts {
             value,
@@ -150,14 +146,24 @@ impl Layout {
             places: Places { offset: self.offset.map(|i| numbers(rows.column(i))).transpose()?, origin: changes.origin().cloned() },
         })
     }
+
+    /// The view's columns as JSON objects, each with the multiplicity and the epoch of its change.
+    fn objects(&self, changes: &Changes, epoch: Epoch) -> Result<Cells> {
+        let rows = changes.rows().project(&self.json)?;
+        let mut json = JsonRows::of(&rows)?;
+        let (mut bytes, mut ends) = (Vec::with_capacity(changes.len() * 64), Vec::with_capacity(changes.len() + 1));
+        ends.push(0);
+        for row in 0..changes.len() {
+            json.append(row, Some((changes.diff(row), epoch)), &mut bytes);
+            ends.push(bytes.len() as i64);
+        }
+        Ok(Cells::LargeBinary(LargeBinaryArray::new(OffsetBuffer::new(ends.into()), bytes.into(), None)))
+    }
 }
 
 impl Parts {
     pub(crate) fn value(&self, i: usize) -> Option<&[u8]> {
-        match &self.value {
-            Value::Cells(cells) => cells.get(i),
-            Value::Json(rows) => Some(rows.get(i)),
-        }
+        self.value.get(i)
     }
 
     pub(crate) fn key(&self, i: usize) -> Option<&[u8]> {
@@ -197,6 +203,7 @@ impl Places {
 mod tests {
     use super::*;
     use crate::config::Kafka;
+    use orderflow_core::arrow::array::{ArrayRef, Decimal128Array, RecordBatch, StringArray};
     use orderflow_core::arrow::datatypes::{DataType, Field};
     use orderflow_core::sink::Sink;
     use std::sync::Arc;
@@ -249,5 +256,21 @@ mod tests {
     #[test]
     fn a_sink_without_a_topic_is_refused() {
         assert!(Kafka::sink("b:1").columns(&view()).unwrap_err().to_string().contains("no topic"));
+    }
+    #[test]
+    fn a_row_is_an_object_with_its_diff_and_epoch() {
+        let money = Decimal128Array::from(vec![12345, -5]).with_precision_and_scale(18, 2).unwrap();
+        let rows = RecordBatch::try_from_iter_with_nullable([
+            ("ci\"ty", Arc::new(StringArray::from(vec![Some("Mum\"bai\n"), None])) as ArrayRef, true),
+            ("n", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef, true),
+            ("amount", Arc::new(money) as ArrayRef, true),
+            (KEY, Arc::new(Int64Array::from(vec![8, 9])) as ArrayRef, true),
+        ])
+        .unwrap();
+        let layout = Layout::new(&rows.schema(), 1);
+        let parts = layout.parts(&Changes::signed(rows, vec![1, -1]), Epoch(7)).unwrap();
+        let text = |i| std::str::from_utf8(parts.value(i).unwrap()).unwrap();
+        assert_eq!(text(0), r#"{"ci\"ty":"Mum\"bai\n","n":1,"amount":123.45,"diff":1,"epoch":7}"#);
+        assert_eq!(text(1), r#"{"ci\"ty":null,"n":2,"amount":-0.05,"diff":-1,"epoch":7}"#);
     }
 }

@@ -12,7 +12,6 @@
 mod cells;
 mod columns;
 mod counters;
-mod json;
 mod partition;
 mod topics;
 mod writer;

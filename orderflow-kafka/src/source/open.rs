@@ -4,7 +4,7 @@
 
 use super::reader::{KafkaReader, Place};
 use super::ready::Hub;
-use super::watch::Wanted;
+use super::watch::{Assignment, Wanted};
 use crate::client::{ANSWER, Context, refused_property, unanswered};
 use crate::config::{KafkaSource, Start, Until};
 use crate::ffi::Consumer;
@@ -99,7 +99,8 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
         places.iter_mut().for_each(|p| p.until = Some(named.get(&p.partition).copied().unwrap_or(p.end)));
     }
     let refresh = config.get("topic.metadata.refresh.interval.ms").and_then(|ms| ms.parse().ok()).map_or(REFRESH, Duration::from_millis);
-    KafkaReader::new(consumer, hub, places, source.until.is_some(), wanted, group, brokers, refresh)
+    let assignment = Assignment { consumer, wanted, group, partitions, refresh, follow: source.until.is_none() };
+    KafkaReader::new(assignment, hub, places, brokers)
 }
 
 fn absent(client: &Consumer, brokers: &str, e: &rdkafka::error::KafkaError) -> Error {

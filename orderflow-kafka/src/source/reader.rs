@@ -6,7 +6,7 @@ use super::batch::{Batch, position};
 use super::group::Group;
 use super::open::{beyond, lost};
 use super::ready::{Hub, Signal};
-use super::watch::{Assignment, Wanted, Watch};
+use super::watch::{Assignment, Watch};
 use crate::ffi::{Consumer, Message, PartitionQueue, known_end, waiting_events};
 use orderflow_core::source::{Fetch, PartitionStatus, Payload, Polled, RawBatch, Reader, SourceStatus};
 use orderflow_core::time::{Partition, Position, Positions};
@@ -73,18 +73,9 @@ pub(crate) struct KafkaReader {
 }
 
 impl KafkaReader {
-    #[allow(clippy::too_many_arguments)] // made in one place, from parts that are used here only
-    pub(crate) fn new(
-        consumer: Arc<Consumer>,
-        hub: Arc<Hub>,
-        places: Vec<Place>,
-        bounded: bool,
-        wanted: Wanted,
-        group: String,
-        brokers: String,
-        refresh: Duration,
-    ) -> Result<Self> {
-        let partitions = places.iter().map(|p| p.partition.clone()).collect();
+    /// `places` are those of the assignment's partitions; a reader that follows no new partitions ends with the last of these.
+    pub(crate) fn new(assignment: Assignment, hub: Arc<Hub>, places: Vec<Place>, brokers: String) -> Result<Self> {
+        let (consumer, group, bounded) = (assignment.consumer.clone(), Group::new(assignment.group.clone()), !assignment.follow);
         let mut slots = Vec::with_capacity(places.len());
         for place in places {
             let slot = slot(&consumer, &hub, slots.len(), place)?;
@@ -92,21 +83,8 @@ impl KafkaReader {
         }
         // a partition that is at its end already needs no fetching
         assign(&consumer, slots.iter().filter(|s| !s.done()), true)?;
-        let assignment = Assignment { consumer: consumer.clone(), wanted, group: group.clone(), partitions, refresh, follow: !bounded };
         let watch = Watch::start(assignment, hub.clone())?;
-        Ok(Self {
-            slots,
-            consumer,
-            hub,
-            watch,
-            group: Group::new(group),
-            brokers,
-            bounded,
-            turn: 0,
-            errors: VecDeque::new(),
-            warnings: vec![],
-            woken: vec![],
-        })
+        Ok(Self { slots, consumer, hub, watch, group, brokers, bounded, turn: 0, errors: VecDeque::new(), warnings: vec![], woken: vec![] })
     }
 
     /// Commit answers, lost brokers, and what the watch found.

@@ -11,8 +11,9 @@
 
 mod table;
 
+use orderflow_core::arrow::array::RecordBatch;
 use orderflow_core::arrow::datatypes::SchemaRef;
-use orderflow_core::sink::files::{FileEncoder, FileFormat, JsonLines};
+use orderflow_core::format::encode::JsonRows;
 use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Opened, Progress, Sink, SinkContext, Writer, WriterId, signed};
 use orderflow_core::time::Epoch;
 use orderflow_core::{Error, Result};
@@ -68,7 +69,7 @@ impl Console {
 impl Sink for Console {
     fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>> {
         if self.json {
-            JsonLines.encoder(&signed::schema(input)?)?;
+            writable(input)?;
         }
         Ok(None)
     }
@@ -83,8 +84,8 @@ impl Sink for Console {
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
         let shape = if self.json {
-            let schema = signed::schema(&context.schema)?;
-            Shape::Json { encoder: JsonLines.encoder(&schema)?, schema }
+            writable(&context.schema)?;
+            Shape::Json
         } else {
             Shape::Table(Table::new(context.schema, self.colour))
         };
@@ -94,9 +95,14 @@ impl Sink for Console {
     }
 }
 
+/// Refuses columns that JSON cannot say, or that would hide what the sink adds.
+fn writable(columns: &SchemaRef) -> Result<()> {
+    JsonRows::of(&RecordBatch::new_empty(signed::schema(columns)?)).map(drop)
+}
+
 enum Shape {
     Table(Table),
-    Json { encoder: Box<dyn FileEncoder>, schema: SchemaRef },
+    Json,
 }
 
 struct ConsoleWriter {
@@ -112,12 +118,16 @@ struct ConsoleWriter {
 }
 
 impl ConsoleWriter {
-    fn json(encoder: &mut dyn FileEncoder, schema: &SchemaRef, closed: &Closed, limit: usize, text: &mut Vec<u8>) -> Result<()> {
+    fn json(closed: &Closed, limit: usize, text: &mut Vec<u8>) -> Result<()> {
         let mut room = limit;
         for changes in &closed.changes {
-            let shown = changes.slice(0, changes.len().min(room));
-            room -= shown.len();
-            encoder.write(&signed::batch(schema, &shown, closed.epoch)?, text)?;
+            let mut rows = JsonRows::of(changes.rows())?;
+            let shown = changes.len().min(room);
+            for row in 0..shown {
+                rows.append(row, Some((changes.diff(row), closed.epoch)), text);
+                text.push(b'\n');
+            }
+            room -= shown;
         }
         if closed.rows() > limit {
             text.extend_from_slice(format!("{{\"epoch\":{},\"left_out\":{}}}\n", closed.epoch, closed.rows() - limit).as_bytes());
@@ -146,7 +156,7 @@ impl Writer for ConsoleWriter {
         let whole = self.text.len();
         let shaped = match &mut self.shape {
             Shape::Table(table) => table.epoch(&closed, self.limit, &mut self.text),
-            Shape::Json { encoder, schema } => Self::json(&mut **encoder, schema, &closed, self.limit, &mut self.text),
+            Shape::Json => Self::json(&closed, self.limit, &mut self.text),
         };
         if shaped.is_err() {
             self.text.truncate(whole);

@@ -4,14 +4,13 @@ use super::{Aggregate, Func, Groups};
 use crate::data::rowkey::{RowCodec, hash_columns, normalise};
 use crate::data::{Changes, Diffs};
 use crate::dataflow::Stream;
-use crate::dataflow::partials::Partials;
+use crate::dataflow::partials::{Partials, Pending};
 use crate::error::Result;
 use crate::operator::eval::{Blame, evaluate};
 use crate::operator::render::Failure;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, Int64Type, UInt64Type};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -25,7 +24,7 @@ pub(in crate::operator) type PartialStream<'s> = timely::dataflow::Stream<'s, u6
 
 pub(super) fn render<'s>(input: Stream<'s>, plan: Arc<Aggregate>, blame: Blame, failure: Failure) -> PartialStream<'s> {
     input.unary_frontier::<NoopBuilder<Partials>, _, _, _>(Pipeline, "Combine", move |_, _| {
-        let mut open: BTreeMap<u64, (Capability<u64>, Vec<Groups>)> = BTreeMap::new();
+        let mut pending = Pending::default();
         let mut combine = match Combine::new(plan.clone()) {
             Ok(c) => Some(c),
             Err(e) => {
@@ -37,7 +36,7 @@ pub(super) fn render<'s>(input: Stream<'s>, plan: Arc<Aggregate>, blame: Blame, 
             let Some(combine) = combine.as_mut() else { return };
             input.for_each(|time, data| {
                 let epoch = *time.time();
-                let (_, tables) = open.entry(epoch).or_insert_with(|| (time.retain(0), plan.tables()));
+                let tables = pending.of(epoch, || (time.retain(0), plan.tables()));
                 if let Err(e) = combine.add(std::mem::take(data), epoch, tables, &blame) {
                     failure.set(e.at(format!("view {}, epoch {epoch}", blame.view)));
                 }
@@ -45,11 +44,7 @@ pub(super) fn render<'s>(input: Stream<'s>, plan: Arc<Aggregate>, blame: Blame, 
                     send(output, &time.retain(0), tables);
                 }
             });
-            while let Some(entry) = open.first_entry() {
-                if frontier.less_equal(entry.key()) {
-                    break;
-                }
-                let (capability, mut tables) = entry.remove();
+            while let Some((_, capability, mut tables)) = pending.complete(frontier) {
                 send(output, &capability, &mut tables);
             }
         }

@@ -40,7 +40,7 @@ pub(super) fn render<'s>(
         // without keys there is one row from the first epoch on, at the worker that owns the empty key
         let mut pending = Pending::default();
         if home {
-            pending.of(1, || capability.delayed(&1));
+            pending.of(1, || (capability.delayed(&1), vec![]));
         }
         drop(capability);
         let rows = blame.rows_of("aggregate");
@@ -52,7 +52,7 @@ pub(super) fn render<'s>(
             }
         };
         move |(input, frontier), output| {
-            input.for_each(|time, data| pending.of(*time.time(), || time.retain(0)).push(std::mem::take(data)));
+            input.for_each(|time, data| pending.of(*time.time(), || (time.retain(0), vec![])).push(std::mem::take(data)));
             while let Some((epoch, capability, parts)) = pending.complete(frontier) {
                 let Some(fold) = fold.as_mut() else { continue };
                 match fold.epoch(epoch, parts) {
