@@ -34,6 +34,8 @@ pub enum Fault {
     FenceBeforeLook,
     /// The look before fencing already judges epochs against a ledger that was read earlier.
     LookJudgesEpochs,
+    /// Whoever finds that something does not fit refuses, without looking whether it was overtaken.
+    RefusesWhenOvertaken,
     /// A generation counts as won by its record alone, though its slot may be one that retirement had freed.
     WonInAHole,
     /// Retiring deletes old generation records too.
@@ -79,6 +81,7 @@ impl Fault {
         Self::LedgerIdIgnored,
         Self::FenceBeforeLook,
         Self::LookJudgesEpochs,
+        Self::RefusesWhenOvertaken,
         Self::WonInAHole,
         Self::GenerationRetired,
         Self::RootHearsAll,

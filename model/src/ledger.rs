@@ -35,7 +35,7 @@ impl Protocol {
 
     /// Something does not fit. Whoever was overtaken meanwhile has nothing to refuse: it stops, without a word about lost state.
     pub(crate) fn turned_away(&self, s: &mut State, w: usize) {
-        let overtaken = s.cellar.generation() > s.writers[w].generation;
+        let overtaken = s.cellar.generation() > s.writers[w].generation && !self.params().has(Fault::RefusesWhenOvertaken);
         self.event(if overtaken { Event::StoppedBySink } else { Event::Refused });
         s.writers[w] = Writer::ended(if overtaken { Phase::Stopped } else { Phase::Refused });
     }

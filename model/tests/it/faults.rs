@@ -21,6 +21,7 @@ fn place(fault: Fault) -> (Params, Law) {
         Fault::LedgerIdIgnored => (Params::lost(Past::Swapped), Law::Unchanged),
         Fault::FenceBeforeLook => (Params::lost(Past::Swapped), Law::Unchanged),
         Fault::LookJudgesEpochs => (shared, Law::Refusal),
+        Fault::RefusesWhenOvertaken => (shared, Law::Refusal),
         Fault::WonInAHole => (meeting, Law::Refusal),
         Fault::GenerationRetired => (meeting, Law::Refusal),
         Fault::RootHearsAll => (sink, Law::Replay),
