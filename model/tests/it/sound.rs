@@ -49,7 +49,7 @@ fn the_laws_hold_in_every_state() {
     seen.lacks_nothing();
     assert!(!seen.events.contains(&Event::Refused), "somebody was refused whose state and sinks belong together");
     if super::nightly() {
-        seen.explore("local, a longer log", Params { records: 4, ..Params::local() }, 0);
+        seen.explore("local, a longer log", Params { records: 4, ..Params::local() }, 13_000_000);
         seen.explore("takeover, two sinks", Params { sinks: 2, timeouts: 0, two_steps: true, ..Params::takeover() }, 4_000_000);
         seen.explore("handover, a longer log", Params { records: 3, ..Params::handover() }, 7_000_000);
         seen.explore("handover, an answer lost", Params { records: 3, timeouts: 1, crashes: 0, ..Params::handover() }, 3_000_000);
