@@ -211,7 +211,7 @@ fn a_folder_that_cannot_be_written_is_named() {
 }
 
 /// A running program, ended with its test.
-struct Ended(Child);
+pub(crate) struct Ended(pub(crate) Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
