@@ -277,6 +277,29 @@ async fn sql_with_an_unknown_column_is_pointed_at() {
     assert!(said.contains("city"), "the column that was meant is named: {said}");
 }
 
+#[tokio::test]
+async fn a_line_of_a_file_that_is_too_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("orders.jsonl");
+    let long = order("John Smith", &"John ".repeat(300_000));
+    std::fs::write(&path, format!("{GOOD}\n{long}\n{GOOD}\n")).unwrap();
+    let mut flow = Pipeline::new("files");
+    let lines = orderflow::source::file::JsonLines::file(&path, pipelines::orders::json()).max_record_bytes(1_000_000);
+    flow.source("orders", lines).unwrap();
+    flow.view("n", "SELECT count(*) AS n FROM orders").unwrap();
+    let flow = flow.dead_letters(orderflow::sink::dead_letter::DeadLetters::append(dir.path().join("letters")));
+    let running = flow.workers(2).start().await.unwrap();
+    let status = running.wait().await.unwrap();
+    assert_eq!((status.sources[0].rows, status.rejected["orders"]), (3, 1));
+    assert_eq!(running.query_as::<(i64,)>("SELECT n FROM n").await.unwrap(), [(2,)]);
+    let letters = letters(&dir.path().join("letters"));
+    let [letter] = letters.as_slice() else { panic!("{} letters", letters.len()) };
+    assert_eq!(letter.place, Some((path.display().to_string(), 0, GOOD.len() as u64 + 1)));
+    assert!(letter.bytes == long.as_bytes()[..64 << 10]);
+    let size = long.len();
+    assert!(letter.reason.contains(&format!("{size} bytes, where max_record_bytes allows 1000000")), "{}", letter.reason);
+}
+
 /// The example with what it says, as it says it.
 struct Watched {
     child: Ended,
