@@ -208,6 +208,7 @@ fn quote(text: &[u8], delimiter: u8, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::format::{Format, csv::Csv, json::Json};
+    use crate::testing::tier;
     use arrow::array::{BooleanArray, Decimal128Array, Float64Array, Int64Array, StringArray, TimestampMillisecondArray};
     use arrow::datatypes::{Field, Schema, TimeUnit};
     use proptest::prelude::*;
@@ -277,6 +278,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(tier::of(256, 1_000, 10_000)))]
         #[test]
         fn rows_are_read_back_as_they_were(rows in proptest::collection::vec(
             (any::<Option<i64>>(), proptest::option::of(-(10i64.pow(18) - 1)..10i64.pow(18)), any::<Option<String>>(), -62_000_000_000_000i64..250_000_000_000_000, any::<bool>()), 0..12)

@@ -3,6 +3,7 @@
 use super::*;
 use crate::source::{Payload, Polled, Waker};
 use crate::testing::conformance::source;
+use crate::testing::tier;
 use crate::time::{Clock, Partition, Positions};
 use arrow::datatypes::{DataType, Field, Schema};
 use proptest::prelude::*;
@@ -202,6 +203,7 @@ fn a_folder_is_read_in_the_order_of_names() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(tier::of(256, 1_000, 10_000)))]
     #[test]
     fn the_size_of_blocks_does_not_matter(text in "[ab\",\r\n]{0,60}", block in 1usize..20, limit in 1usize..9) {
         for quotes in [false, true] {
