@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "a program prints, and has a clock of its own")]
 
 mod options;
+mod patience;
 mod produce;
 mod report;
 
@@ -16,9 +17,10 @@ use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, KafkaSource, Start, Until};
 use orderflow::sink::{Sink, dead_letter::DeadLetters};
 use orderflow::sinks::{Console, Parquet};
 use orderflow::{Error, Result, Running, pipelines};
+use patience::{Interrupts, Waiting, cut_short, finish};
 use produce::{Pace, produce};
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,19 +31,33 @@ const PARTITIONS: i32 = 4;
 /// A partition of the embedded broker forgets what is beyond 5 MB, keys and framing included: the producer stays this far ahead.
 const AHEAD: u64 = 2 << 20;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> std::process::ExitCode {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new("warn")).with_writer(std::io::stderr).init();
-    match run(Options::parse()).await {
+fn main() -> std::process::ExitCode {
+    let log = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new("warn"));
+    // a log that cannot be written, because it lies on a full disk, is no reason to end
+    log.with_writer(std::io::stderr).log_internal_errors(false).init();
+    let options = Options::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(|e| Error::external("the runtime cannot start").caused_by(e)).and_then(|runtime| {
+        let outcome = runtime.block_on(run(options));
+        runtime.shutdown_timeout(Duration::from_secs(2)); // a producer whose broker is gone would wait for it
+        outcome
+    });
+    match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("full_pipeline: {e}");
+            note(format_args!("full_pipeline: {e}"));
             std::process::ExitCode::FAILURE
         }
     }
 }
 
+/// A line beside the results; where it cannot be written there is nobody to tell.
+fn note(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 async fn run(options: Options) -> Result<()> {
+    let mut interrupts = Interrupts::listen();
     let out = results_folder(options.out.clone())?;
     let embedded = if options.brokers.is_none() { Some(EmbeddedBroker::start(1)?) } else { None };
     let (brokers, admin) = match (&embedded, &options.brokers) {
@@ -53,7 +69,7 @@ async fn run(options: Options) -> Result<()> {
     if !options.no_produce {
         admin.create_topic(&topic, PARTITIONS, if embedded.is_some() { 1 } else { -1 }, &[])?;
     }
-    report::opening(&options, embedded.is_some(), &brokers, &topic);
+    report::opening(&options, embedded.is_some(), &brokers, &topic)?;
 
     // its own orders only: from the end as it is now; what is there already: from the beginning to the end as it is now
     let ends: BTreeMap<(String, i32), u64> =
@@ -79,14 +95,15 @@ async fn run(options: Options) -> Result<()> {
     let begun = Instant::now();
     let running = flow.start().await?;
     let pace = Arc::new(Pace::default());
+    let _ended = pace.stop_when_dropped();
     let producer = (!options.no_produce).then(|| {
         let (brokers, topic, recipe, rate, pace) = (brokers.clone(), topic.clone(), options.recipe(), options.rate, pace.clone());
         let ahead = embedded.is_some().then_some(AHEAD * PARTITIONS as u64);
         tokio::task::spawn_blocking(move || produce(&brokers, &topic, &recipe, rate, ahead, &pace))
     });
-    let interrupted = follow(&options, &running, &admin, &topic, &pace, producer).await?;
+    let interrupted = follow(&options, &running, &admin, &topic, &pace, producer, &mut interrupts).await?;
     let last = report::Views::read(&running).await?;
-    let status = if options.no_produce && !options.follow && !interrupted { running.wait().await? } else { running.drain().await? };
+    let status = finish(&running, options.no_produce && !options.follow && !interrupted, &mut interrupts).await?;
     let seconds = begun.elapsed().as_secs_f64();
     let after = report::ends_of_routed(&admin, &options.topic_prefix)?;
     report::closing(&report::Closing {
@@ -98,16 +115,16 @@ async fn run(options: Options) -> Result<()> {
         before: &before,
         after: &after,
     })?;
-    report::next_steps(&options, interrupted);
-    Ok(())
+    report::next_steps(&options, interrupted)
 }
 
-/// A folder that holds no results yet.
+/// A folder that holds no results yet; what a run that could not start left behind (`.orderflow`, `_commits`) is none.
 fn results_folder(out: Option<PathBuf>) -> Result<PathBuf> {
     let out = out.unwrap_or_else(|| PathBuf::from("out").join(chrono::Utc::now().format("%Y-%m-%dT%H-%M-%S").to_string()));
     for data_set in ["city_payment_totals", "dead_letters"] {
         let folder = out.join(data_set);
-        if std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        let result = |e: std::io::Result<std::fs::DirEntry>| e.is_ok_and(|e| !e.file_name().to_string_lossy().starts_with(['.', '_']));
+        if std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.any(result)) {
             return Err(Error::user(format!("{} already holds a data set", folder.display()))
                 .hint("choose another folder with --out, leave --out away for a new one, or delete what is there"));
         }
@@ -117,7 +134,7 @@ fn results_folder(out: Option<PathBuf>) -> Result<PathBuf> {
 
 type Producing = tokio::task::JoinHandle<Result<u64>>;
 
-/// Waits until the run is over: its own orders are through, the topic's end is reached, or Ctrl-C (then true).
+/// Waits until the run is over: its own orders are through, the topic's end is reached, or Ctrl-C (then true). A second Ctrl-C ends it at once.
 async fn follow(
     options: &Options,
     running: &Running,
@@ -125,18 +142,21 @@ async fn follow(
     topic: &str,
     pace: &Arc<Pace>,
     mut producer: Option<Producing>,
+    interrupts: &mut Interrupts,
 ) -> Result<bool> {
     let bar = progress_bar(options);
     let (mut ends, mut interrupted) = (None::<BTreeMap<i32, u64>>, false);
-    let mut said = Instant::now();
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
+    let (mut said, mut waiting) = (Instant::now(), Waiting::default());
     let ended = running.wait();
     tokio::pin!(ended);
     loop {
         tokio::select! {
-            _ = &mut interrupt, if !interrupted => {
-                bar.println("stopping: what was produced goes through, files are closed");
+            () = interrupts.next() => {
+                if interrupted {
+                    bar.finish_and_clear();
+                    return Err(cut_short(running).await);
+                }
+                bar.suspend(|| note(format_args!("stopping: what was produced goes through, files are closed; Ctrl-C again ends at once")));
                 interrupted = true;
                 pace.stop.store(true, Ordering::Relaxed);
                 let Some(p) = producer.take() else { return at_rest(running).await.map(|()| true) };
@@ -155,9 +175,10 @@ async fn follow(
         pace.read.store(bytes, Ordering::Relaxed);
         bar.set_position(rows);
         if bar.is_hidden() && said.elapsed() > Duration::from_secs(5) {
-            eprintln!("{rows} orders processed");
+            note(format_args!("{rows} orders processed"));
             said = Instant::now();
         }
+        bar.suspend(|| waiting.look(&status));
         if producer.as_ref().is_some_and(Producing::is_finished)
             && let Some(p) = producer.take()
         {

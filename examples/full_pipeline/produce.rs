@@ -21,6 +21,19 @@ pub(crate) struct Pace {
     pub(crate) stop: AtomicBool,
 }
 
+impl Pace {
+    /// Ends the producer when the run is over, however it ends: it may be waiting for a pipeline that is gone.
+    pub(crate) fn stop_when_dropped(self: &Arc<Self>) -> impl Drop {
+        struct Stop(Arc<Pace>);
+        impl Drop for Stop {
+            fn drop(&mut self) {
+                self.0.stop.store(true, Ordering::Relaxed);
+            }
+        }
+        Stop(self.clone())
+    }
+}
+
 /// Writes all orders of `recipe`; `rate` a second, 0: flat out; at most `ahead` bytes ahead of what was read.
 pub(crate) fn produce(brokers: &str, topic: &str, recipe: &Orders, rate: u64, ahead: Option<u64>, pace: &Arc<Pace>) -> Result<u64> {
     let mut producer = Producer::connect(brokers)?;

@@ -3,20 +3,27 @@
 use crate::options::Options;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use orderflow::arrow::array::RecordBatch;
-use orderflow::arrow::datatypes::SchemaRef;
+use orderflow::arrow::datatypes::Field;
 use orderflow::arrow::util::display::array_value_to_string;
 use orderflow::domain::order;
 use orderflow::kafka::Admin;
 use orderflow::source::meta;
+use orderflow::store::io_error;
 use orderflow::{Error, Result, Running, Status};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
+/// Writes to the standard output, which may be a file on a disk that is full.
+fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| io_error("write to", "the standard output", e))
+}
+
 /// Says what is about to happen, with the schema of the raw stream and the one that is applied to it.
-pub(crate) fn opening(options: &Options, embedded: bool, brokers: &str, topic: &str) {
+pub(crate) fn opening(options: &Options, embedded: bool, brokers: &str, topic: &str) -> Result<()> {
     let broker = if embedded { "an embedded broker (in this process)".to_owned() } else { format!("Kafka at {brokers}") };
-    println!("Orders by payment type and city, on {broker}, topic {topic}\n");
-    println!("Schema of the raw stream:");
+    let mut text = format!("Orders by payment type and city, on {broker}, topic {topic}\n\nSchema of the raw stream:\n");
     let raw = [
         ("key", meta::KEY),
         ("value", meta::VALUE),
@@ -27,22 +34,21 @@ pub(crate) fn opening(options: &Options, embedded: bool, brokers: &str, topic: &
     ];
     for (name, column) in raw {
         if let Some(field) = meta::fields().iter().find(|f| f.name() == column) {
-            println!("  {name:<22} {}{}", field.data_type(), if field.is_nullable() { "" } else { " not null" });
+            text += &column_line(name, field);
         }
     }
-    println!("Schema after it is applied to the value (JSON):");
-    print_schema(&order::schema());
+    text += "Schema after it is applied to the value (JSON):\n";
+    order::schema().fields().iter().for_each(|field| text += &column_line(field.name(), field));
     if !options.no_produce {
         let rate = if options.rate == 0 { "flat out".to_owned() } else { format!("{} a second", options.rate) };
-        println!("\nProducing {} orders (seed {}, {rate}).", options.orders, options.seed);
+        text += &format!("\nProducing {} orders (seed {}, {rate}).\n", options.orders, options.seed);
     }
-    println!("\nChanges of count and amount by city and payment type, as they come (+ appears, - is withdrawn):");
+    text += "\nChanges of count and amount by city and payment type, as they come (+ appears, - is withdrawn):\n";
+    say(&text)
 }
 
-fn print_schema(schema: &SchemaRef) {
-    for field in schema.fields() {
-        println!("  {:<22} {}{}", field.name(), field.data_type(), if field.is_nullable() { "" } else { " not null" });
-    }
+fn column_line(name: &str, field: &Field) -> String {
+    format!("  {name:<22} {}{}\n", field.data_type(), if field.is_nullable() { "" } else { " not null" })
 }
 
 /// The views as of one moment.
@@ -91,9 +97,10 @@ pub(crate) struct Closing<'a> {
 
 /// Prints the closing tables and checks what was routed against the topics themselves.
 pub(crate) fn closing(c: &Closing<'_>) -> Result<()> {
-    println!("\nOrders and amount by city and payment type:\n{}", table(&["city", "payment type", "orders", "amount"], &c.views.totals)?);
-    println!("Orders by payment type and success:\n{}", table(&["payment type", "successful", "failed"], &c.views.categories)?);
-    println!("Failed orders by reason:\n{}", table(&["reason", "orders"], &c.views.failures)?);
+    let totals = table(&["city", "payment type", "orders", "amount"], &c.views.totals)?;
+    let mut text = format!("\nOrders and amount by city and payment type:\n{totals}\n");
+    text += &format!("Orders by payment type and success:\n{}\n", table(&["payment type", "successful", "failed"], &c.views.categories)?);
+    text += &format!("Failed orders by reason:\n{}\n", table(&["reason", "orders"], &c.views.failures)?);
     let mut routed = Table::new();
     routed.load_style(UTF8_FULL_CONDENSED).set_header(["topic", "records", "in the topic"]);
     let mut differ = vec![];
@@ -105,23 +112,22 @@ pub(crate) fn closing(c: &Closing<'_>) -> Result<()> {
         routed.add_row([topic.clone(), records.to_string(), found.to_string()]);
     }
     right(&mut routed, 1);
-    println!("Records routed, as confirmed by the broker and by the topics' end offsets:\n{routed}");
+    text += &format!("Records routed, as confirmed by the broker and by the topics' end offsets:\n{routed}\n");
     let read: u64 = c.status.sources.iter().map(|s| s.rows).sum();
     let rejected: i64 = c.status.rejected.values().sum();
     let sums = c.views.sums.first().filter(|b| b.num_rows() == 1);
     let sum = |i: usize| sums.map_or(Ok(String::new()), |b| cell(b, i, 0));
-    println!("Orders counted: {}, amount {}", sum(0)?, sum(1)?);
-    println!(
-        "Bad records:    {rejected}{}",
-        if rejected > 0 { format!(", in {}", c.out.join("dead_letters").display()) } else { String::new() }
-    );
-    println!("Records read:   {read} in {:.1} s, {:.0} records/s from start to end", c.seconds, read as f64 / c.seconds);
+    text += &format!("Orders counted: {}, amount {}\n", sum(0)?, sum(1)?);
+    let place = if rejected > 0 { format!(", in {}", c.out.join("dead_letters").display()) } else { String::new() };
+    text += &format!("Bad records:    {rejected}{place}\n");
+    text += &format!("Records read:   {read} in {:.1} s, {:.0} records/s from start to end\n", c.seconds, read as f64 / c.seconds);
     let parquet = c.out.join("city_payment_totals");
-    println!("Parquet:        {}", parquet.display());
-    println!(
-        "                read it: duckdb -c \"SELECT city, payment_type, sum(diff * orders) AS orders FROM '{}/*.parquet' GROUP BY ALL\"",
+    text += &format!("Parquet:        {}\n", parquet.display());
+    text += &format!(
+        "                read it: duckdb -c \"SELECT city, payment_type, sum(diff * orders) AS orders FROM '{}/*.parquet' GROUP BY ALL\"\n",
         parquet.display()
     );
+    say(&text)?;
     if differ.is_empty() {
         return Ok(());
     }
@@ -131,16 +137,15 @@ pub(crate) fn closing(c: &Closing<'_>) -> Result<()> {
 }
 
 /// Says what to try next.
-pub(crate) fn next_steps(options: &Options, interrupted: bool) {
+pub(crate) fn next_steps(options: &Options, interrupted: bool) -> Result<()> {
     if interrupted || options.brokers.is_some() {
-        return;
+        return Ok(());
     }
-    println!(
-        "\nNext: scripts/services up kafka && cargo run --release --example full_pipeline -- --brokers 127.0.0.1:9092 --orders 1000000"
-    );
-    println!("      cargo run --example full_pipeline -- --malformed 0.01 --unseen-types 0.01   (bad records and new topics)");
-    println!("      cargo run --example full_pipeline -- --rate 500 --orders 5000               (watch the changes come)");
-    println!("      cargo run --example full_pipeline -- --help");
+    say("\nNext: scripts/services up kafka && cargo run --release --example full_pipeline -- --brokers 127.0.0.1:9092 --orders 1000000
+      cargo run --example full_pipeline -- --malformed 0.01 --unseen-types 0.01   (bad records and new topics)
+      cargo run --example full_pipeline -- --rate 500 --orders 5000               (watch the changes come)
+      cargo run --example full_pipeline -- --help
+")
 }
 
 fn cell(batch: &RecordBatch, column: usize, row: usize) -> Result<String> {

@@ -2,13 +2,23 @@
 //!
 //! Invariant: whatever is bad becomes a dead letter with its bytes, place and reason, and is counted; everything beside it goes on.
 
-use crate::support::{Letter, Sent, broker, deltas, letters, orders, read, run_orders, send, sorted, topics};
-use orderflow::Pipeline;
+use crate::full_pipeline::{DIRTY, Ended, check, dirty, program};
+use crate::support::{
+    Letter, PATIENCE, Sent, SmallDisk, broker, data_files, deltas, deltas_in, found, letters, orders, read, run_orders, send, sorted, sum,
+    topics,
+};
 use orderflow::error::{Kind, Retry};
-use orderflow::generator::Expected;
+use orderflow::generator::{Expected, Orders, Share, expected};
 use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, KafkaSink, KafkaSource, Until};
+use orderflow::sink::Sink;
+use orderflow::sink::files::{DataSet, JsonLines};
+use orderflow::{Pipeline, pipelines};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 const GOOD: &str = r#"{"order_id":1,"customer_id":101,"customer_name":"John Smith","product_id":201,"product_name":"Pen","product_category":"Stationery","payment_type":"Card","qty":24,"price":10,"datetime":"2021-01-10 10:12","country":"India","city":"Mumbai","ecommerce_website_name":"www.amazon.com","payment_txn_id":36766,"payment_txn_success":"Y","failure_reason":null}"#;
@@ -265,4 +275,213 @@ async fn sql_with_an_unknown_column_is_pointed_at() {
     let caret = lines.iter().position(|l| l.trim_start_matches([' ', '|']) == "^^^^^").unwrap_or_else(|| panic!("no caret: {said}"));
     assert_eq!(lines[caret].find('^'), lines[caret - 1].find("citty"), "{said}");
     assert!(said.contains("city"), "the column that was meant is named: {said}");
+}
+
+#[tokio::test]
+async fn a_line_of_a_file_that_is_too_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("orders.jsonl");
+    let long = order("John Smith", &"John ".repeat(300_000));
+    std::fs::write(&path, format!("{GOOD}\n{long}\n{GOOD}\n")).unwrap();
+    let mut flow = Pipeline::new("files");
+    let lines = orderflow::source::file::JsonLines::file(&path, pipelines::orders::json()).max_record_bytes(1_000_000);
+    flow.source("orders", lines).unwrap();
+    flow.view("n", "SELECT count(*) AS n FROM orders").unwrap();
+    let flow = flow.dead_letters(orderflow::sink::dead_letter::DeadLetters::append(dir.path().join("letters")));
+    let running = flow.workers(2).start().await.unwrap();
+    let status = running.wait().await.unwrap();
+    assert_eq!((status.sources[0].rows, status.rejected["orders"]), (3, 1));
+    assert_eq!(running.query_as::<(i64,)>("SELECT n FROM n").await.unwrap(), [(2,)]);
+    let letters = letters(&dir.path().join("letters"));
+    let [letter] = letters.as_slice() else { panic!("{} letters", letters.len()) };
+    assert_eq!(letter.place, Some((path.display().to_string(), 0, GOOD.len() as u64 + 1)));
+    assert!(letter.bytes == long.as_bytes()[..64 << 10]);
+    let size = long.len();
+    assert!(letter.reason.contains(&format!("{size} bytes, where max_record_bytes allows 1000000")), "{}", letter.reason);
+}
+
+/// The example with what it says, as it says it.
+struct Watched {
+    child: Ended,
+    out: Arc<Mutex<String>>,
+    err: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Watched {
+    /// Runs the example in a shell whose files may grow to `blocks` of 512 bytes.
+    fn on_a_small_disk(dir: &Path, blocks: &str, args: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        let script = r#"trap '' XFSZ; ulimit -S -f "$0"; exec "$@""#;
+        shell.args(["-c", script, blocks]).arg(program(dir).get_program()).args(args).current_dir(dir);
+        Self::start(&mut shell)
+    }
+
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut readers = vec![];
+        let mut collect = |mut from: Box<dyn Read + Send>| {
+            let said = Arc::new(Mutex::new(String::new()));
+            let all = said.clone();
+            readers.push(thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Some(n) = from.read(&mut bytes).ok().filter(|n| *n > 0) {
+                    all.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..n]));
+                }
+            }));
+            said
+        };
+        let out = collect(Box::new(child.stdout.take().unwrap()));
+        let err = collect(Box::new(child.stderr.take().unwrap()));
+        Watched { child: Ended(child), out, err, readers }
+    }
+
+    fn said(&self) -> (String, String) {
+        (self.out.lock().unwrap().clone(), self.err.lock().unwrap().clone())
+    }
+
+    fn until(&mut self, what: &str, mut there: impl FnMut(&str) -> bool) {
+        let began = Instant::now();
+        while !there(&self.said().1) {
+            assert!(self.child.0.try_wait().unwrap().is_none(), "it ended before {what}: {:?}", self.said());
+            assert!(began.elapsed() < PATIENCE, "{what} did not come: {:?}", self.said());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Its end: how, and what it said on both outputs. No bad end is a panic, and none claims a success.
+    fn end(mut self) -> (ExitStatus, String, String) {
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.0.try_wait().unwrap() {
+                break status;
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not end: {:?}", self.said());
+            thread::sleep(Duration::from_millis(20));
+        };
+        self.readers.drain(..).for_each(|r| r.join().unwrap());
+        let (out, err) = self.said();
+        if !status.success() {
+            assert!(status.code() == Some(1) && err.contains("full_pipeline: ") && !err.contains("panicked"), "{status}: {err}");
+            assert!(!out.contains("Orders and amount by city") && !out.contains("Next:"), "{out}");
+        }
+        (status, out, err)
+    }
+}
+
+const FULL: [&str; 3] = ["File too large", "hint: a file size limit is reached", "goes on by itself"];
+
+#[test]
+fn a_full_disk_is_waited_for_until_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = Watched::on_a_small_disk(dir.path(), "4", &[&["--orders", "4000", "--seed", "8", "--out", "out"][..], &DIRTY].concat());
+    let folders = ["out/city_payment_totals", "out/dead_letters"];
+    let all =
+        |said: &str| folders.iter().all(|f| said.contains(&format!("cannot write {f}"))) && FULL.iter().all(|part| said.contains(part));
+    run.until("what is full", all);
+    assert!(!run.said().0.contains("Orders and amount by city"), "nothing is claimed");
+    assert!(folders.iter().all(|f| data_files(&dir.path().join(f), "parquet").is_empty() && letters(&dir.path().join(f)).is_empty()));
+    let room = Command::new("prlimit").args(["--fsize=unlimited", "--pid", &run.child.0.id().to_string()]).status().unwrap();
+    assert!(room.success());
+    let (status, out, err) = run.end();
+    assert!(status.success(), "{err}");
+    check(&out, &dir.path().join("out"), "", &expected(&dirty(8), 4_000));
+}
+
+#[test]
+fn a_full_disk_can_be_given_up_and_what_is_committed_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    // the totals fit, 1,200 dead letters do not
+    let args = ["--orders", "4000", "--malformed", "0.3", "--seed", "8", "--out", "out"];
+    let mut run = Watched::on_a_small_disk(dir.path(), "512", &args);
+    let totals = dir.path().join("out/city_payment_totals");
+    run.until("the commit of the totals", |_| !data_files(&totals, "parquet").is_empty());
+    run.until("what is full", |said| said.contains("cannot write out/dead_letters") && FULL.iter().all(|part| said.contains(part)));
+    assert!(Command::new("kill").args(["-INT", &run.child.0.id().to_string()]).status().unwrap().success());
+    let (status, _, err) = run.end();
+    assert!(
+        !status.success() && err.contains("ended before everything was out") && err.contains("dead letters holds epochs up to 0"),
+        "{err}"
+    );
+    let recipe = Orders::new(8).malformed(Share::new(0.3).unwrap());
+    assert_eq!(sum(&deltas(&totals)), expected(&recipe, 4_000).totals);
+    assert_eq!(letters(&dir.path().join("out/dead_letters")), []);
+}
+
+#[test]
+fn a_disk_that_is_full_from_the_start_ends_the_example() {
+    let dir = tempfile::tempdir().unwrap();
+    let (status, _, err) = Watched::on_a_small_disk(dir.path(), "0", &["--orders", "100", "--out", "out"]).end();
+    let parts = ["out/city_payment_totals", "must be started again"];
+    assert!(!status.success() && FULL[..2].iter().chain(&parts).all(|part| err.contains(part)), "{err}");
+    // there is room again: the same command works
+    let said = crate::full_pipeline::good(program(dir.path()).args(["--orders", "100", "--out", "out"]));
+    check(&said, &dir.path().join("out"), "", &expected(&Orders::new(42), 100));
+}
+
+#[test]
+fn an_output_that_takes_nothing_ends_the_example() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"trap '' XFSZ; ulimit -S -f 2; exec "$0" --orders 100 --out out >said"#]);
+    let (status, _, err) = Watched::start(shell.arg(program(dir.path()).get_program()).current_dir(dir.path())).end();
+    assert!(!status.success() && err.contains("cannot write to the standard output") && err.contains(FULL[0]), "{err}");
+}
+
+#[test]
+fn a_folder_that_vanishes_ends_the_example_and_its_producer() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--orders", "1000000", "--rate", "2000", "--malformed", "0.5", "--out", "out"];
+    let mut run = Watched::start(program(dir.path()).args(args));
+    let letters = dir.path().join("out/dead_letters");
+    run.until("the opening of the dead letters", |_| letters.join("_commits/0000000001.json").exists());
+    std::fs::remove_dir_all(&letters).unwrap();
+    let (status, _, err) = run.end();
+    assert!(!status.success() && err.contains("out/dead_letters") && err.contains("hint: the folder was removed"), "{err}");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_for_a_while_holds_the_pipeline_back_and_costs_nothing() {
+    const ORDERS: u64 = 150_000;
+    let (broker, dir, disk) = (broker(), tempfile::tempdir().unwrap(), SmallDisk::new(1_000));
+    let recipe = Orders::new(9).total(ORDERS);
+    let routed = sink(&broker).partitions(4);
+    let counters = routed.counters();
+    let totals: [Box<dyn Sink>; 1] = [Box::new(DataSet::on(Arc::new(disk.clone()), "the small disk", JsonLines).roll_rows(500))];
+    let source = recipe.clone().source(Arc::new(pipelines::orders::json()));
+    let flow = pipelines::orders::pipeline("orders", source, routed, totals).unwrap();
+    let flow = flow.workers(2).epoch_interval(Duration::from_millis(5)).memory(600_000);
+    let flow = flow.dead_letters(orderflow::sink::dead_letter::DeadLetters::append(dir.path()));
+    let running = flow.start().await.unwrap();
+    let began = Instant::now();
+    // held back is what reads nothing more for a second
+    let (mut rows, mut since) = (0, Instant::now());
+    while since.elapsed() < Duration::from_secs(1) || rows == 0 {
+        let status = running.status();
+        if status.sources[0].rows != rows {
+            (rows, since) = (status.sources[0].rows, Instant::now());
+        }
+        assert!(began.elapsed() < PATIENCE && !status.phase.is_over(), "{status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(rows < ORDERS, "all of {rows} orders were read while the disk was full");
+    let status = running.status();
+    let full = status.sinks.iter().find(|s| s.kind == "jsonl").unwrap();
+    let waits = full.waits.as_deref().unwrap();
+    assert!(waits.contains("cannot write the small disk") && waits.contains("hint: the disk is full"), "{waits}");
+    assert!(full.pending_bytes > 0 && full.pending_bytes < 4 << 20, "{}", full.pending_bytes);
+    assert_eq!(deltas_in(&disk.below).len(), 0, "no reader sees half a file");
+
+    // a little room: some files come, and what they hold is whole up to an epoch
+    disk.make_room(100_000);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    sum(&deltas_in(&disk.below));
+    disk.make_room(usize::MAX / 2);
+    let status = running.wait().await.unwrap();
+    assert!(status.sinks.iter().all(|s| s.waits.is_none() && s.committed == status.complete), "{status:?}");
+    let mut expected = expected(&recipe, u64::MAX);
+    expected.bytes = 0;
+    let found = found(&running, &status, &counters, "").await;
+    assert_eq!(found, expected);
+    assert_eq!(sum(&deltas_in(&disk.below)), expected.totals);
 }

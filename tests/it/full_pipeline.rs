@@ -3,6 +3,7 @@
 //! Invariant: what it must find is computed from the recipe alone, by [`expected`], never from what it says.
 
 use crate::support::{PATIENCE, Seen, deltas, letters, read, sorted, sum};
+use crate::tier;
 use orderflow::domain::Order;
 use orderflow::generator::{Expected, Orders, Share, Total, expected};
 use std::collections::BTreeMap;
@@ -121,9 +122,10 @@ pub(crate) fn check_topics(brokers: &str, prefix: &str, expected: &Expected) {
 #[test]
 fn it_brings_its_own_broker_and_finds_what_is_in_the_recipe() {
     let dir = tempfile::tempdir().unwrap();
-    let said = good(program(dir.path()).args(["--orders", "4000", "--seed", "7", "--out", "results"]).args(DIRTY));
+    let orders = tier::of(4_000, 20_000, 1_000_000);
+    let said = good(program(dir.path()).args(["--orders", &orders.to_string(), "--seed", "7", "--out", "results"]).args(DIRTY));
     let out = dir.path().join("results");
-    let expected = expected(&dirty(7), 4000);
+    let expected = expected(&dirty(7), orders);
     check(&said, &out, "", &expected);
     assert!(expected.topics.len() > 8 && expected.rejected > 40);
     for part in ["Schema of the raw stream:", "_", "offset", "Decimal128(18, 2)", "duckdb", "Next:"] {
@@ -144,8 +146,9 @@ fn the_same_seed_leaves_the_same_totals_at_any_number_of_workers() {
     let dir = tempfile::tempdir().unwrap();
     let run = |workers: &str| {
         let out = dir.path().join(workers);
-        let said = good(program(dir.path()).args(["--orders", "3000", "--workers", workers, "--out"]).arg(&out));
-        check(&said, &out, "", &expected(&Orders::new(42), 3000));
+        let orders = tier::of(3_000, 10_000, 300_000);
+        let said = good(program(dir.path()).args(["--orders", &orders.to_string(), "--workers", workers, "--out"]).arg(&out));
+        check(&said, &out, "", &expected(&Orders::new(42), orders));
         sum(&deltas(&out.join("city_payment_totals")))
     };
     assert_eq!(run("1"), run("3"));
@@ -211,7 +214,7 @@ fn a_folder_that_cannot_be_written_is_named() {
 }
 
 /// A running program, ended with its test.
-struct Ended(Child);
+pub(crate) struct Ended(pub(crate) Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {

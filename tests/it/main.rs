@@ -10,3 +10,6 @@ mod orders;
 mod orders_stream;
 mod real;
 mod support;
+#[path = "../../orderflow-core/src/testing/tier.rs"]
+#[expect(unreachable_pub, reason = "the engine's own file: its test kit is no feature of this package")]
+mod tier;

@@ -9,6 +9,7 @@ use orderflow::sink::Sink;
 use orderflow::sink::dead_letter::DeadLetters;
 use orderflow::sinks::Parquet;
 use orderflow::source::{Payload, Polled, RawBatch, Reader, Source, SourceContext, Waker};
+use orderflow::store::{self, Store, Upload};
 use orderflow::time::{Clock, Partition};
 use orderflow::{Pipeline, Running, Status, pipelines};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -17,6 +18,8 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -275,4 +278,92 @@ pub(crate) fn sum(deltas: &[Delta]) -> BTreeMap<(String, String), Total> {
         assert!(epoch.iter().all(|d| d.diff.abs() == 1));
     }
     state
+}
+
+/// A store that takes so many bytes and not one more until somebody makes room; what is deleted gives none back.
+#[derive(Clone, Debug)]
+pub(crate) struct SmallDisk {
+    pub(crate) below: store::Memory,
+    room: Arc<AtomicUsize>,
+}
+
+impl SmallDisk {
+    pub(crate) fn new(room: usize) -> Self {
+        Self { below: store::Memory::new(), room: Arc::new(AtomicUsize::new(room)) }
+    }
+
+    pub(crate) fn make_room(&self, bytes: usize) {
+        self.room.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    /// Takes as many of the bytes as there is room for, if that is at least `least`.
+    fn take(&self, bytes: usize, least: usize) -> orderflow::Result<usize> {
+        let taken = |room: usize| Some(room.min(bytes)).filter(|n| *n >= least);
+        let room = self.room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| Some(room - taken(room)?));
+        room.map(|room| room.min(bytes)).map_err(|_| store::io_error("write", "the small disk", std::io::ErrorKind::StorageFull.into()))
+    }
+}
+
+impl Store for SmallDisk {
+    fn get(&self, name: &str) -> orderflow::Result<Option<Vec<u8>>> {
+        self.below.get(name)
+    }
+
+    fn put(&self, name: &str) -> orderflow::Result<Box<dyn Upload>> {
+        Ok(Box::new(SmallDiskUpload { disk: self.clone(), below: self.below.put(name)? }))
+    }
+
+    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> orderflow::Result<bool> {
+        self.take(bytes.len(), bytes.len())?;
+        self.below.put_if_absent(name, bytes)
+    }
+
+    fn publish(&self, staged: &str, name: &str) -> orderflow::Result<bool> {
+        self.below.publish(staged, name)
+    }
+
+    fn list(&self, folder: &str) -> orderflow::Result<Vec<String>> {
+        self.below.list(folder)
+    }
+
+    fn delete(&self, name: &str) -> orderflow::Result<()> {
+        self.below.delete(name)
+    }
+}
+
+struct SmallDiskUpload {
+    disk: SmallDisk,
+    below: Box<dyn Upload>,
+}
+
+impl Upload for SmallDiskUpload {
+    fn write(&mut self, bytes: &[u8]) -> orderflow::Result<usize> {
+        let n = self.disk.take(bytes.len(), bytes.len().min(1))?;
+        self.below.write(&bytes[..n])
+    }
+
+    fn finish(&mut self) -> orderflow::Result<()> {
+        self.below.finish()
+    }
+}
+
+/// All rows of a JSONL data set of totals in a store, by epoch.
+pub(crate) fn deltas_in(store: &dyn Store) -> Vec<Delta> {
+    #[derive(Deserialize)]
+    struct Line {
+        #[serde(flatten)]
+        total: TotalRow,
+        diff: i64,
+        epoch: u64,
+    }
+    let mut deltas = vec![];
+    for name in store.list("").unwrap().into_iter().filter(|n| n.ends_with(".jsonl") && !n.contains('/')) {
+        for line in String::from_utf8(store.get(&name).unwrap().unwrap()).unwrap().lines() {
+            let Line { total, diff, epoch } = serde_json::from_str(line).unwrap();
+            let key = (total.city, total.payment_type);
+            deltas.push(Delta { key, total: Total { orders: total.orders, amount: total.amount }, diff, epoch });
+        }
+    }
+    deltas.sort_by_key(|d| d.epoch);
+    deltas
 }

@@ -183,6 +183,7 @@ impl ContainerBytes for Partials {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tier;
     use proptest::prelude::*;
 
     fn partials(rows: &BTreeMap<Vec<u8>, i128>) -> Partials {
@@ -199,6 +200,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(tier::of(256, 1_000, 10_000)))]
         #[test]
         fn merging_is_adding(parts in prop::collection::vec(prop::collection::btree_map(prop::collection::vec(0u8..4, 1..4), -9i128..9, 0..20), 0..6)) {
             let mut expected: BTreeMap<Vec<u8>, i128> = BTreeMap::new();

@@ -130,6 +130,7 @@ fn offset(text: &[u8]) -> Result<i64, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tier;
     use proptest::prelude::*;
 
     fn seconds(text: &str) -> Result<i64, Wrong> {
@@ -191,6 +192,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(tier::of(256, 1_000, 10_000)))]
         #[test]
         fn dates_are_those_of_chrono(days in -719_000i32..2_900_000) {
             let day = chrono::DateTime::from_timestamp(i64::from(days) * 86_400, 0).unwrap();

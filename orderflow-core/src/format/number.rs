@@ -203,6 +203,7 @@ fn run(bytes: &[u8], at: &mut usize, digits: &mut u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tier;
     use proptest::prelude::*;
 
     fn number(text: &str) -> Number<'_> {
@@ -254,6 +255,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(tier::of(256, 1_000, 10_000)))]
         #[test]
         fn doubles_are_those_of_the_standard_library(value in any::<f64>().prop_filter("finite", |v| v.is_finite()), short in any::<i32>(), scale in 0u32..12) {
             let text = format!("{value:?}");

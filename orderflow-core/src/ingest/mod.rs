@@ -79,13 +79,14 @@ impl Ingest {
         let Some(decoder) = self.decoder.as_mut() else {
             return Err(Error::internal(format!("source '{}' delivered bytes but has no format", self.name)));
         };
-        let mut rejected = vec![];
-        let mut bad = vec![];
+        let (mut rejected, mut bad) = (vec![], vec![]);
+        let mut refused = raw.refused().iter().peekable();
         for i in 0..raw.len() {
             let record = raw.record(i);
-            let pushed = match record.value {
-                Some(value) => decoder.push(value),
-                None => Err("a tombstone (no value) in an append-only source".to_owned()),
+            let pushed = match (refused.next_if(|r| r.record == i), record.value) {
+                (Some(refused), _) => Err(refused.reason.clone()),
+                (None, Some(value)) => decoder.push(value),
+                (None, None) => Err("a tombstone (no value) in an append-only source".to_owned()),
             };
             if let Err(reason) = pushed {
                 bad.push(i);

@@ -1,5 +1,6 @@
 //! Our optimiser against DataFusion's own: on random rows an optimised plan of ours gives the rows that DataFusion gives for the text.
 
+use super::tests::tier;
 use super::*;
 use arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -87,7 +88,7 @@ async fn run(plan: LogicalPlan, rows: &RecordBatch) -> Vec<RecordBatch> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: tier::of(24, 48, 1_000), ..ProptestConfig::default() })]
     #[test]
     fn an_optimised_plan_answers_as_datafusion_does(
         rows in prop::collection::vec(

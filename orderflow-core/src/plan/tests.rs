@@ -3,6 +3,7 @@
 use super::*;
 use crate::error::Result;
 use crate::source::meta;
+pub(super) use crate::testing::tier;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};

@@ -164,7 +164,7 @@ impl SinkPort {
     pub(super) fn pending(&self, state: &SinkState) -> usize {
         match self {
             SinkPort::Inline(_) => state.pending,
-            SinkPort::Thread(thread) => thread.pending().max(state.pending),
+            SinkPort::Thread(thread) => thread.pending() + state.pending,
         }
     }
 

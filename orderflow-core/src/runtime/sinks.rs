@@ -1,6 +1,7 @@
 //! One sink's side of the engine: the gate, the retries and the account of what is out.
 //!
 //! Invariant: the writer sees epochs in order, each once, none that it already held (law 3); an epoch without rows is not given to it at all.
+//! What is given and not out is counted at every step, also while the writer fails: it is what holds the sources back.
 
 use crate::data::Rejected;
 use crate::error::{Error, Result, Retry};
@@ -39,6 +40,9 @@ pub(crate) struct SinkDriver {
     gate: Epoch,
     queue: VecDeque<Closed>,
     queued: usize,
+    /// Bytes that the writer said it holds, and those it was given since it last said so.
+    held: usize,
+    unheard: usize,
     offered: Epoch,
     last_rows: Epoch,
     committed: Epoch,
@@ -57,6 +61,8 @@ impl SinkDriver {
             gate,
             queue: VecDeque::new(),
             queued: 0,
+            held: 0,
+            unheard: 0,
             offered: Epoch(0),
             last_rows: Epoch(0),
             committed: gate,
@@ -99,7 +105,9 @@ impl SinkDriver {
             match self.drive(wait) {
                 Ok(()) => {
                     self.pause = None;
-                    self.state.waits = None;
+                    if self.state.waits.take().is_some() {
+                        tracing::info!(sink = %self.name, "the sink goes on");
+                    }
                 }
                 Err(e) if e.retry() == Retry::Backoff => {
                     let step = self.pause.map_or(FIRST_PAUSE, |(_, step)| (step * 2).min(LONGEST_PAUSE));
@@ -112,6 +120,7 @@ impl SinkDriver {
                 Err(e) => self.state.failed = Some(e.at(format!("sink {}", self.name))),
             }
         }
+        self.state.pending = self.held + self.unheard + self.queued;
         self.state.done = if self.last_rows <= self.committed { self.offered.max(self.committed) } else { self.committed };
         let refused = std::mem::take(&mut self.state.refused);
         SinkState { refused, ..self.state.clone() }
@@ -128,7 +137,9 @@ impl SinkDriver {
         let Some(writer) = self.writer.as_mut() else { return Ok(()) };
         while let Some(next) = self.queue.front() {
             writer.write(next.clone())?;
-            self.queued = self.queued.saturating_sub(next.memory());
+            let memory = next.memory();
+            self.queued = self.queued.saturating_sub(memory);
+            self.unheard += memory;
             self.queue.pop_front();
             if self.queue.is_empty() || self.state.pending > 0 {
                 break;
@@ -139,7 +150,7 @@ impl SinkDriver {
             self.flush = false;
         }
         let committed = writer.poll(wait)?;
-        self.state.pending = committed.pending_bytes + self.queued;
+        (self.held, self.unheard) = (committed.pending_bytes, 0);
         self.state.refused.extend(committed.refused);
         if let Some(p) = committed.progress {
             self.committed = self.committed.max(p.epoch);

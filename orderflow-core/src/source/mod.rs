@@ -183,14 +183,29 @@ pub trait RawBatch: Send {
     /// Record `i < len()`.
     fn record(&self, i: usize) -> RawRecord<'_>;
 
+    /// The records, in order, that the source itself refuses: each becomes a dead letter with its value as it is here, which may
+    /// be only the beginning, and is not decoded.
+    fn refused(&self) -> &[Refused] {
+        &[]
+    }
+
     /// Appends the headers of record `i` in order; most sources have none.
     fn headers<'a>(&'a self, _i: usize, _visit: &mut dyn FnMut(&'a str, Option<&'a [u8]>)) {}
+}
+
+/// A record of a [`RawBatch`] that no format shall see: it is too long to be held, or came damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its number in the batch.
+    pub record: usize,
+    /// Why, in one sentence for the dead letter.
+    pub reason: String,
 }
 
 /// One undecoded record.
 #[derive(Clone, Copy, Debug)]
 pub struct RawRecord<'a> {
-    /// Its bytes; `None` is a tombstone.
+    /// Its bytes; `None` is a tombstone. Of a [`Refused`] record perhaps only the first ones.
     pub value: Option<&'a [u8]>,
     /// Its key.
     pub key: Option<&'a [u8]>,

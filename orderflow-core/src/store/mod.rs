@@ -97,14 +97,17 @@ impl dyn Store {
     }
 }
 
+/// What becomes of an error that passes when its cause is gone.
+const PASSES: &str = "what runs goes on by itself, what could not start must be started again";
+
 /// The error of a file operation: names the path, says whether it can pass, and what to do.
 pub fn io_error(what: &str, path: impl fmt::Display, e: io::Error) -> Error {
     use io::ErrorKind::*;
     let kind = e.kind();
     let error = Error::external(format!("cannot {what} {path}")).caused_by(e);
     match kind {
-        StorageFull | QuotaExceeded => error.hint("the disk is full: free some space, work goes on by itself"),
-        FileTooLarge => error.hint("a file size limit is reached: raise it (ulimit -f) or let files roll earlier, work goes on by itself"),
+        StorageFull | QuotaExceeded => error.hint(format!("the disk is full: free some space; {PASSES}")),
+        FileTooLarge => error.hint(format!("a file size limit is reached: raise it (ulimit -f) or let files roll earlier; {PASSES}")),
         PermissionDenied => error.hint("give this process the right to write there, or name another folder").permanent(),
         ReadOnlyFilesystem => error.hint("the file system is read-only: name another folder").permanent(),
         NotADirectory | AlreadyExists => error.hint("a file stands where a folder is needed: name another folder").permanent(),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::{Kind, Retry};
+use crate::testing::tier;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -87,7 +88,7 @@ fn same_as_a_map(ops: &[Op], open: &dyn Fn() -> Arc<dyn Store>) -> Result<(), Te
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: tier::of(64, 200, 1_000), ..ProptestConfig::default() })]
 
     #[test]
     fn memory_is_a_map(ops in proptest::collection::vec(op(), 1..60)) {

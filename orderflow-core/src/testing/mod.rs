@@ -3,3 +3,4 @@
 //! Invariant: what a contract promises is written here once, as a suite that every implementation's own test calls.
 
 pub mod conformance;
+pub mod tier;

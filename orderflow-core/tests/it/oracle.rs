@@ -8,6 +8,7 @@ use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use orderflow_core::arrow::util::display::array_value_to_string;
 use orderflow_core::plan::batch_answer;
 use orderflow_core::sink::memory;
+use orderflow_core::testing::tier;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -139,7 +140,7 @@ fn rows() -> impl Strategy<Value = Vec<Vec<(Row, bool)>>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: tier::of(12, 24, 400), max_shrink_iters: 200, ..ProptestConfig::default() })]
     #[test]
     fn streaming_equals_batch_with_one_worker(epochs in rows(), cut in 1usize..20) {
         check(&epochs, cut, 1);

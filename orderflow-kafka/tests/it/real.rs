@@ -41,7 +41,7 @@ fn transactions(brokers: &str, topic: &str, id: &str) {
 }
 
 #[test]
-fn a_topic_written_by_transactions_ends_at_lag_0() {
+fn real_a_topic_written_by_transactions_ends_at_lag_0() {
     let Some((brokers, prefix)) = cluster("transactions") else { return };
     let (topic, group) = (format!("{prefix}t"), format!("{prefix}g"));
     let admin = Admin::connect(brokers.as_str()).unwrap();
@@ -66,7 +66,7 @@ fn a_topic_written_by_transactions_ends_at_lag_0() {
 }
 
 #[test]
-fn a_new_partition_is_found_while_running_and_read_from_its_beginning() {
+fn real_a_new_partition_is_found_while_running_and_read_from_its_beginning() {
     let Some((brokers, prefix)) = cluster("growth") else { return };
     let topic = format!("{prefix}t");
     let admin = Admin::connect(brokers.as_str()).unwrap();
@@ -84,7 +84,7 @@ fn a_new_partition_is_found_while_running_and_read_from_its_beginning() {
 }
 
 #[test]
-fn a_topic_deleted_in_mid_run_is_an_error_that_names_it() {
+fn real_a_topic_deleted_in_mid_run_is_an_error_that_names_it() {
     let Some((brokers, prefix)) = cluster("deletion") else { return };
     let topic = format!("{prefix}t");
     let admin = Admin::connect(brokers.as_str()).unwrap();
@@ -101,7 +101,7 @@ fn a_topic_deleted_in_mid_run_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_source_starts_at_a_timestamp() {
+fn real_a_source_starts_at_a_timestamp() {
     let Some((brokers, prefix)) = cluster("timestamp") else { return };
     let topic = format!("{prefix}t");
     let admin = Admin::connect(brokers.as_str()).unwrap();
@@ -116,7 +116,7 @@ fn a_source_starts_at_a_timestamp() {
 }
 
 #[test]
-fn records_deleted_before_they_were_read_are_a_loss() {
+fn real_records_deleted_before_they_were_read_are_a_loss() {
     let Some((brokers, prefix)) = cluster("loss") else { return };
     let topic = format!("{prefix}t");
     let admin = Admin::connect(brokers.as_str()).unwrap();
@@ -134,7 +134,7 @@ fn records_deleted_before_they_were_read_are_a_loss() {
 }
 
 #[test]
-fn a_foreign_member_of_the_group_is_a_warning() {
+fn real_a_foreign_member_of_the_group_is_a_warning() {
     let Some((brokers, prefix)) = cluster("member") else { return };
     let (topic, group) = (format!("{prefix}t"), format!("{prefix}g"));
     let admin = Admin::connect(brokers.as_str()).unwrap();
@@ -159,7 +159,7 @@ fn a_foreign_member_of_the_group_is_a_warning() {
 }
 
 #[test]
-fn a_topic_with_a_small_limit_refuses_only_the_record_that_is_too_large() {
+fn real_a_topic_with_a_small_limit_refuses_only_the_record_that_is_too_large() {
     let Some((brokers, prefix)) = cluster("limit") else { return };
     let topic = format!("{prefix}t");
     let admin = Admin::connect(brokers.as_str()).unwrap();
@@ -178,7 +178,7 @@ fn a_topic_with_a_small_limit_refuses_only_the_record_that_is_too_large() {
 }
 
 #[test]
-fn missing_topics_are_created_and_a_deleted_one_stops_the_sink() {
+fn real_missing_topics_are_created_and_a_deleted_one_stops_the_sink() {
     let Some((brokers, prefix)) = cluster("creation") else { return };
     let rows = batch(vec![
         ("__value", Arc::new(StringArray::from(vec!["a", "b", "c"])) as ArrayRef),
@@ -208,7 +208,7 @@ fn missing_topics_are_created_and_a_deleted_one_stops_the_sink() {
 }
 
 #[test]
-fn a_topic_that_the_cluster_refuses_to_create_is_named() {
+fn real_a_topic_that_the_cluster_refuses_to_create_is_named() {
     let Some((brokers, prefix)) = cluster("refusal") else { return };
     let rows = batch(vec![("n", Arc::new(StringArray::from(vec!["a"])) as ArrayRef)]);
     // more replicas than any test cluster has brokers

@@ -15,6 +15,7 @@ use orderflow_core::arrow::array::RecordBatch;
 use orderflow_core::arrow::datatypes::SchemaRef;
 use orderflow_core::format::encode::JsonRows;
 use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Opened, Progress, Sink, SinkContext, Writer, WriterId, signed};
+use orderflow_core::store::io_error;
 use orderflow_core::time::Epoch;
 use orderflow_core::{Error, Result};
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -177,7 +178,7 @@ impl Writer for ConsoleWriter {
                     .caused_by(e)
                     .hint("the program it was piped into has ended: start again, or write to a file")
                     .permanent(),
-                _ => Error::external("cannot write to the console").caused_by(e),
+                _ => io_error("write to", "the console", e),
             })?;
             self.text.clear();
             self.written = 0;

@@ -1,6 +1,7 @@
 //! The trace against a map, under random inserts, compaction and readers that lag.
 
 use super::*;
+use crate::testing::tier;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -23,7 +24,7 @@ fn insert(a: &mut Arrangement, epoch: u64, rows: &BTreeMap<Vec<u8>, [i128; 2]>) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: tier::of(48, 200, 2_000), ..ProptestConfig::default() })]
     #[test]
     fn a_lagging_reader_sees_the_past(epochs in prop::collection::vec(prop::collection::btree_map(
         prop::collection::vec(0u8..3, 1..4), (-2i128..3, -5i128..6).prop_map(|(a, b)| [a, b]), 0..12), 1..40), lag in 0usize..6) {

@@ -1,6 +1,7 @@
 //! The sample lines, every way a line can be wrong, and the csv crate of Arrow as the judge of what is well formed.
 
 use super::*;
+use crate::testing::tier;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::*;
 use proptest::prelude::*;
@@ -97,6 +98,7 @@ fn a_bad_line_says_why_and_leaves_no_trace() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(tier::of(256, 1_000, 10_000)))]
     #[test]
     fn what_arrow_writes_is_read_back(rows in proptest::collection::vec((any::<Option<i64>>(), proptest::option::of("[a-z\",\r\n é]{1,12}")), 1..20)) {
         let numbers = arrow::array::Int64Array::from_iter(rows.iter().map(|r| r.0));

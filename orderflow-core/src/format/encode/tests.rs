@@ -10,6 +10,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{Field, Fields, Int64Type, Schema, TimeUnit, i256};
 use arrow::json::writer::LineDelimited;
+use crate::testing::tier;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -155,6 +156,7 @@ fn what_cannot_be_said_is_refused() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(tier::of(256, 1_000, 10_000)))]
     #[test]
     fn rows_are_read_back_as_they_were(rows in proptest::collection::vec(
         (any::<Option<i64>>(), proptest::option::of(-(10i64.pow(18) - 1)..10i64.pow(18)), any::<Option<String>>(), -62_000_000_000_000i64..250_000_000_000_000, any::<bool>()), 0..12)

@@ -1,6 +1,7 @@
 //! The decoder against serde_json on the same bytes, and against everything that can be wrong with a record.
 
 use super::*;
+use crate::testing::tier;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Fields, *};
 use proptest::prelude::*;
@@ -361,7 +362,7 @@ fn twice(record: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(tier::of(400, 2_000, 20_000)))]
 
     #[test]
     fn it_accepts_what_serde_json_accepts(record in json(), garbage in proptest::sample::select(vec!["", "x", "}", "1", " ,"]), cut in any::<prop::sample::Index>(), flip in any::<u8>()) {

@@ -82,10 +82,12 @@ impl Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tier;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(tier::of(256, 1_000, 10_000)))]
         #[test]
         fn draining_is_a_sorted_sum(rows in prop::collection::vec((prop::collection::vec(0u8..2, 0..20), -3i128..4), 0..200)) {
             let mut groups = Groups::new(1);

@@ -7,6 +7,7 @@ use crate::sink::{Closed, Progress, Writer};
 use crate::store::faulty::{Fault, Faulty};
 use crate::store::{Folder, Memory, Upload};
 use crate::testing::conformance::{self, SeenRow, SinkSubject, closed, context, expected, schema};
+use crate::testing::tier;
 use crate::time::{Clock, Epoch};
 use arrow::array::Int64Array;
 use arrow::datatypes::{DataType, Field, Schema};
@@ -171,6 +172,7 @@ enum Op {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(tier::of(256, 1_000, 10_000)))]
     #[test]
     fn whatever_happens_readers_see_whole_epochs_once(
         ops in proptest::collection::vec(prop_oneof![

@@ -1,7 +1,8 @@
 //! Files as sources: one partition a file, positions are bytes, and the end is the end each file had when it was opened.
 //!
 //! Invariant: a record is a line (in CSV: up to a line end outside quotes) with its line end taken off, at the byte where it begins; blank
-//! lines are no records. Memory is bounded: one block is read at a time, and a line longer than the limit is an error.
+//! lines are no records. Memory is bounded: one block is read at a time, and of a record longer than the limit only the beginning is
+//! kept, for the dead letters; the stream goes on after it.
 
 mod reader;
 #[cfg(test)]
@@ -86,7 +87,7 @@ impl JsonLines {
         Self { paths: Paths::In(path.as_ref().to_owned()), format, max_record: MAX_RECORD }
     }
 
-    /// Longest line that is accepted, 64 MiB if not set.
+    /// Longest line that is accepted, 64 MiB if not set, 1 GiB at most. A longer one becomes a dead letter with its first 64 KiB and its place.
     pub fn max_record_bytes(mut self, bytes: usize) -> Self {
         self.max_record = bytes.max(1);
         self
@@ -103,8 +104,14 @@ impl Source for JsonLines {
     }
 
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
+        self.open_by(BLOCK, &context)
+    }
+}
+
+impl JsonLines {
+    fn open_by(self, block: usize, context: &SourceContext) -> Result<Box<dyn Reader>> {
         let paths = self.paths.resolve(&["jsonl", "ndjson", "json"])?;
-        Ok(Box::new(Files::open(paths, Lines::Plain, self.max_record, BLOCK, context.resume.as_ref())?))
+        Ok(Box::new(Files::open(paths, Lines::Plain, self.max_record, block, context.resume.as_ref())?))
     }
 }
 
@@ -158,7 +165,8 @@ impl CsvFiles {
         self
     }
 
-    /// Longest record that is accepted, 64 MiB if not set. A quote that is never closed makes one record of the rest of its file.
+    /// Longest record that is accepted, 64 MiB if not set, 1 GiB at most. A longer one becomes a dead letter with its first 64 KiB and its
+    /// place. A quote that is never closed makes one record of the rest of its file.
     pub fn max_record_bytes(mut self, bytes: usize) -> Self {
         self.max_record = bytes.max(1);
         self
@@ -175,9 +183,15 @@ impl Source for CsvFiles {
     }
 
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
+        self.open_by(BLOCK, &context)
+    }
+}
+
+impl CsvFiles {
+    fn open_by(self, block: usize, context: &SourceContext) -> Result<Box<dyn Reader>> {
         let paths = self.paths.resolve(&["csv"])?;
         let names = self.format.schema().fields().iter().map(|f| f.name().clone()).collect();
         let lines = Lines::Csv { delimiter: self.format.delimiter_byte(), header: self.header, names };
-        Ok(Box::new(Files::open(paths, lines, self.max_record, BLOCK, context.resume.as_ref())?))
+        Ok(Box::new(Files::open(paths, lines, self.max_record, block, context.resume.as_ref())?))
     }
 }

@@ -4,12 +4,13 @@
 //!                      ▲                                                  │
 //!                      └────────────── the record that is cut off ◄───────┘
 //! ```
-//! Invariant: `position` of a file is the byte after the last record handed out, and `bytes` are those that were read from there on.
+//! Invariant: `position` of a file is the byte after the last record handed out, and `bytes` are those that were read from there on,
+//! without what was dropped of a record longer than the limit. Where blocks are cut changes nothing of what is handed out.
 
 use super::Header;
 use crate::error::{Error, Result};
 use crate::format::csv::line::{self, Splitter};
-use crate::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, RawBatch, RawRecord, Reader, SourceStatus};
+use crate::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, RawBatch, RawRecord, Reader, Refused, SourceStatus};
 use crate::time::{Partition, Position, Positions};
 use memchr::memchr;
 use std::fs::File;
@@ -18,6 +19,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// How much of a record that is too long goes to the dead letters.
+const KEPT: usize = 64 << 10;
 
 /// What ends a record.
 pub(super) enum Lines {
@@ -53,6 +56,18 @@ struct Open {
     splitter: Splitter,
     /// Whether the header is still to come.
     header: bool,
+    /// The record at the position, if it is known to be too long: positions stand only between records, so its end is looked for in one go.
+    long: Option<Long>,
+}
+
+/// A record that is too long, until its end is found.
+struct Long {
+    /// Where it begins, after the position.
+    begin: u64,
+    /// Its first bytes.
+    head: Vec<u8>,
+    /// Bytes after the position that are in memory no more.
+    dropped: u64,
 }
 
 impl Files {
@@ -88,16 +103,23 @@ impl Files {
         Ok(Self { files, lines, max_record, block, current: 0, open: None })
     }
 
+    /// Bytes that are held between two polls.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.bytes.capacity())
+    }
+
     /// The next records of the current file; `None` at its end.
     fn fetch(&mut self) -> Result<Option<Fetch>> {
         let one = &mut self.files[self.current];
         let header = one.position == 0 && matches!(self.lines, Lines::Csv { header: Header::Checked | Header::Skipped, .. });
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => Open { file: one.seek()?, bytes: Vec::new(), searched: 0, splitter: Splitter::default(), header },
+            None => Open { file: one.seek()?, bytes: Vec::new(), searched: 0, splitter: Splitter::default(), header, long: None },
         };
         loop {
-            let left = one.end - one.position - open.bytes.len() as u64;
+            let dropped = open.long.as_ref().map_or(0, |long| long.dropped);
+            let left = one.end - one.position - dropped - open.bytes.len() as u64;
             if left == 0 && open.bytes.is_empty() {
                 return Ok(None);
             }
@@ -112,37 +134,65 @@ impl Files {
                 Ok(_) => {}
             }
             let last = wanted == left;
-            let (mut lines, whole) = open.cut(one.position, &self.lines, last);
-            if open.bytes.len() - whole > self.max_record || lines.iter().any(|line| line.len() > self.max_record) {
-                let what = format!("{}: a record after byte {} is longer than {} bytes", one.path.display(), one.position, self.max_record);
-                return Err(Error::user(what).hint("raise max_record_bytes(…), or look for a quote that is never closed"));
-            }
+            let (lines, whole) = open.cut(one.position, &self.lines, last);
             if whole == 0 {
+                open.shorten(one.position, self.max_record);
                 continue;
             }
-            if open.header && !lines.is_empty() {
-                open.header = false;
-                let names = lines.remove(0);
-                if let Lines::Csv { delimiter, header: Header::Checked, names: expected } = &self.lines {
-                    check_header(&open.bytes[names.start as usize..names.end as usize], expected, *delimiter)
-                        .map_err(|e| e.at(one.path.display()))?;
-                }
-            }
-            lines.retain(|line| !line.is_empty());
+            let from = one.position;
+            one.position += dropped + whole as u64;
             let rest = open.bytes[whole..].to_vec();
             let mut bytes = std::mem::replace(&mut open.bytes, rest);
             bytes.truncate(whole);
             open.searched -= whole;
-            let from = one.position;
-            one.position += whole as u64;
-            self.open = Some(open);
+            let mut block = Block { from, bytes, lines: Vec::with_capacity(lines.len()), refused: Vec::new() };
             let mut fingerprint = Fingerprint::default();
-            lines.iter().for_each(|line| fingerprint.add(from + u64::from(line.start), line.len(), None));
-            let (rows, fingerprint) = (lines.len(), fingerprint.finish());
-            let payload = if rows == 0 { Payload::None } else { Payload::Raw(Box::new(Block { from, bytes, lines })) };
-            return Ok(Some(Fetch { partition: one.partition.clone(), from, to: one.position, rows, bytes: whole, fingerprint, payload }));
+            for line in lines {
+                let (start, size) = match &open.long {
+                    Some(long) => (from + long.begin, long.dropped + u64::from(line.end) - long.begin),
+                    None => (from + u64::from(line.start), line.len() as u64),
+                };
+                if size == 0 && !open.header {
+                    continue;
+                }
+                let long = size > self.max_record as u64;
+                if std::mem::take(&mut open.header) {
+                    if let Lines::Csv { delimiter, header: Header::Checked, names } = &self.lines {
+                        let record = if long { Err(too_long(size, self.max_record)) } else { Ok(&block.bytes[line.range()]) };
+                        check_header(record, names, *delimiter).map_err(|e| e.at(one.path.display()))?;
+                    }
+                    continue;
+                }
+                fingerprint.add(start, size as usize, None);
+                let mut line = line;
+                if long {
+                    block.refused.push(Refused { record: block.lines.len(), reason: too_long(size, self.max_record) });
+                    line.end = line.start + kept(self.max_record) as u32;
+                }
+                block.lines.push(line);
+            }
+            if let (Some(long), [line]) = (open.long.take(), &mut block.lines[..]) {
+                (block.from, block.bytes) = (from + long.begin, long.head);
+                *line = Range32 { start: 0, end: block.bytes.len() as u32 };
+            }
+            self.open = Some(open);
+            let (rows, bytes, fingerprint) = (block.lines.len(), (one.position - from) as usize, fingerprint.finish());
+            let payload = if rows == 0 { Payload::None } else { Payload::Raw(Box::new(block)) };
+            return Ok(Some(Fetch { partition: one.partition.clone(), from, to: one.position, rows, bytes, fingerprint, payload }));
         }
     }
+}
+
+/// How much is kept of a record that is too long.
+fn kept(limit: usize) -> usize {
+    KEPT.min(limit)
+}
+
+fn too_long(bytes: u64, limit: usize) -> String {
+    format!(
+        "a record of {bytes} bytes, where max_record_bytes allows {limit}: its first {} are kept; is a quote never closed?",
+        kept(limit)
+    )
 }
 
 impl One {
@@ -158,10 +208,32 @@ impl One {
 }
 
 impl Open {
+    /// Where the record at the position begins among the bytes.
+    fn begin(&self, position: Position) -> usize {
+        let mark = position == 0 && self.long.is_none() && self.bytes.starts_with(BYTE_ORDER_MARK);
+        if mark { BYTE_ORDER_MARK.len() } else { 0 }
+    }
+
+    /// If the record that has no end yet is too long, keeps its beginning and the last byte searched, by which the next one is understood.
+    fn shorten(&mut self, position: Position, limit: usize) {
+        let begin = self.begin(position);
+        // a carriage return may turn out to belong to the line end
+        if self.long.is_none() && self.bytes.len() - begin > limit + 1 {
+            let head = self.bytes[begin..begin + kept(limit)].to_vec();
+            self.long = Some(Long { begin: begin as u64, head, dropped: 0 });
+        }
+        if let Some(long) = &mut self.long {
+            let done = self.searched.saturating_sub(1);
+            self.bytes.drain(..done);
+            self.searched -= done;
+            long.dropped += done as u64;
+        }
+    }
+
     /// The whole lines among the bytes, without their line ends, and where the last one ends with it; at the end of the file every line is whole.
     fn cut(&mut self, position: Position, lines: &Lines, last: bool) -> (Vec<Range32>, usize) {
         let bytes = &self.bytes[..];
-        let mut start = if position == 0 && bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        let mut start = self.begin(position);
         let (mut at, mut whole, mut found) = (self.searched.max(start), 0, Vec::with_capacity(bytes.len() / 256));
         loop {
             let end = match lines {
@@ -172,6 +244,10 @@ impl Open {
                 Ok(end) => {
                     found.push(Range32::line(bytes, start..end));
                     (start, at, whole) = (end + 1, end + 1, end + 1);
+                    if self.long.is_some() {
+                        self.searched = whole;
+                        return (found, whole);
+                    }
                 }
                 Err(searched) => {
                     self.searched = searched;
@@ -187,7 +263,8 @@ impl Open {
     }
 }
 
-fn check_header(record: &[u8], expected: &[String], delimiter: u8) -> Result<()> {
+fn check_header(record: Result<&[u8], String>, expected: &[String], delimiter: u8) -> Result<()> {
+    let record = record.map_err(|what| Error::user("the header cannot be read").why(what))?;
     let (mut next, mut names) = (Some(0), Vec::new());
     while let Some(start) = next {
         let field;
@@ -246,12 +323,12 @@ impl Range32 {
         Self { start: range.start as u32, end: end as u32 }
     }
 
-    fn len(self) -> usize {
-        (self.end - self.start) as usize
+    fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
     }
 
-    fn is_empty(self) -> bool {
-        self.start == self.end
+    fn len(self) -> usize {
+        (self.end - self.start) as usize
     }
 }
 
@@ -260,6 +337,7 @@ struct Block {
     from: Position,
     bytes: Vec<u8>,
     lines: Vec<Range32>,
+    refused: Vec<Refused>,
 }
 
 impl RawBatch for Block {
@@ -269,7 +347,11 @@ impl RawBatch for Block {
 
     fn record(&self, i: usize) -> RawRecord<'_> {
         let line = self.lines[i];
-        let value = &self.bytes[line.start as usize..line.end as usize];
+        let value = &self.bytes[line.range()];
         RawRecord { value: Some(value), key: None, position: self.from + u64::from(line.start), timestamp: None }
+    }
+
+    fn refused(&self) -> &[Refused] {
+        &self.refused
     }
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::source::{Payload, Polled, Waker};
+use crate::testing::conformance::source;
+use crate::testing::tier;
 use crate::time::{Clock, Partition, Positions};
 use arrow::datatypes::{DataType, Field, Schema};
 use proptest::prelude::*;
@@ -70,17 +72,82 @@ fn lines_end_anyhow_and_blank_ones_are_none() {
     assert!(e.contains("the header says n, text, the schema n, t"), "{e}");
 }
 
-#[test]
-fn a_record_that_is_too_long_is_an_error_not_memory() {
-    for (bytes, lines) in [
-        ("x".repeat(500), Lines::Plain),
-        (format!("{}\n", "x".repeat(101)), Lines::Plain),
-        (format!("1,\"{}", "\n".repeat(500)), csv(Header::None)),
-    ] {
-        let e = read(bytes.as_bytes(), lines, 16).unwrap_err();
-        assert!(e.to_string().contains("longer than 100 bytes"), "{e}");
+/// All of a file with a limit of 100 bytes, by the suite: position, text, whether it was refused.
+fn conforming(bytes: &[u8], csv: Option<Header>, block: usize) -> Vec<(u64, String, Option<String>)> {
+    struct Small(SourceOf, usize);
+    enum SourceOf {
+        Lines(JsonLines),
+        Csv(CsvFiles),
     }
-    assert_eq!(read("x".repeat(100).as_bytes(), Lines::Plain, 16).unwrap().len(), 1);
+    impl Source for Small {
+        fn schema(&self) -> SchemaRef {
+            schema()
+        }
+        fn format(&self) -> Option<Arc<dyn Format>> {
+            Some(Arc::new(Json::new(schema())))
+        }
+        fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
+            match self.0 {
+                SourceOf::Lines(source) => source.open_by(self.1, &context),
+                SourceOf::Csv(source) => source.open_by(self.1, &context),
+            }
+        }
+    }
+    let file = file(bytes);
+    let seen = source(&mut || {
+        let source = match csv {
+            None => SourceOf::Lines(JsonLines::file(file.path(), Json::new(schema())).max_record_bytes(100)),
+            Some(header) => SourceOf::Csv(CsvFiles::file(file.path(), Csv::new(schema())).header(header).max_record_bytes(100)),
+        };
+        Box::new(Small(source, block))
+    });
+    assert!(seen.iter().all(|r| &*r.partition.topic == file.path().to_str().unwrap()));
+    seen.into_iter().map(|r| (r.position, String::from_utf8(r.value.unwrap()).unwrap(), r.refused)).collect()
+}
+
+#[test]
+fn a_record_that_is_too_long_is_refused_with_its_beginning_and_the_rest_goes_on() {
+    let long = |n: usize| "x".repeat(n);
+    let refused =
+        |n: usize| format!("a record of {n} bytes, where max_record_bytes allows 100: its first 100 are kept; is a quote never closed?");
+    for block in [1, 2, 3, 16, 99, 100, 101, 102, 500, 10_000] {
+        for end in ["\n", "\r\n"] {
+            let (e, r) = (end.len() as u64, |n: usize| Some(refused(n)));
+            let text = format!("\u{feff}{}{end}{{1}}{end}{}{end}{}{end}{{2}}{end}{}", long(101), long(100), long(5_000), long(102));
+            let seen = conforming(text.as_bytes(), None, block);
+            let expected = [
+                (3, long(100), r(101)),
+                (104 + e, "{1}".into(), None),
+                (107 + 2 * e, long(100), None),
+                (207 + 3 * e, long(100), r(5_000)),
+                (5_207 + 4 * e, "{2}".into(), None),
+                (5_210 + 5 * e, long(100), r(102)),
+            ];
+            assert_eq!(seen, expected, "blocks of {block}");
+        }
+        let text = format!("1,a\n2,\"{}\"\n3,c\n4,\"{}\n", ",\n\"\"\n".repeat(100), "\n".repeat(500));
+        let seen = conforming(text.as_bytes(), Some(Header::None), block);
+        let found: Vec<_> = seen.iter().map(|(at, text, refused)| (*at, text.len(), refused.clone())).collect();
+        assert_eq!(
+            found,
+            [(0, 3, None), (4, 100, Some(refused(504))), (509, 3, None), (513, 100, Some(refused(504)))],
+            "blocks of {block}"
+        );
+        let text = format!("{}\n1,a\n", long(300));
+        assert_eq!(conforming(text.as_bytes(), Some(Header::Skipped), block), [(301, "1,a".into(), None)]);
+        let e = read(text.as_bytes(), csv(Header::Checked), block).unwrap_err().to_string();
+        assert!(e.contains("the header cannot be read") && e.contains("300 bytes"), "{e}");
+    }
+}
+
+#[test]
+fn a_record_that_is_too_long_takes_no_memory() {
+    let text = format!("{}\n{{1}}\n", "x".repeat(1 << 20));
+    let file = file(text.as_bytes());
+    let mut files = Files::open(vec![file.path().to_owned()], Lines::Plain, 1_000, 4_096, None).unwrap();
+    let Polled::Fetch(fetch) = files.poll().unwrap() else { panic!("there is a record") };
+    assert_eq!((fetch.from, fetch.to, fetch.rows, fetch.bytes), (0, (1 << 20) + 1, 1, (1 << 20) + 1));
+    assert!(files.memory() < 20_000, "{} bytes are held", files.memory());
 }
 
 #[test]
@@ -136,11 +203,31 @@ fn a_folder_is_read_in_the_order_of_names() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(tier::of(256, 1_000, 10_000)))]
     #[test]
-    fn the_size_of_blocks_does_not_matter(text in "[ab\",\r\n]{0,60}", block in 1usize..20) {
+    fn the_size_of_blocks_does_not_matter(text in "[ab\",\r\n]{0,60}", block in 1usize..20, limit in 1usize..9) {
         for quotes in [false, true] {
             let lines = || if quotes { csv(Header::None) } else { Lines::Plain };
             prop_assert_eq!(read(text.as_bytes(), lines(), block).unwrap(), read(text.as_bytes(), lines(), 1000).unwrap());
+        }
+        // the same with a limit of a few bytes: which ones are refused does not depend on blocks either
+        for quotes in [false, true] {
+            let found = |block| {
+                let lines = if quotes { csv(Header::None) } else { Lines::Plain };
+                let file = file(text.as_bytes());
+                let mut files = Files::open(vec![file.path().to_owned()], lines, limit, block, None).unwrap();
+                let mut found = vec![];
+                while let Polled::Fetch(fetch) = files.poll().unwrap() {
+                    let Payload::Raw(batch) = fetch.payload else { continue };
+                    let mut refused = batch.refused().iter().map(|r| (r.record, r.reason.clone())).collect::<std::collections::BTreeMap<_, _>>();
+                    for i in 0..batch.len() {
+                        let record = batch.record(i);
+                        found.push((record.position, record.value.unwrap().to_vec(), refused.remove(&i)));
+                    }
+                }
+                found
+            };
+            prop_assert_eq!(found(block), found(1000));
         }
         let plain = read(text.as_bytes(), Lines::Plain, block).unwrap();
         let expected = text.split('\n').map(|l| l.strip_suffix('\r').unwrap_or(l)).filter(|l| !l.is_empty()).collect::<Vec<_>>();
