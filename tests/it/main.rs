@@ -5,6 +5,7 @@ mod bad_input;
 mod compose;
 mod dependencies;
 mod full_pipeline;
+mod killed;
 mod layers;
 mod orders;
 mod orders_stream;

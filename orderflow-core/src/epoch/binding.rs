@@ -3,14 +3,15 @@
 use crate::source::Fetch;
 use crate::time::{Epoch, Partition, Position};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The input of one epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Binding {
     /// Which epoch.
     pub epoch: Epoch,
-    /// For each source (by number) and partition, what was read.
-    pub ranges: BTreeMap<(u32, Partition), Range>,
+    /// For each source and partition, what was read.
+    pub ranges: BTreeMap<(Arc<str>, Partition), Range>,
     /// When it was closed, in milliseconds since 1970.
     pub minted_at: i64,
 }
@@ -32,9 +33,9 @@ pub struct Range {
 
 impl Binding {
     /// Adds a fetch of source `source`.
-    pub fn add(&mut self, source: u32, fetch: &Fetch) {
+    pub fn add(&mut self, source: &Arc<str>, fetch: &Fetch) {
         let empty = Range { from: fetch.from, to: fetch.from, rows: 0, bytes: 0, fingerprint: 0 };
-        let range = self.ranges.entry((source, fetch.partition.clone())).or_insert(empty);
+        let range = self.ranges.entry((source.clone(), fetch.partition.clone())).or_insert(empty);
         range.to = range.to.max(fetch.to);
         range.rows += fetch.rows as u64;
         range.bytes += fetch.bytes as u64;
@@ -44,5 +45,17 @@ impl Binding {
     /// Records in all.
     pub fn rows(&self) -> u64 {
         self.ranges.values().map(|r| r.rows).sum()
+    }
+
+    /// Adds the epoch that comes after this one: together they are bound to the input of both.
+    pub fn extend(&mut self, next: Binding) {
+        (self.epoch, self.minted_at) = (next.epoch, next.minted_at);
+        for (partition, range) in next.ranges {
+            let so_far = self.ranges.entry(partition).or_insert(Range { rows: 0, bytes: 0, fingerprint: 0, to: range.from, ..range });
+            so_far.to = so_far.to.max(range.to);
+            so_far.rows += range.rows;
+            so_far.bytes += range.bytes;
+            so_far.fingerprint = so_far.fingerprint.wrapping_add(range.fingerprint);
+        }
     }
 }

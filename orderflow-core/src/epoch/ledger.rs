@@ -1,22 +1,38 @@
-//! The ledger of epochs, kept in memory: its id is random, its generation 1, and what it held is gone with the process.
+//! The ledger as the engine sees it: which epochs are bound, and which of them every sink holds. A [`Log`](super::Log) makes it durable.
+//!
+//! Invariant: the epochs that are retired and those that are not make up all that was ever bound, without a gap.
 
-use super::Binding;
-use crate::sink::WriterId;
+use super::{Base, Binding, Recovered, Start};
+use crate::sink::{Progress, WriterId};
 use crate::time::{Epoch, Positions};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-/// Bindings from the oldest that a sink still lacks to the newest.
+/// Epochs retired before the log is told to replace their entries by one.
+const COMPACT: u64 = 256;
+
+/// Bindings of all epochs: one by one those that a sink still lacks, as one the others.
 #[derive(Debug)]
 pub struct Ledger {
     writer: WriterId,
+    start: Start,
+    retired: Binding,
     bindings: VecDeque<Binding>,
-    tail: Epoch,
+    /// Epochs that were in the log's newest base.
+    base: Epoch,
 }
 
 impl Ledger {
-    /// A new ledger in memory.
+    /// A new ledger, with a random id, that is gone with the process.
     pub fn in_memory() -> Self {
-        Self { writer: WriterId { ledger: rand::random(), generation: 1 }, bindings: VecDeque::new(), tail: Epoch(0) }
+        Self::of(WriterId { ledger: rand::random(), generation: 1 }, &Recovered::default())
+    }
+
+    /// The ledger of `writer`, as its log was found.
+    pub fn of(writer: WriterId, found: &Recovered) -> Self {
+        let retired = found.base.clone().unwrap_or_default();
+        let (start, base) = (found.start.clone().unwrap_or_default(), retired.epoch);
+        Self { writer, start, retired, bindings: found.bindings.iter().cloned().collect(), base }
     }
 
     /// Who writes under this ledger.
@@ -26,28 +42,43 @@ impl Ledger {
 
     /// The newest epoch bound.
     pub fn tail(&self) -> Epoch {
-        self.tail
+        self.bindings.back().map_or(self.retired.epoch, |b| b.epoch)
     }
 
-    /// Appends a binding; in memory it is as durable as it gets, so its output may leave.
+    /// Says where the pipeline began.
+    pub fn started(&mut self, start: Start) {
+        self.start = start;
+    }
+
+    /// Appends a binding.
     pub fn append(&mut self, binding: Binding) {
-        self.tail = binding.epoch;
         self.bindings.push_back(binding);
     }
 
-    /// Every sink holds all epochs up to `epoch`: their bindings are dropped, and the positions they ended at are returned, by source.
-    pub fn retire(&mut self, epoch: Epoch) -> Vec<(u32, Positions)> {
-        let mut ends: Vec<(u32, Positions)> = vec![];
+    /// Every sink holds all epochs up to `epoch`: gives the positions that they ended at, by source.
+    pub fn retire(&mut self, epoch: Epoch) -> BTreeMap<Arc<str>, Positions> {
+        let mut ends: BTreeMap<Arc<str>, Positions> = BTreeMap::new();
         while let Some(binding) = self.bindings.pop_front_if(|b| b.epoch <= epoch) {
-            for ((source, partition), range) in binding.ranges {
-                match ends.iter_mut().find(|(s, _)| *s == source) {
-                    Some((_, positions)) => {
-                        positions.insert(partition, range.to);
-                    }
-                    None => ends.push((source, Positions::from([(partition, range.to)]))),
-                }
+            for ((source, partition), range) in &binding.ranges {
+                ends.entry(source.clone()).or_default().insert(partition.clone(), range.to);
             }
+            self.retired.extend(binding);
         }
         ends
+    }
+
+    /// What may stand for all retired epochs, once there are enough of them, or at the `end`; asked for once each time.
+    pub fn base_due(&mut self, end: bool, held: impl FnOnce() -> BTreeMap<String, Option<Progress>>) -> Option<Base> {
+        let new = self.retired.epoch.0 - self.base.0;
+        if new < COMPACT && !(end && new > 0) {
+            return None;
+        }
+        self.base = self.retired.epoch;
+        Some(Base {
+            start: self.start.clone(),
+            binding: self.retired.clone(),
+            after: self.bindings.iter().cloned().collect(),
+            held: held(),
+        })
     }
 }

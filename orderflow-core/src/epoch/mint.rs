@@ -3,6 +3,7 @@
 use super::Binding;
 use crate::source::Fetch;
 use crate::time::Epoch;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// When an epoch closes.
@@ -58,7 +59,7 @@ impl Mint {
     }
 
     /// Adds a fetch that came at `now`.
-    pub fn add(&mut self, source: u32, fetch: &Fetch, now: Duration) {
+    pub fn add(&mut self, source: &Arc<str>, fetch: &Fetch, now: Duration) {
         self.open.add(source, fetch);
         self.rows += fetch.rows as u64;
         self.bytes += fetch.bytes as u64;
@@ -75,6 +76,11 @@ impl Mint {
         let full = (first + self.limits.interval).saturating_sub(now);
         let quiet = (self.last + self.limits.quiet()).saturating_sub(now);
         Some(full.min(quiet))
+    }
+
+    /// Whether the open epoch closes now.
+    pub fn is_due(&self, now: Duration) -> bool {
+        self.due(now, false) == Some(Duration::ZERO)
     }
 
     /// Closes the open epoch at wall-clock time `minted_at` and opens the next.
@@ -103,19 +109,19 @@ mod tests {
         let limits = Limits { interval: MS(1000), rows: 10, bytes: 100 };
         let mut mint = Mint::new(limits, Epoch(1));
         assert_eq!(mint.due(MS(5000), true), None, "nothing came, nothing closes");
-        mint.add(0, &fetch(0, 1, 1), MS(100));
+        mint.add(&"s".into(), &fetch(0, 1, 1), MS(100));
         assert_eq!(mint.due(MS(100), false), Some(MS(100)), "quiet for a tenth of the interval");
-        mint.add(0, &fetch(1, 1, 1), MS(1050));
+        mint.add(&"s".into(), &fetch(1, 1, 1), MS(1050));
         assert_eq!(mint.due(MS(1060), false), Some(MS(40)), "a second after the first record");
         assert_eq!(mint.due(MS(1060), true), Some(MS(0)));
-        mint.add(0, &fetch(2, 8, 1), MS(1060));
+        mint.add(&"s".into(), &fetch(2, 8, 1), MS(1060));
         assert_eq!(mint.due(MS(1060), false), Some(MS(0)), "ten rows");
         let binding = mint.close(42);
         assert_eq!((binding.epoch, binding.rows(), binding.minted_at), (Epoch(1), 10, 42));
-        let range = binding.ranges[&(0, Partition::new("t", 0))];
+        let range = binding.ranges[&("s".into(), Partition::new("t", 0))];
         assert_eq!((range.from, range.to, range.bytes, range.fingerprint), (0, 10, 3, 21));
         assert!(mint.is_empty() && mint.epoch() == Epoch(2));
-        mint.add(0, &fetch(10, 1, 100), MS(2000));
+        mint.add(&"s".into(), &fetch(10, 1, 100), MS(2000));
         assert_eq!(mint.due(MS(2000), false), Some(MS(0)), "a hundred bytes");
     }
 }

@@ -1,11 +1,21 @@
-//! Exactly-once, decisions first: which input an epoch is bound to, when it closes, and from where a sink goes on. The ledger is the only thing here that remembers.
+//! Exactly-once, decisions first: which input an epoch is bound to, when it closes, what is read again after a crash, and from where a sink
+//! goes on. The ledger is the only thing here that remembers.
 
 mod binding;
+mod entry;
 mod ledger;
+mod log;
 mod mint;
+mod replay;
 mod resume;
 
 pub use binding::{Binding, Range};
+pub use entry::{Base, Entry, Start};
 pub use ledger::Ledger;
+pub use log::{Log, Recovered};
 pub use mint::{Limits, Mint};
+pub use replay::{Admit, Replay};
 pub use resume::{Resume, resume};
+
+#[cfg(test)]
+mod tests;

@@ -17,9 +17,11 @@ use crate::plan::typed::Record;
 use crate::plan::{Catalog, Function};
 use crate::sink::Sink;
 use crate::source::{Source, meta};
+use crate::store::Store;
 use crate::time::Clock;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -94,12 +96,20 @@ pub(crate) struct Options {
     pub(crate) limits: Limits,
     pub(crate) memory: usize,
     pub(crate) clock: Clock,
+    pub(crate) state: Option<State>,
+}
+
+/// Where a pipeline keeps what it must know after a crash.
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    Folder(PathBuf),
+    Store(Arc<dyn Store>, String),
 }
 
 impl Pipeline {
     /// An empty pipeline.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
-        let options = Options { workers: 1, limits: Limits::default(), memory: 128 << 20, clock: Clock::system() };
+        let options = Options { workers: 1, limits: Limits::default(), memory: 128 << 20, clock: Clock::system(), state: None };
         let flow = Flow {
             name: name.into(),
             catalog: Catalog::new(),
@@ -194,6 +204,21 @@ impl Pipeline {
     /// Where bad records go; by default JSON lines in `dead_letters/<pipeline>-<run>/` under the current folder.
     pub fn dead_letters(self, sink: impl Sink) -> Self {
         self.flow().dead_letters = Some(Box::new(sink));
+        self
+    }
+
+    /// Keeps in this folder what must be known after a crash, so that the same pipeline, started again, goes on where it stopped: sinks that
+    /// keep their progress hold every row once. The folder is made if it is not there, and belongs to one process at a time.
+    ///
+    /// Views are filled again from the sources, which must be able to give once more what they gave before (not a channel).
+    pub fn state(self, folder: impl Into<PathBuf>) -> Self {
+        self.flow().options.state = Some(State::Folder(folder.into()));
+        self
+    }
+
+    /// As [`Pipeline::state`], in any store; `name` is what messages call it.
+    pub fn state_on(self, store: Arc<dyn Store>, name: impl Into<String>) -> Self {
+        self.flow().options.state = Some(State::Store(store, name.into()));
         self
     }
 

@@ -1,20 +1,23 @@
 //! From the builder to a running engine: plans are lowered, sinks opened, then sources, then workers started.
 
+use super::State;
 use super::{Flow, Pipeline, Running, nothing_to_do};
 use crate::data::Rejected;
-use crate::epoch::{Ledger, Mint, Resume, resume};
+use crate::epoch::{Entry, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
 use crate::error::{Error, Result};
 use crate::operator::{Lowering, Node, Order};
 use crate::plan::InputKind;
 use crate::runtime::{
-    Blueprint, Bounds, Core, Engine, Flight, Output, OutputPlan, Phase, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread,
-    SourcePlan, SourcePort, SourceReport, Status, ViewPlan, WorkerPort, queue, start_engine, start_workers,
+    Blueprint, Bounds, Core, Engine, Flight, LogDriver, LogPort, LogThread, Output, OutputPlan, Phase, Request, SinkDriver, SinkPort,
+    SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, SourceReport, Status, ViewPlan, WorkerPort, Write, queue, start_engine,
+    start_workers,
 };
-use crate::sink::{Sink, SinkContext};
+use crate::sink::{Guarantee, Sink, SinkContext};
 use crate::source::{SourceContext, Waker};
+use crate::store::{Folder, Store};
 use crate::time::Epoch;
 use arrow::datatypes::SchemaRef;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 impl Flow {
@@ -34,6 +37,17 @@ impl Flow {
         if !(1..=256).contains(&self.options.workers) {
             return Err(Error::user(format!("{} workers are not possible", self.options.workers)).hint("choose 1 to 256"));
         }
+        if self.options.state.is_some()
+            && let Some(source) = self.sources.iter().find(|s| !s.source.rewinds())
+        {
+            let what = format!("source {} cannot give again what it gave before, so no state can be kept of it", source.name);
+            return Err(Error::user(what).hint("leave state(…) away, or read from a topic or a file"));
+        }
+        let text = |plan: &datafusion::logical_expr::LogicalPlan| plan.display_indent().to_string();
+        let mut plan: BTreeMap<String, String> = self.views.iter().map(|v| (format!("view {}", v.name), text(&v.plan))).collect();
+        for (number, output) in self.outputs.iter().enumerate() {
+            plan.insert(format!("sink {number}, {} of {}", output.sink.kind(), output.view), text(&output.plan));
+        }
         let views =
             self.views.iter().map(|v| Ok(ViewPlan { name: v.name.clone(), node: self.lower(&v.plan)? })).collect::<Result<Vec<_>>>()?;
         let mut outputs =
@@ -48,9 +62,14 @@ impl Flow {
         }
         let mut sinks: Vec<(Arc<str>, SchemaRef, Box<dyn Sink>)> = self.outputs.drain(..).map(|o| (o.view, o.schema, o.sink)).collect();
         // the dead letters come last and are fed by the engine itself
-        let dead = match self.dead_letters.take() {
-            Some(sink) => sink,
-            None => crate::sink::dead_letter::default_sink(&self.name),
+        let dead = match (self.dead_letters.take(), &self.options.state) {
+            (Some(sink), _) => sink,
+            (None, None) => crate::sink::dead_letter::default_sink(&self.name),
+            (None, Some(State::Folder(path))) => Box::new(crate::sink::dead_letter::DeadLetters::append(path.join("dead_letters"))),
+            (None, Some(State::Store(..))) => {
+                return Err(Error::user("a pipeline with its state in a store has no default place for bad records")
+                    .hint("name one with dead_letters(…)"));
+            }
         };
         sinks.push(("dead letters".into(), Rejected::schema(), dead));
         outputs.push(OutputPlan { view: "dead letters".into(), node: Node::Union(vec![], Rejected::schema()) });
@@ -66,7 +85,7 @@ impl Flow {
             });
             sources.push((s.name, s.source));
         }
-        Ok(Parts { blueprint: Arc::new(Blueprint { pipeline: self.name.clone(), sources: plans, views, outputs }), sources, sinks })
+        Ok(Parts { blueprint: Arc::new(Blueprint { pipeline: self.name.clone(), sources: plans, views, outputs }), sources, sinks, plan })
     }
 }
 
@@ -74,6 +93,38 @@ struct Parts {
     blueprint: Arc<Blueprint>,
     sources: Vec<(Arc<str>, Box<dyn crate::source::Source>)>,
     sinks: Vec<(Arc<str>, SchemaRef, Box<dyn Sink>)>,
+    /// What each view and sink computes.
+    plan: BTreeMap<String, String>,
+}
+
+/// Opens what was kept, if anything is to be kept.
+fn recover(state: Option<&State>, plan: &BTreeMap<String, String>) -> Result<Option<(Log, Recovered)>> {
+    let (store, place) = match state {
+        None => return Ok(None),
+        Some(State::Folder(path)) => (Arc::new(Folder::open(path)?) as Arc<dyn Store>, path.display().to_string()),
+        Some(State::Store(store, name)) => (store.clone(), name.clone()),
+    };
+    // what does not fit is refused before anything is written
+    let found = Log::peek(store.clone(), &place)?;
+    if let Some(start) = &found.start {
+        same_plan(&place, &start.plan, plan)?;
+    }
+    Log::open(store, &place).map(Some)
+}
+
+/// A pipeline that computes something else cannot go on where another one stopped.
+fn same_plan(place: &str, kept: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Result<()> {
+    let changed: Vec<&String> =
+        kept.iter().filter(|(name, text)| now.get(*name).is_some_and(|n| n != *text)).map(|(name, _)| name).collect();
+    let gone: Vec<&String> = kept.keys().filter(|name| name.starts_with("sink") && !now.contains_key(*name)).collect();
+    let Some(first) = changed.first().or(gone.first()) else { return Ok(()) };
+    let say = |names: &[&String], what| names.iter().map(|n| format!("{n} {what}")).collect::<Vec<_>>();
+    let differences = [say(&changed, "computes something else now"), say(&gone, "is not there any more")].concat().join("; ");
+    let was = kept.get(*first).map_or("", String::as_str);
+    let is = now.get(*first).map_or("nothing", String::as_str);
+    Err(Error::user(format!("the pipeline is not the one whose state is in {place}"))
+        .why(format!("{differences}. {first} was:\n{was}\nand is:\n{is}"))
+        .hint("put the query back, or start anew with another state and other sinks"))
 }
 
 /// What the engine and its handle share.
@@ -84,22 +135,26 @@ struct Shared {
 
 fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: bool) -> Result<Engine> {
     let (options, name) = (&flow.options, &flow.name);
-    let ledger = Ledger::in_memory();
+    let kept = recover(options.state.as_ref(), &parts.plan)?;
+    let found = kept.as_ref().map(|(_, found)| found.clone()).unwrap_or_default();
+    let ledger = kept.as_ref().map_or_else(Ledger::in_memory, |(log, found)| Ledger::of(log.writer(), found));
+    let replay = Replay::new(found.base.iter().chain(&found.bindings).cloned());
+    let first = replay.epoch().unwrap_or(ledger.tail().next());
     let (reports_tx, reports) = queue();
     let (workers, orders) = if threads {
-        let (threads, orders) = start_workers(name, options.workers, &parts.blueprint, &reports_tx, &wake)?;
+        let (threads, orders) = start_workers(name, options.workers, &parts.blueprint, first.0, &reports_tx, &wake)?;
         (threads.into_iter().map(WorkerPort::Thread).collect(), orders)
     } else {
-        let (core, orders) = Core::build(&parts.blueprint, timely::communication::Allocator::Thread(Default::default()))?;
+        let (core, orders) = Core::build(&parts.blueprint, timely::communication::Allocator::Thread(Default::default()), first.0)?;
         (vec![WorkerPort::Inline(Box::new(core))], orders)
     };
     let mut engine = Engine {
         pipeline: name.clone(),
         clock: options.clock.clone(),
-        mint: Mint::new(options.limits, Epoch(1)),
+        mint: Mint::new(options.limits, ledger.tail().next()),
         bounds: Bounds { reading: options.memory / 2, writing: options.memory / 2 },
         sources: vec![],
-        flight: Flight::new(if threads { options.workers } else { 1 }, options.clock.clone()),
+        flight: Flight::new(if threads { options.workers } else { 1 }, options.clock.clone(), Epoch(first.0 - 1)),
         workers,
         outputs: vec![],
         reports,
@@ -110,9 +165,18 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
         refused: vec![],
         retired: Epoch(0),
         settling: vec![],
+        durable: ledger.tail(),
+        log_waits: None,
+        log: LogPort::None,
+        replay,
         ledger,
     };
-    if let Err(e) = open(&mut engine, parts, orders, &wake, threads) {
+    if let Some((log, _)) = kept {
+        let driver = LogDriver::new(log, engine.durable, engine.clock.clone());
+        engine.log =
+            if threads { LogPort::Thread(LogThread::start(name, driver, wake.clone())?) } else { LogPort::Inline(Box::new(driver)) };
+    }
+    if let Err(e) = open(&mut engine, parts, orders, &found, &wake, threads) {
         // what is open already lets go again
         let _ = engine.fail(e.clone());
         return Err(e);
@@ -120,10 +184,12 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
     Ok(engine)
 }
 
-fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, wake: &Waker, threads: bool) -> Result<()> {
+fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered, wake: &Waker, threads: bool) -> Result<()> {
     let name = engine.pipeline.clone();
-    for ((view, schema, sink), order) in parts.sinks.into_iter().zip(orders) {
-        let kind = sink.kind();
+    for (number, ((view, schema, sink), order)) in parts.sinks.into_iter().zip(orders).enumerate() {
+        let (kind, keeps_progress) = (sink.kind(), sink.guarantee() == Guarantee::ExactlyOnce);
+        let ledger_label = format!("sink {number}, {kind} of {view}");
+        let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
         let context = SinkContext {
             pipeline: name.clone(),
             view: view.clone(),
@@ -133,21 +199,42 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, wake: &Waker, thr
         };
         let label = format!("{kind} of {view}");
         let opened = sink.open(context).map_err(|e| e.at(format!("sink {label}")))?;
-        let gate = match resume(&label, engine.ledger.writer(), engine.ledger.tail(), opened.progress, None)? {
+        // a sink that keeps no progress goes on after what the ledger saw it take
+        let progress = if keeps_progress { opened.progress } else { opened.progress.or(remembered) };
+        let gate = match resume(&label, engine.ledger.writer(), engine.ledger.tail(), progress, remembered)? {
             Resume::After(epoch) => epoch,
             Resume::New => Epoch(0),
         };
+        // the oldest epochs are read again as one, which a sink that holds them must not get, however old its last row is
+        let oldest = found.base.as_ref().filter(|_| known).map_or(Epoch(0), |b| b.epoch);
+        let gate = gate.max(oldest);
         let driver = SinkDriver::new(label.clone().into(), opened.writer, gate, engine.clock.clone());
         let port =
             if threads { SinkPort::Thread(SinkThread::start(&name, driver, wake.clone())?) } else { SinkPort::Inline(Box::new(driver)) };
-        engine.outputs.push(Output { name: view, kind, schema, order, port, state: SinkState::default() });
+        let state = SinkState::default();
+        engine.outputs.push(Output { name: view, kind, schema, order, label: ledger_label, keeps_progress, port, state });
     }
     for (source, value) in parts.sources {
+        // from where it began, or from where it is read again
+        let resume = found.start.as_ref().map(|start| {
+            let mut positions = start.positions.get(&source).cloned().unwrap_or_default();
+            positions.extend(engine.replay.positions(&source));
+            positions
+        });
         let context =
-            SourceContext { pipeline: name.clone(), name: source.clone(), resume: None, wake: wake.clone(), clock: engine.clock.clone() };
+            SourceContext { pipeline: name.clone(), name: source.clone(), resume, wake: wake.clone(), clock: engine.clock.clone() };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
         let report = SourceReport { name: source.to_string(), ..SourceReport::default() };
-        engine.sources.push(SourcePort { name: source, reader, ended: false, held: None, pause: None, report });
+        engine.sources.push(SourcePort { name: source, reader, ended: false, held: None, later: vec![], pause: None, report });
+    }
+    if found.start.is_none() && engine.log.is_kept() {
+        let at = |s: &SourcePort| {
+            let first = s.reader.status().partitions.into_iter().map(|p| (p.partition, p.position));
+            (s.name.clone(), first.collect())
+        };
+        let start = Start { positions: engine.sources.iter().map(at).collect(), plan: parts.plan };
+        engine.log.write(Write::Entry(Entry::Started(start.clone())));
+        engine.ledger.started(start);
     }
     let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
     status.sources = engine.sources.iter().map(|s| s.report.clone()).collect();

@@ -10,26 +10,26 @@
 //! them threads. Invariants: output of an epoch leaves only after its binding is in the ledger; sources are polled only while what is under way stays
 //! within bounds; a position is acknowledged only when every sink holds everything before it.
 
+use super::ledger::{LogPort, Write};
 use super::ports::{Flight, Output, SourcePort, WorkerPort};
 use super::status::{Phase, Status};
 use super::worker::{Share, ToWorker};
 use crate::data::Rejected;
 use crate::egress::canonical;
-use crate::epoch::{Ledger, Mint};
+use crate::epoch::{Ledger, Mint, Replay};
 use crate::error::{Error, Result, Retry};
-use crate::sink::Closed;
-use crate::source::Fetch;
+use crate::sink::{Closed, Progress};
 use crate::time::{Clock, Epoch};
 use arrow::array::RecordBatch;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Epochs closed by the mint that workers may be behind.
-const EPOCHS_IN_FLIGHT: usize = 3;
+pub(super) const EPOCHS_IN_FLIGHT: usize = 3;
 /// How long the engine sleeps at most: sources with a rate are polled at least this often.
 const TICK: Duration = Duration::from_millis(100);
 /// Fetches taken from one source in one step, so that control never waits long.
-const FETCHES_A_STEP: usize = 64;
+pub(super) const FETCHES_A_STEP: usize = 64;
 
 /// Bounds of what is under way.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +77,12 @@ pub(crate) struct Engine {
     pub(crate) clock: Clock,
     pub(crate) mint: Mint,
     pub(crate) ledger: Ledger,
+    /// Where the ledger is made durable, and the newest epoch that is.
+    pub(crate) log: LogPort,
+    pub(crate) durable: Epoch,
+    pub(crate) log_waits: Option<String>,
+    /// Epochs of an earlier run that are read again.
+    pub(crate) replay: Replay,
     pub(crate) bounds: Bounds,
     pub(crate) sources: Vec<SourcePort>,
     pub(crate) workers: Vec<WorkerPort>,
@@ -105,6 +111,7 @@ impl Engine {
 
     fn work(&mut self) -> Result<Step> {
         let mut busy = self.take_requests();
+        busy |= self.step_log()?;
         if matches!(self.phase, Phase::Stopped) {
             self.abandon();
             self.finish(Phase::Stopped);
@@ -114,20 +121,23 @@ impl Engine {
         busy |= self.collect_shares()?;
         busy |= self.step_sinks()?;
         let mut wait = TICK;
-        if matches!(self.phase, Phase::Running) {
+        // what was bound is read again even if no more input is wanted: only then is everything out that was taken once
+        let replaying = self.replay.epoch().is_some();
+        if matches!(self.phase, Phase::Running) || replaying && matches!(self.phase, Phase::Draining) {
             busy |= self.poll_sources(&mut wait)?;
-            if !self.sources.is_empty() && self.sources.iter().all(|s| s.ended) {
-                self.phase = Phase::Draining;
-                busy = true;
-            }
+        }
+        let ended = !self.sources.is_empty() && self.sources.iter().all(|s| s.ended && s.later.is_empty());
+        if ended && matches!(self.phase, Phase::Running) && !replaying {
+            self.phase = Phase::Draining;
+            busy = true;
         }
         // sources that could not be asked, for want of room, may hold more
         let asked = !matches!(self.phase, Phase::Running) || self.has_room();
-        if !busy && asked && self.sources.iter().all(|s| s.held.is_none()) {
+        if !busy && asked && !replaying && self.sources.iter().all(|s| s.held.is_none() && s.later.is_empty()) {
             let newest = if self.mint.is_empty() { self.ledger.tail() } else { self.mint.epoch() };
             self.settling.iter_mut().for_each(|(until, _)| *until = until.or(Some(newest)));
         }
-        busy |= self.mint_if_due(&mut wait);
+        busy |= if self.replay.epoch().is_some() { self.close_replayed()? } else { self.mint_if_due(&mut wait) };
         self.retire()?;
         self.settle();
         self.publish(busy);
@@ -154,6 +164,17 @@ impl Engine {
             }
         }
         any
+    }
+
+    /// Looks how far the ledger is written.
+    fn step_log(&mut self) -> Result<bool> {
+        let state = self.log.step();
+        if let Some(e) = state.failed {
+            return Err(e);
+        }
+        self.log_waits = state.waits;
+        let before = std::mem::replace(&mut self.durable, state.durable);
+        Ok(before != self.durable)
     }
 
     fn read(&mut self, views: &[usize], reply: ReadReply) {
@@ -194,14 +215,14 @@ impl Engine {
             self.flight.take(worker, share);
             busy = true;
         }
-        while let Some((epoch, shares)) = self.flight.next_complete() {
+        while let Some((epoch, shares)) = self.flight.next_complete(self.durable) {
             self.egress(epoch, shares)?;
             busy = true;
         }
         Ok(busy)
     }
 
-    /// Hands a complete epoch to every sink. Its binding is in the ledger: the mint appended it before the workers were told to close.
+    /// Hands a complete epoch to every sink. Its binding survives a crash.
     fn egress(&mut self, epoch: Epoch, shares: Vec<Share>) -> Result<()> {
         let mut by_output: Vec<Vec<crate::data::Changes>> = self.outputs.iter().map(|_| vec![]).collect();
         let mut rejected = std::mem::take(&mut self.refused);
@@ -238,124 +259,6 @@ impl Engine {
         Ok(busy)
     }
 
-    fn has_room(&self) -> bool {
-        let reading = self.flight.open_bytes + self.flight.minted.iter().map(|m| m.1).sum::<usize>();
-        let writing: usize = self.outputs.iter().map(|o| o.port.pending(&o.state)).sum();
-        self.flight.minted.len() < EPOCHS_IN_FLIGHT && reading < self.bounds.reading && writing < self.bounds.writing
-    }
-
-    fn poll_sources(&mut self, wait: &mut Duration) -> Result<bool> {
-        let mut busy = false;
-        for i in 0..self.sources.len() {
-            for _ in 0..FETCHES_A_STEP {
-                if self.sources[i].ended || !self.has_room() || self.mint.due(self.clock.elapsed(), false) == Some(Duration::ZERO) {
-                    break;
-                }
-                let now = self.clock.elapsed();
-                let source = &mut self.sources[i];
-                if let Some((until, _)) = source.pause
-                    && until > now
-                {
-                    *wait = (*wait).min(until - now);
-                    break;
-                }
-                let fetch = match source.held.take() {
-                    Some(held) => held,
-                    None => match source.poll(now) {
-                        Ok(Some(fetch)) => fetch,
-                        Ok(None) => break,
-                        Err(e) => return Err(e.at(format!("source {}", source.name))),
-                    },
-                };
-                // a fetch that no worker has room for is no work: the worker that makes room wakes the engine
-                if !self.dispatch(i, fetch, now) {
-                    break;
-                }
-                busy = true;
-            }
-        }
-        Ok(busy)
-    }
-
-    /// Gives a fetch to a worker; if all of them are full the fetch is held back, and false is returned.
-    fn dispatch(&mut self, source: usize, fetch: Fetch, now: Duration) -> bool {
-        let name = self.sources[source].name.clone();
-        let (rows, bytes) = (fetch.rows, fetch.bytes);
-        if rows == 0 {
-            self.mint.add(source as u32, &fetch, now);
-            return true;
-        }
-        let shadow = Fetch {
-            partition: fetch.partition.clone(),
-            from: fetch.from,
-            to: fetch.to,
-            rows,
-            bytes,
-            fingerprint: fetch.fingerprint,
-            payload: crate::source::Payload::None,
-        };
-        let epoch = self.mint.epoch().0;
-        let mut message = ToWorker::Fetch { source, epoch, fetch };
-        for turn in 0..self.workers.len() {
-            let worker = (self.next_worker + turn) % self.workers.len();
-            match self.workers[worker].offer(message) {
-                None => {
-                    self.next_worker = worker + 1;
-                    self.mint.add(source as u32, &shadow, now);
-                    self.flight.open_bytes += bytes;
-                    self.sources[source].report.rows += rows as u64;
-                    self.sources[source].report.bytes += bytes as u64;
-                    let labels = [("pipeline", self.pipeline.to_string()), ("source", name.to_string())];
-                    metrics::counter!("orderflow_source_rows_total", &labels).increment(rows as u64);
-                    metrics::counter!("orderflow_source_bytes_total", &labels).increment(bytes as u64);
-                    return true;
-                }
-                Some(back) => message = back,
-            }
-        }
-        if let ToWorker::Fetch { fetch, .. } = message {
-            self.sources[source].held = Some(fetch);
-        }
-        false
-    }
-
-    fn mint_if_due(&mut self, wait: &mut Duration) -> bool {
-        let now = self.clock.elapsed();
-        let held = self.sources.iter().any(|s| s.held.is_some());
-        if held && matches!(self.phase, Phase::Draining | Phase::Paused) {
-            // what was read before still belongs to the stream
-            for i in 0..self.sources.len() {
-                if let Some(fetch) = self.sources[i].held.take() {
-                    self.dispatch(i, fetch, now);
-                }
-            }
-            return true;
-        }
-        let hurry = matches!(self.phase, Phase::Draining | Phase::Paused) || self.settling.iter().any(|s| s.0.is_some());
-        let due = match self.mint.due(now, hurry) {
-            // rows that sinks refused still have to reach the dead letters
-            None if hurry && !self.refused.is_empty() && self.flight.minted.is_empty() => Duration::ZERO,
-            // an aggregate without groups has a row even before the first record
-            None if hurry && self.ledger.tail() == Epoch(0) => Duration::ZERO,
-            None => return false,
-            Some(due) => due,
-        };
-        if !due.is_zero() || self.flight.minted.len() >= EPOCHS_IN_FLIGHT {
-            *wait = (*wait).min(due.max(Duration::from_millis(1)));
-            return false;
-        }
-        let binding = self.mint.close(self.clock.unix_millis());
-        let epoch = binding.epoch;
-        tracing::debug!(pipeline = %self.pipeline, epoch = epoch.0, rows = binding.rows(), "epoch closed");
-        self.ledger.append(binding);
-        self.flight.minted.push_back((epoch, std::mem::take(&mut self.flight.open_bytes), now));
-        let forget = self.flight.complete.0;
-        for worker in &mut self.workers {
-            worker.send(ToWorker::Close { epoch: epoch.0, forget });
-        }
-        true
-    }
-
     fn settle(&mut self) {
         let complete = self.flight.complete;
         let (done, waiting) = std::mem::take(&mut self.settling).into_iter().partition(|(until, _)| until.is_some_and(|u| u <= complete));
@@ -374,7 +277,7 @@ impl Engine {
         }
         self.retired = done;
         for (source, positions) in self.ledger.retire(done) {
-            let port = &mut self.sources[source as usize];
+            let Some(port) = self.sources.iter_mut().find(|s| s.name == source) else { continue };
             if let Err(e) = port.reader.acknowledge(&positions) {
                 if e.retry() == Retry::Never {
                     return Err(e.at(format!("source {}", port.name)));
@@ -382,11 +285,33 @@ impl Engine {
                 tracing::warn!(source = %port.name, "progress could not be acknowledged: {e}");
             }
         }
+        self.compact(false);
         Ok(())
     }
 
+    /// Tells the log what may stand for all epochs that every sink holds.
+    fn compact(&mut self, end: bool) {
+        if !self.log.is_kept() {
+            return;
+        }
+        let (outputs, writer) = (&self.outputs, self.ledger.writer());
+        let held = || {
+            let of = |o: &Output| {
+                let epoch = if o.keeps_progress { o.state.committed } else { o.state.done };
+                (o.label.clone(), Some(Progress { writer, epoch, part: 0 }).filter(|_| epoch > Epoch(0)))
+            };
+            outputs.iter().map(of).collect()
+        };
+        if let Some(base) = self.ledger.base_due(end, held) {
+            self.log.write(Write::Base(base));
+        }
+    }
+
     fn drained(&mut self) -> Result<bool> {
-        let quiet = self.mint.is_empty() && self.flight.minted.is_empty() && self.sources.iter().all(|s| s.held.is_none());
+        let quiet = self.replay.epoch().is_none()
+            && self.mint.is_empty()
+            && self.flight.minted.is_empty()
+            && self.sources.iter().all(|s| s.held.is_none());
         if !quiet || !self.refused.is_empty() || self.ledger.tail() == Epoch(0) {
             return Ok(false);
         }
@@ -432,11 +357,17 @@ impl Engine {
                 first = first.and(Err(e.clone()));
             }
         }
-        first
+        self.compact(true);
+        let log = self.log.close(true);
+        match log.failed {
+            Some(e) => first.and(Err(e)),
+            None => first,
+        }
     }
 
     /// Ends without waiting for what is not out.
     fn abandon(&mut self) {
+        self.log.close(false);
         for source in &mut self.sources {
             if let Err(e) = source.reader.close() {
                 tracing::warn!(source = %source.name, "closing: {e}");

@@ -33,6 +33,8 @@ pub(crate) struct SourcePort {
     pub(crate) reader: Box<dyn Reader>,
     pub(crate) ended: bool,
     pub(crate) held: Option<Fetch>,
+    /// Read during a replay, and belonging to later epochs.
+    pub(crate) later: Vec<Fetch>,
     pub(crate) pause: Option<(Duration, Duration)>,
     pub(crate) report: SourceReport,
 }
@@ -43,6 +45,9 @@ pub(crate) struct Output {
     pub(crate) kind: &'static str,
     pub(crate) schema: SchemaRef,
     pub(crate) order: Order,
+    /// What the ledger calls it, and whether it keeps its progress itself.
+    pub(crate) label: String,
+    pub(crate) keeps_progress: bool,
     pub(crate) port: SinkPort,
     pub(crate) state: SinkState,
 }
@@ -98,9 +103,10 @@ impl Flight {
         shares[worker] = Some(share);
     }
 
-    pub(super) fn next_complete(&mut self) -> Option<(Epoch, Vec<Share>)> {
+    /// The next epoch that all workers are through with, if its binding survives a crash.
+    pub(super) fn next_complete(&mut self, durable: Epoch) -> Option<(Epoch, Vec<Share>)> {
         let entry = self.shares.first_entry()?;
-        if entry.get().iter().any(Option::is_none) {
+        if *entry.key() > durable.0 || entry.get().iter().any(Option::is_none) {
             return None;
         }
         let (epoch, shares) = entry.remove_entry();
@@ -110,8 +116,9 @@ impl Flight {
         Some((Epoch(epoch), shares.into_iter().flatten().collect()))
     }
 
-    pub(crate) fn new(workers: usize, clock: Clock) -> Self {
-        Self { workers, shares: BTreeMap::new(), minted: VecDeque::new(), open_bytes: 0, complete: Epoch(0), latency: None, clock }
+    /// Everything up to `complete` is behind it already.
+    pub(crate) fn new(workers: usize, clock: Clock, complete: Epoch) -> Self {
+        Self { workers, shares: BTreeMap::new(), minted: VecDeque::new(), open_bytes: 0, complete, latency: None, clock }
     }
 }
 

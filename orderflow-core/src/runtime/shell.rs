@@ -4,6 +4,7 @@
 //! do and is unparked after every message, message first.
 
 use super::engine::{Engine, Step};
+use super::ledger::{LogDriver, LogState, Write};
 use super::sinks::{SinkDriver, SinkState};
 use super::worker::{Blueprint, Core, Share, ToWorker};
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::operator::closure::panic_text;
 use crate::sink::Closed;
 use crate::source::Waker;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
@@ -60,11 +61,12 @@ pub(crate) fn queue<T>() -> (crossbeam_channel::Sender<T>, crossbeam_channel::Re
 
 type Reports = crossbeam_channel::Sender<Result<(usize, Share)>>;
 
-/// Starts `n` workers; gives their engine ends and the canonical order of each output.
+/// Starts `n` workers, whose first epoch is `first`; gives their engine ends and the canonical order of each output.
 pub(crate) fn start_workers(
     name: &str,
     n: usize,
     blueprint: &Arc<Blueprint>,
+    first: u64,
     reports: &Reports,
     wake: &Waker,
 ) -> Result<(Vec<WorkerThread>, Vec<Order>)> {
@@ -75,7 +77,7 @@ pub(crate) fn start_workers(
     for (index, builder) in builders.into_iter().enumerate() {
         let (to, inbox) = queue();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let mut run = WorkerLoop { index, inbox, waiting: waiting.clone(), reports: reports.clone(), wake: wake.clone() };
+        let mut run = WorkerLoop { index, first, inbox, waiting: waiting.clone(), reports: reports.clone(), wake: wake.clone() };
         let (blueprint, ready) = (blueprint.clone(), ready_tx.clone());
         let body = move || {
             let _span = tracing::info_span!("orderflow_worker", pipeline = %blueprint.pipeline, worker = index).entered();
@@ -112,6 +114,7 @@ fn allocator(builder: AllocatorBuilder) -> Result<Allocator> {
 
 struct WorkerLoop {
     index: usize,
+    first: u64,
     inbox: crossbeam_channel::Receiver<ToWorker>,
     waiting: Arc<AtomicUsize>,
     reports: Reports,
@@ -125,7 +128,7 @@ impl WorkerLoop {
         builder: AllocatorBuilder,
         ready: &crossbeam_channel::Sender<Result<Vec<Order>>>,
     ) -> Result<()> {
-        let (mut core, orders) = Core::build(blueprint, allocator(builder)?)?;
+        let (mut core, orders) = Core::build(blueprint, allocator(builder)?, self.first)?;
         let _ = ready.send(Ok(orders));
         loop {
             let mut got = false;
@@ -267,6 +270,80 @@ fn sink_loop(
         rest = if news { Duration::ZERO } else { SINK_WAIT.saturating_sub(took) };
         if news {
             wake.wake();
+        }
+    }
+}
+
+/// The engine's end of the thread that writes the ledger.
+pub(crate) struct LogThread {
+    to: crossbeam_channel::Sender<Write>,
+    stop: Arc<AtomicBool>,
+    state: Arc<Mutex<LogState>>,
+    thread: JoinHandle<()>,
+}
+
+impl LogThread {
+    /// Starts the thread.
+    pub(crate) fn start(name: &str, mut driver: LogDriver, wake: Waker) -> Result<Self> {
+        let (to, inbox) = queue::<Write>();
+        let (stop, state) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(driver.step())));
+        let (stopped, shared) = (stop.clone(), state.clone());
+        let body = move || {
+            let run = AssertUnwindSafe(|| log_loop(&mut driver, &inbox, &stopped, &shared, &wake));
+            if let Err(panic) = catch_unwind(run) {
+                let e = Error::internal("the ledger panicked").why(panic_text(&*panic));
+                shared.lock().unwrap_or_else(PoisonError::into_inner).failed.get_or_insert(e);
+                wake.wake();
+            }
+        };
+        let thread = spawn(&format!("{name}-ledger"), body)?;
+        Ok(Self { to, stop, state, thread })
+    }
+
+    pub(crate) fn write(&mut self, write: Write) {
+        // a thread that is gone has said why in the state
+        let _ = self.to.send(write);
+    }
+
+    pub(crate) fn state(&mut self) -> LogState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn close(mut self, write: bool) -> LogState {
+        self.stop.store(!write, Ordering::Release);
+        let state = self.state.clone();
+        drop(std::mem::replace(&mut self.to, queue().0));
+        let _ = self.thread.join(); // its panic is in the state
+        state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn log_loop(
+    driver: &mut LogDriver,
+    inbox: &crossbeam_channel::Receiver<Write>,
+    stopped: &AtomicBool,
+    shared: &Mutex<LogState>,
+    wake: &Waker,
+) {
+    use crossbeam_channel::RecvTimeoutError;
+    loop {
+        let wait = if driver.is_idle() { Duration::from_secs(3600) } else { driver.pause() };
+        let mut next = inbox.recv_timeout(wait);
+        let open = loop {
+            match next {
+                Ok(write) => driver.write(write),
+                Err(RecvTimeoutError::Timeout) => break true,
+                Err(RecvTimeoutError::Disconnected) => break false,
+            }
+            next = inbox.recv_timeout(Duration::ZERO);
+        };
+        if stopped.load(Ordering::Acquire) {
+            return;
+        }
+        *shared.lock().unwrap_or_else(PoisonError::into_inner) = driver.step();
+        wake.wake();
+        if !open {
+            return; // what could not be written by now is not needed: nothing that left depends on it
         }
     }
 }

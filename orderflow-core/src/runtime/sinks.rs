@@ -19,6 +19,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct SinkState {
     /// Every row up to here is in the outside world for good.
     pub(crate) done: Epoch,
+    /// The newest epoch with rows that the outside confirmed; empty ones may follow it.
+    pub(crate) committed: Epoch,
     /// Bytes given and not yet out.
     pub(crate) pending: usize,
     /// Rows given.
@@ -121,6 +123,7 @@ impl SinkDriver {
             }
         }
         self.state.pending = self.held + self.unheard + self.queued;
+        self.state.committed = self.committed;
         self.state.done = if self.last_rows <= self.committed { self.offered.max(self.committed) } else { self.committed };
         let refused = std::mem::take(&mut self.state.refused);
         SinkState { refused, ..self.state.clone() }

@@ -53,6 +53,8 @@ pub struct Status {
     pub rejected: BTreeMap<String, i64>,
     /// Updates held in kept state, before merging.
     pub state_updates: usize,
+    /// Why what must survive a crash cannot be written at the moment: nothing leaves until it can.
+    pub waits: Option<String>,
 }
 
 /// One source.

@@ -100,9 +100,9 @@ pub(crate) struct Core {
 type Captured = Rc<RefCell<BTreeMap<u64, Vec<(usize, Changes)>>>>;
 
 impl Core {
-    /// Builds the dataflow; also gives the canonical order of each output.
+    /// Builds the dataflow, in which `first` is the first epoch; also gives the canonical order of each output.
     #[expect(clippy::disallowed_methods, reason = "timely's own timer: without one a worker never parks")]
-    pub(crate) fn build(blueprint: &Blueprint, allocator: Allocator) -> Result<(Self, Vec<Order>)> {
+    pub(crate) fn build(blueprint: &Blueprint, allocator: Allocator, first: u64) -> Result<(Self, Vec<Order>)> {
         let config = timely::WorkerConfig::default();
         let mut timely = Timely::new(config, allocator, Some(std::time::Instant::now()));
         let (rejects, failure, captured) = (Rejects::default(), Failure::default(), Captured::default());
@@ -146,8 +146,8 @@ impl Core {
             Ok((states, orders))
         });
         let (states, orders) = built?;
-        let mut core = Core { timely, inputs, ingests, probe, captured, rejects, failure, states, reported: 0, asked: 0 };
-        core.inputs.iter_mut().for_each(|i| i.advance_to(1));
+        let mut core = Core { timely, inputs, ingests, probe, captured, rejects, failure, states, reported: first - 1, asked: first - 1 };
+        core.inputs.iter_mut().for_each(|i| i.advance_to(first));
         Ok((core, orders))
     }
 

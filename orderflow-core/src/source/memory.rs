@@ -255,6 +255,10 @@ impl Source for ChannelSource {
         None
     }
 
+    fn rewinds(&self) -> bool {
+        false
+    }
+
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
         let partition = Partition::new(context.name, 0);
         let base = context.resume.and_then(|positions| positions.get(&partition).copied()).unwrap_or(0);

@@ -10,6 +10,7 @@
 
 pub mod file;
 pub mod memory;
+mod split;
 
 use crate::data::Changes;
 use crate::error::Result;
@@ -72,6 +73,12 @@ pub trait Source: Send + 'static {
     /// How bytes become rows; `None` for a source whose fetches carry rows already (such a source has no hidden columns).
     fn format(&self) -> Option<Arc<dyn Format>>;
 
+    /// Whether what was read once can be read again from its position: a topic, a file, a seeded generator. A pipeline that keeps state
+    /// takes no other.
+    fn rewinds(&self) -> bool {
+        true
+    }
+
     /// Connects and resolves the start. Called once, on the engine's thread; may block for a bounded time.
     ///
     /// # Errors
@@ -86,6 +93,10 @@ impl Source for Box<dyn Source> {
 
     fn format(&self) -> Option<Arc<dyn Format>> {
         (**self).format()
+    }
+
+    fn rewinds(&self) -> bool {
+        (**self).rewinds()
     }
 
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
@@ -154,7 +165,7 @@ pub struct Fetch {
     pub rows: usize,
     /// Their size in bytes.
     pub bytes: usize,
-    /// Pinned hash of the records' positions, sizes and timestamps ([`Fingerprint`]).
+    /// Pinned hash of the records' positions, [sizes](RawRecord::size) (0 for rows) and timestamps ([`Fingerprint`]).
     pub fingerprint: u64,
     /// The records.
     pub payload: Payload,
@@ -198,6 +209,8 @@ pub trait RawBatch: Send {
 pub struct Refused {
     /// Its number in the batch.
     pub record: usize,
+    /// Its whole size, of which the value may hold only the beginning: what fingerprints are made of.
+    pub size: usize,
     /// Why, in one sentence for the dead letter.
     pub reason: String,
 }
@@ -213,6 +226,13 @@ pub struct RawRecord<'a> {
     pub position: Position,
     /// Milliseconds since 1970; `None` where the source has none.
     pub timestamp: Option<i64>,
+}
+
+impl RawRecord<'_> {
+    /// Bytes of its value and key: what fingerprints and counts of bytes are made of.
+    pub fn size(&self) -> usize {
+        self.value.map_or(0, <[u8]>::len) + self.key.map_or(0, <[u8]>::len)
+    }
 }
 
 /// What a source knows about itself.

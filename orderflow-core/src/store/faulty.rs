@@ -31,7 +31,7 @@ impl Fault {
     }
 }
 
-/// A store whose n-th operation (a write and a finish of an upload are operations too) goes wrong.
+/// A store whose n-th operation (a write and a finish of an upload are operations too) goes wrong, or several.
 #[derive(Clone, Debug)]
 pub struct Faulty {
     below: Arc<dyn Store>,
@@ -41,14 +41,28 @@ pub struct Faulty {
 #[derive(Debug)]
 struct Plan {
     done: AtomicU64,
-    at: u64,
-    fault: Fault,
+    faults: Vec<(u64, Fault)>,
 }
 
 impl Faulty {
     /// Operation number `at`, counted from 1, meets `fault`.
     pub fn new(below: Arc<dyn Store>, at: u64, fault: Fault) -> Self {
-        Self { below, plan: Arc::new(Plan { done: AtomicU64::new(0), at, fault }) }
+        Self::with(below, vec![(at, fault)])
+    }
+
+    /// Each of these operations, counted from 1, meets its fault.
+    pub fn with(below: Arc<dyn Store>, faults: Vec<(u64, Fault)>) -> Self {
+        Self { below, plan: Arc::new(Plan { done: AtomicU64::new(0), faults }) }
+    }
+
+    /// Another store that counts its operations with this one, and dies with it.
+    pub fn beside(&self, below: Arc<dyn Store>) -> Self {
+        Self { below, plan: self.plan.clone() }
+    }
+
+    /// Whether the process is dead: nothing works any more.
+    pub fn is_dead(&self) -> bool {
+        self.plan.faults.iter().any(|(at, fault)| fault.is_crash() && self.operations() >= *at)
     }
 
     /// Operations tried so far.
@@ -61,15 +75,16 @@ impl Plan {
     fn run<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let n = self.done.fetch_add(1, Ordering::SeqCst) + 1;
         let failed = || Error::external(format!("operation {n} failed on purpose"));
-        match n.cmp(&self.at) {
-            std::cmp::Ordering::Less => work(),
-            std::cmp::Ordering::Greater if self.fault.is_crash() => Err(failed()),
-            std::cmp::Ordering::Greater => work(),
-            std::cmp::Ordering::Equal if matches!(self.fault, Fault::Unanswered | Fault::CrashAfter) => {
+        if self.faults.iter().any(|(at, fault)| fault.is_crash() && *at < n) {
+            return Err(failed());
+        }
+        match self.faults.iter().find(|(at, _)| *at == n).map(|(_, fault)| fault) {
+            None => work(),
+            Some(Fault::Unanswered | Fault::CrashAfter) => {
                 work()?;
                 Err(failed())
             }
-            std::cmp::Ordering::Equal => Err(failed()),
+            Some(Fault::Refused | Fault::CrashBefore) => Err(failed()),
         }
     }
 }
@@ -109,10 +124,10 @@ struct FaultyUpload {
 impl Upload for FaultyUpload {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         // an append that took bytes and reported none would break its contract: the file below does not do that either
-        match self.plan.fault {
-            Fault::Unanswered => self.below.write(bytes),
-            _ => self.plan.run(|| self.below.write(bytes)),
+        if self.plan.faults.iter().any(|(_, fault)| *fault == Fault::Unanswered) {
+            return self.below.write(bytes);
         }
+        self.plan.run(|| self.below.write(bytes))
     }
 
     fn finish(&mut self) -> Result<()> {

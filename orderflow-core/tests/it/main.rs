@@ -4,3 +4,4 @@
 mod feed;
 mod life;
 mod oracle;
+mod restart;

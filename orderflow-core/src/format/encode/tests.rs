@@ -4,13 +4,13 @@ use super::*;
 use crate::data::Changes;
 use crate::format::{Format, csv::Csv, json::Json};
 use crate::sink::signed;
+use crate::testing::tier;
 use arrow::array::{
     BinaryArray, BooleanArray, Date32Array, Decimal128Array, Decimal256Array, Float64Array, Int64Array, Int64Builder, ListArray,
     MapBuilder, StringArray, StringBuilder, StructArray, TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
 };
 use arrow::datatypes::{Field, Fields, Int64Type, Schema, TimeUnit, i256};
 use arrow::json::writer::LineDelimited;
-use crate::testing::tier;
 use proptest::prelude::*;
 use std::sync::Arc;
 

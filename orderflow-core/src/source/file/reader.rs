@@ -166,7 +166,7 @@ impl Files {
                 fingerprint.add(start, size as usize, None);
                 let mut line = line;
                 if long {
-                    block.refused.push(Refused { record: block.lines.len(), reason: too_long(size, self.max_record) });
+                    block.refused.push(Refused { record: block.lines.len(), size: size as usize, reason: too_long(size, self.max_record) });
                     line.end = line.start + kept(self.max_record) as u32;
                 }
                 block.lines.push(line);

@@ -1,0 +1,298 @@
+//! What the ledger writes down: one JSON object an entry, behind a line with its checksum.
+//!
+//! ```text
+//!   3f2a91bc
+//!   {"format":1,"slot":7,"nonce":"…","entry":{"Bound":{"epoch":5,"ranges":[…]}}}
+//! ```
+//! Invariant: an entry that is read is the one that was written, in the slot it was written for, or an error that names the object.
+//! Numbers beyond 2⁵³ are text, because most readers of JSON end there. Sources are named, not numbered: a pipeline may be rearranged.
+
+use super::{Binding, Range};
+use crate::error::{Error, Result};
+use crate::sink::{Progress, WriterId};
+use crate::time::{Epoch, Partition, Positions};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Version of the format, written into every entry.
+const FORMAT: u32 = 1;
+
+/// One fact about a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A process has opened the ledger: nobody of a lower generation writes any more.
+    Opened(WriterId),
+    /// Epoch 0: where every source begins, and what the pipeline computes.
+    Started(Start),
+    /// The input of an epoch.
+    Bound(Binding),
+    /// Everything up to an epoch, as one: its entries are not needed any more.
+    Base(Base),
+}
+
+/// Where a pipeline began.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// First position of every partition that was there, by source.
+    pub positions: BTreeMap<Arc<str>, Positions>,
+    /// What each view and sink computes, as text, by its name.
+    pub plan: BTreeMap<String, String>,
+}
+
+/// The input of all epochs up to one, and what sinks were known to hold: it says all that the entries before it said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Base {
+    /// As in [`Entry::Started`].
+    pub start: Start,
+    /// The epochs as one: numbered as the last of them.
+    pub binding: Binding,
+    /// Those after it that were bound by then, one by one.
+    pub after: Vec<Binding>,
+    /// Every sink, all of which hold these epochs, with the newest progress seen of it: that of its last epoch with rows, so it may
+    /// be older, or none.
+    pub held: BTreeMap<String, Option<Progress>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    format: u32,
+    slot: u64,
+    nonce: String,
+    entry: Stored,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Stored {
+    Opened { ledger: String, generation: u64 },
+    Started(StoredStart),
+    Bound(StoredBinding),
+    Base { start: StoredStart, binding: StoredBinding, after: Vec<StoredBinding>, held: BTreeMap<String, Option<StoredProgress>> },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredStart {
+    positions: Vec<StoredPosition>,
+    plan: BTreeMap<String, String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredPosition {
+    source: String,
+    topic: String,
+    partition: i32,
+    position: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredBinding {
+    epoch: u64,
+    minted_at: i64,
+    ranges: Vec<StoredRange>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredRange {
+    source: String,
+    topic: String,
+    partition: i32,
+    from: u64,
+    to: u64,
+    rows: u64,
+    bytes: u64,
+    fingerprint: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredProgress {
+    ledger: String,
+    generation: u64,
+    epoch: u64,
+    part: u32,
+}
+
+fn hex(text: &str) -> std::result::Result<u128, String> {
+    u128::from_str_radix(text, 16).map_err(|_| format!("'{text}' is no hexadecimal number"))
+}
+
+impl StoredStart {
+    fn new(start: &Start) -> Self {
+        let all = start.positions.iter().flat_map(|(source, at)| at.iter().map(move |(p, position)| (source, p, *position)));
+        let positions = all.map(|(source, p, position)| StoredPosition {
+            source: source.to_string(),
+            topic: p.topic.to_string(),
+            partition: p.id,
+            position,
+        });
+        Self { positions: positions.collect(), plan: start.plan.clone() }
+    }
+
+    fn start(self) -> Start {
+        let mut start = Start { plan: self.plan, ..Start::default() };
+        for p in self.positions {
+            let of_source = start.positions.entry(p.source.into()).or_default();
+            of_source.insert(Partition::new(p.topic, p.partition), p.position);
+        }
+        start
+    }
+}
+
+impl StoredBinding {
+    fn new(b: &Binding) -> Self {
+        let range = |((source, p), r): (&(Arc<str>, Partition), &Range)| StoredRange {
+            source: source.to_string(),
+            topic: p.topic.to_string(),
+            partition: p.id,
+            from: r.from,
+            to: r.to,
+            rows: r.rows,
+            bytes: r.bytes,
+            fingerprint: format!("{:016x}", r.fingerprint),
+        };
+        Self { epoch: b.epoch.0, minted_at: b.minted_at, ranges: b.ranges.iter().map(range).collect() }
+    }
+
+    fn binding(self) -> std::result::Result<Binding, String> {
+        let mut ranges = BTreeMap::new();
+        for r in self.ranges {
+            let fingerprint = hex(&r.fingerprint)? as u64;
+            let range = Range { from: r.from, to: r.to, rows: r.rows, bytes: r.bytes, fingerprint };
+            ranges.insert((r.source.into(), Partition::new(r.topic, r.partition)), range);
+        }
+        Ok(Binding { epoch: Epoch(self.epoch), ranges, minted_at: self.minted_at })
+    }
+}
+
+impl Entry {
+    /// The bytes of this entry for `slot`, by the opening called `nonce`.
+    pub(super) fn encode(&self, slot: u64, nonce: u64) -> Result<Vec<u8>> {
+        let entry = match self {
+            Entry::Opened(w) => Stored::Opened { ledger: format!("{:032x}", w.ledger), generation: w.generation },
+            Entry::Started(start) => Stored::Started(StoredStart::new(start)),
+            Entry::Bound(b) => Stored::Bound(StoredBinding::new(b)),
+            Entry::Base(base) => Stored::Base {
+                start: StoredStart::new(&base.start),
+                binding: StoredBinding::new(&base.binding),
+                after: base.after.iter().map(StoredBinding::new).collect(),
+                held: base
+                    .held
+                    .iter()
+                    .map(|(sink, p)| {
+                        let stored = |p: &Progress| StoredProgress {
+                            ledger: format!("{:032x}", p.writer.ledger),
+                            generation: p.writer.generation,
+                            epoch: p.epoch.0,
+                            part: p.part,
+                        };
+                        (sink.clone(), p.as_ref().map(stored))
+                    })
+                    .collect(),
+            },
+        };
+        let envelope = Envelope { format: FORMAT, slot, nonce: format!("{nonce:016x}"), entry };
+        let json = serde_json::to_vec(&envelope).map_err(|e| Error::internal("an entry of the ledger cannot be written").caused_by(e))?;
+        let mut bytes = format!("{:08x}\n", crc32fast::hash(&json)).into_bytes();
+        bytes.extend_from_slice(&json);
+        Ok(bytes)
+    }
+
+    /// The entry in `bytes`, which were found in `slot`, and the nonce of its opening.
+    pub(super) fn decode(bytes: &[u8], slot: u64) -> std::result::Result<(Self, u64), String> {
+        let (head, json) = bytes.split_at_checked(9).ok_or("it is too short")?;
+        let crc = std::str::from_utf8(head).ok().and_then(|t| t.strip_suffix('\n')).and_then(|t| u32::from_str_radix(t, 16).ok());
+        if crc != Some(crc32fast::hash(json)) {
+            return Err("its checksum is wrong".to_owned());
+        }
+        let e: Envelope = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        if e.format != FORMAT {
+            return Err(format!("it has format {}, this version reads {FORMAT}", e.format));
+        }
+        if e.slot != slot {
+            return Err(format!("it belongs to slot {}", e.slot));
+        }
+        let entry = match e.entry {
+            Stored::Opened { ledger, generation } => Entry::Opened(WriterId { ledger: hex(&ledger)?, generation }),
+            Stored::Started(start) => Entry::Started(start.start()),
+            Stored::Bound(b) => Entry::Bound(b.binding()?),
+            Stored::Base { start, binding, after, held } => {
+                let after = after.into_iter().map(StoredBinding::binding).collect::<std::result::Result<_, _>>()?;
+                let mut base = Base { start: start.start(), binding: binding.binding()?, after, held: BTreeMap::new() };
+                for (sink, p) in held {
+                    let progress = |p: StoredProgress| -> std::result::Result<Progress, String> {
+                        let writer = WriterId { ledger: hex(&p.ledger)?, generation: p.generation };
+                        Ok(Progress { writer, epoch: Epoch(p.epoch), part: p.part })
+                    };
+                    base.held.insert(sink, p.map(progress).transpose()?);
+                }
+                Entry::Base(base)
+            }
+        };
+        Ok((entry, hex(&e.nonce)? as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries() -> Vec<Entry> {
+        let writer = WriterId { ledger: u128::MAX - 5, generation: 3 };
+        let range = Range { from: 1, to: 9, rows: 7, bytes: 700, fingerprint: u64::MAX - 1 };
+        let ranges = BTreeMap::from([(("orders".into(), Partition::new("a.b", 3)), range)]);
+        let binding = Binding { epoch: Epoch(5), ranges, minted_at: -1 };
+        let positions = BTreeMap::from([("orders".into(), Positions::from([(Partition::new("a.b", 3), 1)]))]);
+        let progress = Progress { writer, epoch: Epoch(4), part: 1 };
+        let start = Start { positions, plan: [("view totals".to_owned(), "a\nb".to_owned())].into() };
+        vec![
+            Entry::Opened(writer),
+            Entry::Started(start.clone()),
+            Entry::Bound(binding.clone()),
+            Entry::Base(Base {
+                start,
+                binding: binding.clone(),
+                after: vec![binding],
+                held: [("parquet of totals".to_owned(), Some(progress)), ("b".to_owned(), None)].into(),
+            }),
+        ]
+    }
+
+    #[test]
+    fn every_entry_is_read_as_it_was_written() {
+        for entry in entries() {
+            let bytes = entry.encode(7, 42).unwrap();
+            assert_eq!(Entry::decode(&bytes, 7).unwrap(), (entry, 42));
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_noticed() {
+        for entry in entries() {
+            let bytes = entry.encode(7, 42).unwrap();
+            for i in 0..bytes.len() * 8 {
+                let mut bad = bytes.clone();
+                bad[i / 8] ^= 1 << (i % 8);
+                // an 'a' that became an 'A' in the checksum's own text says the same
+                if bad[..9].eq_ignore_ascii_case(&bytes[..9]) && i < 64 {
+                    continue;
+                }
+                assert!(Entry::decode(&bad, 7).is_err(), "bit {i}");
+            }
+            for n in 0..bytes.len() {
+                assert!(Entry::decode(&bytes[..n], 7).is_err());
+            }
+            assert!(Entry::decode(&bytes, 8).unwrap_err().contains("slot 7"));
+        }
+    }
+
+    #[test]
+    fn the_first_format_can_still_be_read() {
+        let written = "{\"format\":1,\"slot\":2,\"nonce\":\"000000000000002a\",\"entry\":{\"Bound\":{\"epoch\":1,\"minted_at\":5,\
+                       \"ranges\":[{\"source\":\"orders\",\"topic\":\"t\",\"partition\":0,\"from\":0,\"to\":3,\"rows\":3,\"bytes\":9,\
+                       \"fingerprint\":\"00000000000000ff\"}]}}}";
+        let bytes = format!("{:08x}\n{written}", crc32fast::hash(written.as_bytes()));
+        let (entry, nonce) = Entry::decode(bytes.as_bytes(), 2).unwrap();
+        let range = Range { from: 0, to: 3, rows: 3, bytes: 9, fingerprint: 255 };
+        let ranges = BTreeMap::from([(("orders".into(), Partition::new("t", 0)), range)]);
+        assert_eq!((entry, nonce), (Entry::Bound(Binding { epoch: Epoch(1), ranges, minted_at: 5 }), 42));
+    }
+}

@@ -1,0 +1,228 @@
+//! The ledger as it lies in a store: numbered entries, each written once, by put-if-absent, into the next free slot.
+//!
+//! ```text
+//!   ledger/0000000001 opened, generation 1      ledger/0000000004 opened, generation 2
+//!   ledger/0000000002 started                   ledger/0000000005 bound, epoch 2
+//!   ledger/0000000003 bound, epoch 1            …
+//! ```
+//! Invariant: a writer that finds its next slot taken by somebody else has been replaced, and stops. Entries are deleted only when a
+//! [`Base`] behind them is durable and says what they said; those of an opening never are.
+
+use super::Binding;
+use super::entry::{Base, Entry, Start};
+use crate::error::{Error, Result};
+use crate::sink::{Progress, WriterId};
+use crate::store::Store;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const FOLDER: &str = "ledger/";
+/// How often an opening is overtaken by the writer that it replaces before it gives up for now.
+const TRIES: usize = 100;
+
+/// What a ledger held when it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Where the pipeline began; `None` if it never got that far.
+    pub start: Option<Start>,
+    /// The oldest epochs as one.
+    pub base: Option<Binding>,
+    /// The epochs after that, in order.
+    pub bindings: Vec<Binding>,
+    /// Every sink that holds the oldest epochs, with the newest progress that was seen of it.
+    pub held: BTreeMap<String, Option<Progress>>,
+}
+
+/// An open ledger in a store: the right to write the next entry.
+#[derive(Debug)]
+pub struct Log {
+    store: Arc<dyn Store>,
+    place: String,
+    writer: WriterId,
+    nonce: u64,
+    next: u64,
+    /// Slots before this one are not needed, but for the openings among them.
+    base: u64,
+    openings: Vec<u64>,
+}
+
+fn name(slot: u64) -> String {
+    format!("{FOLDER}{slot:010}")
+}
+
+impl Log {
+    /// Wins the ledger in `store`, which messages call `place`: everything in it is read and checked, and the next slot is taken for a
+    /// new generation. What an older generation left to delete is deleted.
+    ///
+    /// # Errors
+    /// What cannot be read or written; entries that are damaged or missing: nothing is written or deleted then.
+    pub fn open(store: Arc<dyn Store>, place: &str) -> Result<(Self, Recovered)> {
+        let mut log = Self::unopened(store, place);
+        for _ in 0..TRIES {
+            let recovered = log.read()?;
+            let writer = WriterId { generation: log.writer.generation + 1, ..log.writer };
+            if log.append(&Entry::Opened(writer))? {
+                // the writer before may have gone on and made room below: a slot that only was free again wins nothing
+                if log.slots()?.last().is_some_and(|last| *last >= log.next) {
+                    continue;
+                }
+                log.writer = writer;
+                log.openings.push(log.next - 1);
+                log.sweep();
+                return Ok((log, recovered));
+            }
+        }
+        Err(Error::external(format!("the state in {place} is being written by somebody else")).hint("stop the other one"))
+    }
+
+    /// What the ledger in `store` holds; changes nothing.
+    ///
+    /// # Errors
+    /// What cannot be read; entries that are damaged or missing.
+    pub fn peek(store: Arc<dyn Store>, place: &str) -> Result<Recovered> {
+        Self::unopened(store, place).read()
+    }
+
+    fn unopened(store: Arc<dyn Store>, place: &str) -> Self {
+        let writer = WriterId { ledger: rand::random(), generation: 0 };
+        Log { store, place: place.to_owned(), writer, nonce: rand::random(), next: 1, base: 1, openings: vec![] }
+    }
+
+    /// Who writes.
+    pub fn writer(&self) -> WriterId {
+        self.writer
+    }
+
+    /// Writes an entry: `Ok` means that it survives a crash. After an error that may be tried again the same call must be made again.
+    ///
+    /// # Errors
+    /// Permanent if another process has taken over.
+    pub fn write(&mut self, entry: &Entry) -> Result<()> {
+        if self.append(entry)? {
+            return Ok(());
+        }
+        Err(Error::user(format!("another process has taken over the state in {}", self.place))
+            .hint("this one stops; what it had not committed is done by the other one")
+            .permanent())
+    }
+
+    /// Writes a base, and deletes the entries that it replaces.
+    ///
+    /// # Errors
+    /// As [`Log::write`]; what could not be deleted is deleted by the next base or opening.
+    pub fn compact(&mut self, base: Base) -> Result<()> {
+        self.write(&Entry::Base(base))?;
+        self.base = self.next - 1;
+        self.sweep();
+        Ok(())
+    }
+
+    /// True if the entry is in the next slot, false if another one is.
+    fn append(&mut self, entry: &Entry) -> Result<bool> {
+        let bytes = entry.encode(self.next, self.nonce)?;
+        if !self.store.put_if_absent(&name(self.next), &bytes)? {
+            // it may be the one of a try that had no answer
+            let there = self.store.get(&name(self.next))?.unwrap_or_default();
+            if there != bytes {
+                return Ok(false);
+            }
+        }
+        self.next += 1;
+        Ok(true)
+    }
+
+    fn damaged(&self, slot: u64, why: impl std::fmt::Display) -> Error {
+        Error::external(format!("the state in {} is damaged", self.place))
+            .why(format!("{}: {why}", name(slot)))
+            .hint("restore the folder from a copy, or start anew with another state and other sinks; nothing was changed")
+            .permanent()
+    }
+
+    fn slots(&self) -> Result<Vec<u64>> {
+        let foreign = |n: &str| {
+            Error::user(format!("{} holds '{n}', which is no entry of a ledger", self.place)).hint("name a folder of its own for the state")
+        };
+        let names = self.store.list(FOLDER)?;
+        names.iter().map(|n| n.strip_prefix(FOLDER).and_then(|n| n.parse().ok()).ok_or_else(|| foreign(n))).collect()
+    }
+
+    fn entry(&self, slot: u64) -> Result<Entry> {
+        let bytes = self.store.get(&name(slot))?.ok_or_else(|| self.damaged(slot, "it is missing"))?;
+        Entry::decode(&bytes, slot).map(|(entry, _)| entry).map_err(|why| self.damaged(slot, why))
+    }
+
+    /// Reads everything that counts and finds the next free slot.
+    fn read(&mut self) -> Result<Recovered> {
+        let slots = self.slots()?;
+        let mut recovered = Recovered::default();
+        (self.next, self.base) = (slots.last().map_or(1, |last| last + 1), 1);
+        self.openings.clear();
+        // from the newest back to the newest base; before it only openings count, which are read when they stand alone
+        let mut tail = vec![];
+        for slot in slots.iter().rev() {
+            let entry = self.entry(*slot)?;
+            let is_base = matches!(entry, Entry::Base(_));
+            tail.push((*slot, entry));
+            if is_base {
+                self.base = *slot;
+                break;
+            }
+        }
+        tail.reverse();
+        if let Some(gap) = (self.base..self.next).zip(tail.iter()).find_map(|(want, (slot, _))| (want != *slot).then_some(want)) {
+            return Err(self.damaged(gap, "it is missing"));
+        }
+        let base = self.base;
+        for slot in slots.iter().filter(|s| **s < base) {
+            if let Entry::Opened(writer) = self.entry(*slot)? {
+                self.opening(*slot, writer)?;
+            }
+        }
+        for (slot, entry) in tail {
+            match entry {
+                Entry::Opened(writer) => self.opening(slot, writer)?,
+                Entry::Started(start) => recovered.start = Some(start),
+                Entry::Bound(binding) => {
+                    let last = recovered.bindings.last().or(recovered.base.as_ref()).map(|b| b.epoch);
+                    if binding.epoch != last.unwrap_or_default().next() {
+                        return Err(self.damaged(slot, format!("epoch {} follows epoch {}", binding.epoch, last.unwrap_or_default())));
+                    }
+                    recovered.bindings.push(binding);
+                }
+                Entry::Base(base) => {
+                    recovered.start = Some(base.start);
+                    recovered.base = Some(base.binding);
+                    recovered.bindings = base.after;
+                    recovered.held = base.held;
+                }
+            }
+        }
+        if self.next > 1 && self.openings.is_empty() {
+            return Err(self.damaged(1, "no entry says whose it is"));
+        }
+        Ok(recovered)
+    }
+
+    fn opening(&mut self, slot: u64, writer: WriterId) -> Result<()> {
+        if !self.openings.is_empty() && writer.ledger != self.writer.ledger {
+            return Err(self.damaged(slot, "it belongs to another ledger"));
+        }
+        self.openings.push(slot);
+        self.writer = writer;
+        Ok(())
+    }
+
+    /// Deletes what the newest base replaces; what cannot be deleted now only takes room.
+    fn sweep(&self) {
+        if self.base == 1 {
+            return;
+        }
+        let sweep = || -> Result<()> {
+            let mut old = self.slots()?.into_iter().filter(|s| *s < self.base && !self.openings.contains(s));
+            old.try_for_each(|slot| self.store.delete(&name(slot)))
+        };
+        if let Err(e) = sweep() {
+            tracing::warn!("old entries of the ledger could not be deleted: {e}");
+        }
+    }
+}

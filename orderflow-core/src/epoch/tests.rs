@@ -1,0 +1,147 @@
+//! The ledger over a store, and what is read again, with a crash at every operation.
+
+use super::*;
+use crate::sink::{Progress, WriterId};
+use crate::source::{Fetch, Payload};
+use crate::store::faulty::{Fault, Faulty};
+use crate::store::{Memory, Store};
+use crate::time::{Epoch, Partition};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn fetch(from: u64, to: u64) -> Fetch {
+    let rows = (to - from) as usize;
+    Fetch { partition: Partition::new("t", 0), from, to, rows, bytes: rows, fingerprint: to - from, payload: Payload::None }
+}
+
+fn binding(epoch: u64, from: u64, to: u64) -> Binding {
+    let mut binding = Binding { epoch: Epoch(epoch), ..Binding::default() };
+    binding.add(&"s".into(), &fetch(from, to));
+    binding
+}
+
+fn start() -> Start {
+    Start { positions: BTreeMap::new(), plan: [("view v".to_owned(), "plan".to_owned())].into() }
+}
+
+#[test]
+fn two_epochs_as_one_are_bound_to_the_input_of_both() {
+    let mut one = binding(1, 0, 5);
+    one.extend(binding(2, 5, 9));
+    assert_eq!(one, binding(2, 0, 9));
+}
+
+#[test]
+fn a_log_gives_back_what_was_written_and_counts_its_openings() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let (mut log, found) = Log::open(store.clone(), "here").unwrap();
+    assert_eq!(found, Recovered::default());
+    let id = log.writer().ledger;
+    log.write(&Entry::Started(start())).unwrap();
+    for e in 1..=3 {
+        log.write(&Entry::Bound(binding(e, 5 * (e - 1), 5 * e))).unwrap();
+    }
+    let (mut second, found) = Log::open(store.clone(), "here").unwrap();
+    assert_eq!(second.writer(), WriterId { ledger: id, generation: 2 });
+    assert_eq!(found.bindings, [binding(1, 0, 5), binding(2, 5, 10), binding(3, 10, 15)]);
+    let e = log.write(&Entry::Bound(binding(4, 15, 20))).unwrap_err();
+    assert!(e.to_string().contains("taken over"), "{e}");
+
+    let held = [("sink".to_owned(), Some(Progress { writer: second.writer(), epoch: Epoch(2), part: 0 }))].into();
+    let base = Base { start: start(), binding: binding(2, 0, 10), after: vec![binding(3, 10, 15)], held };
+    second.compact(base.clone()).unwrap();
+    second.write(&Entry::Bound(binding(4, 15, 20))).unwrap();
+    let (third, found) = Log::open(store.clone(), "here").unwrap();
+    assert_eq!(third.writer().generation, 3);
+    assert_eq!(
+        found,
+        Recovered {
+            start: Some(start()),
+            base: Some(base.binding),
+            bindings: vec![binding(3, 10, 15), binding(4, 15, 20)],
+            held: base.held
+        }
+    );
+    assert_eq!(store.list("ledger/").unwrap().len(), 5, "three openings, a base and a binding");
+}
+
+#[test]
+fn a_damaged_or_missing_entry_is_refused_by_name_and_nothing_is_written() {
+    for at in [2, 3] {
+        for missing in [false, true] {
+            let store: Arc<dyn Store> = Arc::new(Memory::new());
+            let (mut log, _) = Log::open(store.clone(), "here").unwrap();
+            (1..=3).for_each(|e| log.write(&Entry::Bound(binding(e, e, e + 1))).unwrap());
+            let name = format!("ledger/{at:010}");
+            let mut bytes = store.get(&name).unwrap().unwrap();
+            store.delete(&name).unwrap();
+            if !missing {
+                bytes[40] ^= 1;
+                store.put_bytes(&name, &bytes).unwrap();
+            }
+            let before = store.list("").unwrap();
+            let e = Log::open(store.clone(), "here").unwrap_err();
+            assert!(e.to_string().contains(&name) && e.remedy().is_some(), "{e}");
+            assert_eq!(store.list("").unwrap(), before);
+        }
+    }
+}
+
+/// Every operation of a life with two openings and a compaction fails once in each way: what was acknowledged is there afterwards, and
+/// only what was asked for.
+#[test]
+fn a_crash_at_any_operation_leaves_a_ledger_that_can_be_opened() {
+    fn life(store: &Arc<dyn Store>, written: &mut Vec<u64>) -> crate::Result<()> {
+        let retry = |mut f: Box<dyn FnMut() -> crate::Result<()> + '_>| f().or_else(|_| f());
+        let (mut log, found) = Log::open(store.clone(), "here").or_else(|_| Log::open(store.clone(), "here"))?;
+        let tail = found.bindings.last().or(found.base.as_ref()).map_or(0, |b| b.epoch.0);
+        for e in tail + 1..=tail + 3 {
+            retry(Box::new(|| log.write(&Entry::Bound(binding(e, e, e + 1)))))?;
+            written.push(e);
+        }
+        let after = vec![binding(tail + 3, tail + 3, tail + 4)];
+        let base = Base { start: Start::default(), binding: binding(tail + 2, 1, tail + 3), after, held: BTreeMap::new() };
+        log.compact(base.clone()).or_else(|_| log.compact(base))?;
+        retry(Box::new(|| log.write(&Entry::Bound(binding(tail + 4, tail + 4, tail + 5)))))?;
+        written.push(tail + 4);
+        Ok(())
+    }
+    for fault in Fault::ALL {
+        for at in 1.. {
+            let below: Arc<dyn Store> = Arc::new(Memory::new());
+            let faulty = Faulty::new(below.clone(), at, fault);
+            let mut written = vec![];
+            let store: Arc<dyn Store> = Arc::new(faulty.clone());
+            let outcome = life(&store, &mut written).and_then(|()| life(&store, &mut written));
+            if !fault.is_crash() {
+                outcome.unwrap_or_else(|e| panic!("{fault:?} at {at}: {e}"));
+            }
+            let (_, found) = Log::open(below, "here").unwrap_or_else(|e| panic!("{fault:?} at {at}: {e}"));
+            let tail = found.bindings.last().or(found.base.as_ref()).map_or(0, |b| b.epoch.0);
+            let last = written.last().copied().unwrap_or(0);
+            assert!(tail == last || tail == last + 1 && fault.is_crash(), "{fault:?} at {at}: {tail} after {last}");
+            if faulty.operations() < at {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_replay_cuts_fetches_where_epochs_ended_and_notices_other_input() {
+    let s: Arc<str> = "s".into();
+    let mut replay = Replay::new([binding(7, 0, 10), binding(8, 10, 12)]);
+    assert_eq!(replay.positions("s"), [(Partition::new("t", 0), 0)].into());
+    assert_eq!(replay.admit(&s, &fetch(0, 4)), Admit::Now);
+    replay.add(&s, &fetch(0, 4));
+    assert_eq!(replay.close().unwrap(), None);
+    assert_eq!(replay.admit(&s, &fetch(4, 11)), Admit::Until(10));
+    replay.add(&s, &fetch(4, 10));
+    assert_eq!(replay.admit(&s, &fetch(10, 11)), Admit::Later);
+    assert_eq!(replay.close().unwrap().unwrap().epoch, Epoch(7));
+    assert_eq!((replay.epoch(), replay.admit(&s, &fetch(10, 12))), (Some(Epoch(8)), Admit::Now));
+    let other = Fetch { fingerprint: 77, ..fetch(10, 12) };
+    replay.add(&s, &other);
+    let e = replay.close().unwrap_err();
+    assert!(e.to_string().contains("t[0]") && e.to_string().contains("epoch 8") && e.remedy().is_some(), "{e}");
+}

@@ -1,0 +1,401 @@
+//! Killed anywhere and started again: every sink holds, row for row and in order, what it holds after a run that was never killed.
+//!
+//! A whole pipeline runs on one thread, a step at a time, over stores that die or lie at the n-th operation; cuts into fetches and epochs are
+//! a function of the log, so equality is exact.
+
+use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use orderflow_core::data::Changes;
+use orderflow_core::epoch::Limits;
+use orderflow_core::error::{Kind, Result};
+use orderflow_core::format::Format;
+use orderflow_core::sink::files::{DataSet, JsonLines};
+use orderflow_core::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, Reader, Source, SourceContext, SourceStatus, memory};
+use orderflow_core::store::faulty::{Fault, Faulty};
+use orderflow_core::store::{Folder, Memory, Store};
+use orderflow_core::testing::tier;
+use orderflow_core::time::{Clock, Partition, Position, Positions};
+use orderflow_core::{Pipeline, Running};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const ROWS: u64 = 90;
+const PARTITIONS: i32 = 3;
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("k", DataType::Int64, false), Field::new("v", DataType::Int64, false)]))
+}
+
+/// Row `position` of partition `id`, as if drawn.
+fn row(id: i32, position: Position) -> (i64, i64) {
+    let h = (position + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(id as u32 * 7 + 3);
+    ((h % 7) as i64, (h >> 32) as i64 % 50)
+}
+
+/// A log that can be read again from anywhere: where fetches end is a function of the position.
+#[derive(Clone)]
+struct Logged {
+    rows: u64,
+    /// Changes what stands at this position of partition 0.
+    altered: Option<Position>,
+}
+
+const LOG: Logged = Logged { rows: ROWS, altered: None };
+
+impl Source for Logged {
+    fn schema(&self) -> SchemaRef {
+        schema()
+    }
+
+    fn format(&self) -> Option<Arc<dyn Format>> {
+        None
+    }
+
+    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
+        let resume = context.resume.unwrap_or_default();
+        let partitions = (0..PARTITIONS).map(|id| Partition::new(context.name.clone(), id));
+        let at = partitions.map(|p| (p.clone(), resume.get(&p).copied().unwrap_or(0))).collect();
+        Ok(Box::new(LoggedReader { log: *self, at }))
+    }
+}
+
+struct LoggedReader {
+    log: Logged,
+    at: Positions,
+}
+
+impl Reader for LoggedReader {
+    fn poll(&mut self) -> Result<Polled> {
+        let Some((partition, from)) = self.at.iter().filter(|(_, at)| **at < self.log.rows).min_by_key(|(p, at)| (**at, p.id)) else {
+            return Ok(Polled::Ended);
+        };
+        let (partition, from) = (partition.clone(), *from);
+        let to = (from + 1 + (from * 7 + partition.id as u64) % 5).min(self.log.rows);
+        self.at.insert(partition.clone(), to);
+        let mut fingerprint = Fingerprint::default();
+        (from..to).for_each(|p| fingerprint.add(p, 0, self.log.altered.filter(|a| *a == p && partition.id == 0).map(|_| 7)));
+        let rows = (from..to).map(|p| row(partition.id, p));
+        let (k, v): (Vec<i64>, Vec<i64>) = rows.unzip();
+        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(k)), Arc::new(Int64Array::from(v))];
+        let batch = RecordBatch::try_new(schema(), columns)?;
+        let rows = (to - from) as usize;
+        let payload = Payload::Rows(Changes::inserts(batch));
+        Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes: 16 * rows, fingerprint: fingerprint.finish(), payload }))
+    }
+
+    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> SourceStatus {
+        let partitions = self.at.iter().map(|(p, at)| PartitionStatus { partition: p.clone(), position: *at, end: Some(self.log.rows) });
+        SourceStatus { partitions: partitions.collect(), warnings: vec![] }
+    }
+
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Name, SQL, and rows after which its sink commits.
+type View = (&'static str, &'static str, u64);
+
+const ROUTED: View = ("routed", "SELECT k, v FROM numbers WHERE v % 3 <> 0", 7);
+const TOTALS: View = ("totals", "SELECT k, count(*) AS n, sum(v) AS v FROM numbers GROUP BY k", 20);
+const SIZES: View = ("sizes", "SELECT n % 4 AS n, count(*) AS groups, max(v) AS most FROM totals GROUP BY n % 4", 9);
+const EXTREMES: View =
+    ("extremes", "SELECT v % 5 AS g, min(k) AS low, max(k) AS high, count(DISTINCT k) AS ks FROM totals GROUP BY v % 5", 1);
+const KINDS: View = ("kinds", "SELECT DISTINCT n FROM totals", 1000);
+/// Overflows now and then: dead letters.
+const SPLIT: View = ("split", "SELECT v + 9223372036854775800 AS big FROM numbers", 12);
+
+const PIPELINES: &[&[View]] = &[&[ROUTED], &[TOTALS], &[TOTALS, SIZES, EXTREMES], &[ROUTED, TOTALS, KINDS, SPLIT]];
+
+/// What outlives a process.
+struct World {
+    state: Arc<dyn Store>,
+    sinks: BTreeMap<&'static str, Arc<dyn Store>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let store = || Arc::new(Memory::new()) as Arc<dyn Store>;
+        let names = [ROUTED, TOTALS, SIZES, EXTREMES, KINDS, SPLIT].map(|v| v.0).into_iter().chain(["dead letters"]);
+        Self { state: store(), sinks: names.map(|n| (n, store())).collect() }
+    }
+
+    /// The same, seen through what goes wrong.
+    fn through(&self, faulty: &Faulty) -> World {
+        let through = |s: &Arc<dyn Store>| Arc::new(faulty.beside(s.clone())) as Arc<dyn Store>;
+        World { state: through(&self.state), sinks: self.sinks.iter().map(|(n, s)| (*n, through(s))).collect() }
+    }
+
+    /// The rows of every sink in the order of their epochs.
+    fn rows(&self) -> BTreeMap<&'static str, String> {
+        let of = |store: &Arc<dyn Store>| {
+            let mut files: Vec<String> = store.list("").unwrap().into_iter().filter(|n| n.starts_with("lane-")).collect();
+            files.sort_by_key(|n| n["lane-0_gen-0000_".len()..].to_owned());
+            files.iter().map(|n| String::from_utf8(store.get(n).unwrap().unwrap()).unwrap()).collect::<String>()
+        };
+        self.sinks.iter().map(|(name, store)| (*name, of(store))).collect()
+    }
+}
+
+fn pipeline(views: &[View], world: &World, log: Logged, clock: &Clock) -> Result<Pipeline> {
+    let mut flow = Pipeline::new("restart");
+    flow.source("numbers", log)?;
+    for (name, sql, roll) in views {
+        let sink = DataSet::on(world.sinks[name].clone(), *name, JsonLines).roll_rows(*roll).roll_after(Duration::from_secs(1 << 30));
+        flow.view(name, sql)?.sink(sink)?;
+    }
+    let dead = DataSet::on(world.sinks["dead letters"].clone(), "dead letters", JsonLines);
+    let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 11, bytes: u64::MAX };
+    Ok(flow.dead_letters(dead).epochs(limits).clock(clock.clone()).state_on(world.state.clone(), "state"))
+}
+
+/// One life, to the end of the log.
+fn live(views: &[View], world: &World, log: Logged) -> Result<()> {
+    live_until(views, world, log, || false)
+}
+
+/// One life, to the end of the log or to its death.
+fn live_until(views: &[View], world: &World, log: Logged, dead: impl Fn() -> bool) -> Result<()> {
+    let clock = Clock::manual(1_000_000);
+    let mut stepper = pipeline(views, world, log, &clock)?.stepper()?;
+    for _ in 0..100_000 {
+        match stepper.step()? {
+            _ if dead() => return Ok(()),
+            Some(true) => {}
+            // whoever waits waits for time to pass
+            Some(false) => clock.advance(Duration::from_secs(1)),
+            None => return Ok(()),
+        }
+    }
+    panic!("it does not end: {:?}", stepper.status());
+}
+
+/// Opening fails like any other operation: a process manager starts it again.
+fn survive(views: &[View], world: &World) {
+    for _ in 0..3 {
+        match live(views, world, LOG) {
+            Ok(()) => return,
+            Err(e) => assert_eq!(e.retry(), orderflow_core::error::Retry::Backoff, "{e}"),
+        }
+    }
+    panic!("it does not come up again");
+}
+
+fn unkilled(views: &[View]) -> BTreeMap<&'static str, String> {
+    let world = World::new();
+    live(views, &world, LOG).unwrap();
+    world.rows()
+}
+
+/// The numbers of operations at which something goes wrong: all of them, or one in `stride` at the push tier.
+fn crash_points(views: &[View]) -> std::iter::StepBy<std::ops::RangeInclusive<u64>> {
+    let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
+    live(views, &World::new().through(&counting), LOG).unwrap();
+    (1..=counting.operations() + 1).step_by(tier::of(5, 3, 1))
+}
+
+#[test]
+fn the_unkilled_run_is_the_batch_answer() {
+    for views in PIPELINES {
+        let rows = unkilled(views);
+        let total: i64 = (0..PARTITIONS).flat_map(|id| (0..ROWS).map(move |p| row(id, p).1)).sum();
+        if let Some(text) = rows.get("totals").filter(|t| !t.is_empty()) {
+            let sum = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+            let sum: i64 = sum.map(|l| l["v"].as_i64().unwrap() * l["diff"].as_i64().unwrap()).sum();
+            assert_eq!(sum, total);
+        }
+        if views.contains(&ROUTED) {
+            let kept = (0..PARTITIONS).flat_map(|id| (0..ROWS).map(move |p| row(id, p).1)).filter(|v| v % 3 != 0).count();
+            assert_eq!(rows["routed"].lines().count(), kept);
+        }
+        if views.contains(&SPLIT) {
+            assert!(rows["dead letters"].lines().count() > 10 && rows["split"].lines().count() > 10);
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_operation_and_started_again_every_sink_holds_what_an_unkilled_run_holds() {
+    for views in PIPELINES {
+        let expected = unkilled(views);
+        for at in crash_points(views) {
+            for fault in Fault::ALL {
+                let world = World::new();
+                let faulty = Faulty::new(Arc::new(Memory::new()), at, fault);
+                let outcome = live_until(views, &world.through(&faulty), LOG, || faulty.is_dead());
+                if let Err(e) = &outcome {
+                    assert_eq!(e.retry(), orderflow_core::error::Retry::Backoff, "{fault:?} at {at}: {e}");
+                }
+                survive(views, &world);
+                assert_eq!(world.rows(), expected, "{fault:?} at {at} of {}", views[0].0);
+            }
+        }
+    }
+}
+
+#[test]
+fn killed_again_while_it_reads_again_nothing_is_lost_or_doubled() {
+    let mut seed = 12u64;
+    let mut draw = |n: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % n + 1
+    };
+    let expected: Vec<_> = PIPELINES.iter().map(|views| unkilled(views)).collect();
+    let schedules = tier::of(60, 200, 5000);
+    for schedule in 0..schedules {
+        let which = schedule % PIPELINES.len();
+        let world = World::new();
+        // each life ends at its last fault, and may have met passing ones just before
+        let mut life = || {
+            let at = draw(120);
+            let passing = (1..draw(4)).map(|_| (at.saturating_sub(draw(6)), Fault::ALL[draw(2) as usize - 1])).collect::<Vec<_>>();
+            [passing, vec![(at, Fault::ALL[draw(4) as usize - 1])]].concat()
+        };
+        let lives: Vec<Vec<(u64, Fault)>> = (0..1 + schedule % 4).map(|_| life()).collect();
+        for faults in &lives {
+            let faulty = Faulty::with(Arc::new(Memory::new()), faults.clone());
+            let _ = live_until(PIPELINES[which], &world.through(&faulty), LOG, || faulty.is_dead()); // dead or through
+        }
+        survive(PIPELINES[which], &world);
+        assert_eq!(world.rows(), expected[which], "schedule {schedule}: {lives:?}");
+    }
+}
+
+#[test]
+fn what_is_not_bound_for_good_does_not_leave() {
+    for views in PIPELINES {
+        let expected = unkilled(views);
+        for at in 1..40 {
+            // only the state's disk dies: the sinks would take everything
+            let world = World::new();
+            let faulty = Faulty::new(world.state.clone(), at, Fault::CrashBefore);
+            let half = World { state: Arc::new(faulty.clone()), sinks: world.sinks.clone() };
+            let clock = Clock::manual(1_000_000);
+            if let Ok(mut stepper) = pipeline(views, &half, LOG, &clock).unwrap().stepper() {
+                for _ in 0..300 {
+                    match stepper.step().unwrap() {
+                        Some(true) => {}
+                        Some(false) => clock.advance(Duration::from_secs(1)),
+                        None => break,
+                    }
+                }
+                let ended = stepper.status().phase.is_over();
+                assert!(
+                    ended || faulty.is_dead() && stepper.status().waits.is_some_and(|w| w.contains("on purpose")),
+                    "it says what it waits for"
+                );
+            }
+            survive(views, &world);
+            assert_eq!(world.rows(), expected, "the state's disk died at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_finished_run_goes_on_where_the_log_has_grown() {
+    for views in PIPELINES {
+        let world = World::new();
+        live(views, &world, Logged { rows: 40, ..LOG }).unwrap();
+        let finished = world.rows();
+        live(views, &world, Logged { rows: 40, ..LOG }).unwrap();
+        assert_eq!(world.rows(), finished, "there was nothing new");
+        survive(views, &world);
+        let sums = |rows: &BTreeMap<&str, String>| {
+            let mut sums: BTreeMap<String, i64> = BTreeMap::new();
+            for (sink, text) in rows {
+                for line in text.lines() {
+                    let mut row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+                    let diff = row.remove("diff").unwrap().as_i64().unwrap();
+                    row.remove("epoch");
+                    *sums.entry(format!("{sink} {row:?}")).or_default() += diff;
+                }
+            }
+            sums.retain(|_, n| *n != 0);
+            sums
+        };
+        assert_eq!(sums(&world.rows()), sums(&unkilled(views)), "epochs are cut otherwise, the sums are the same");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_nothing_is_written() {
+    let views = &[TOTALS];
+    let fresh = || {
+        let world = World::new();
+        // dies in mid-run, so that something has to be read again
+        let faulty = Faulty::new(Arc::new(Memory::new()), 40, Fault::CrashBefore);
+        live_until(views, &world.through(&faulty), LOG, || faulty.is_dead()).unwrap();
+        world
+    };
+    let refused = |world: &World, views: &[View], log: Logged, says: &str| {
+        let before: Vec<_> = world.sinks.values().map(|s| s.list("").unwrap()).collect();
+        let e = live(views, world, log).unwrap_err();
+        assert!(e.kind() == Kind::User && e.to_string().contains(says) && e.remedy().is_some(), "{e}");
+        let data = |s: &Arc<dyn Store>| s.list("").unwrap().into_iter().filter(|n| n.starts_with("lane-")).count();
+        let count = |names: &Vec<String>| names.iter().filter(|n| n.starts_with("lane-")).count();
+        assert_eq!(world.sinks.values().map(data).collect::<Vec<_>>(), before.iter().map(count).collect::<Vec<_>>());
+    };
+    refused(&fresh(), views, Logged { altered: Some(3), ..LOG }, "is not what it was: numbers[0]");
+    refused(&fresh(), views, Logged { rows: 5, ..LOG }, "no longer holds");
+    let other: View = ("totals", "SELECT k, count(*) AS n, sum(v + 1) AS v FROM numbers GROUP BY k", 20);
+    refused(&fresh(), &[other], LOG, "view totals computes something else now");
+    // a sink of another pipeline, and one that is ahead of the state
+    let world = fresh();
+    let stranger = World { state: Arc::new(Memory::new()), sinks: world.sinks.clone() };
+    refused(&stranger, views, LOG, "already holds a data set");
+}
+
+#[tokio::test]
+async fn a_channel_keeps_no_state_and_a_folder_has_one_owner() {
+    let (_to, source) = memory::channel(schema(), 10);
+    let mut flow = Pipeline::new("channel");
+    flow.source("numbers", source).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let e = flow.state(dir.path()).start().await.err().unwrap();
+    assert!(e.to_string().contains("numbers") && e.remedy().is_some(), "{e}");
+
+    let start = async |name: &str| {
+        let mut flow = Pipeline::new(name);
+        flow.source("numbers", LOG)?;
+        flow.view("totals", TOTALS.1)?;
+        flow.state(dir.path().join("state")).start().await
+    };
+    let first: Running = start("first").await.unwrap();
+    first.wait().await.unwrap();
+    // it has ended, so the folder is free, and its views can still be read
+    let taken = Folder::open(dir.path().join("state")).unwrap();
+    let e = start("second").await.err().unwrap();
+    assert!(e.to_string().contains("in use"), "{e}");
+    drop(taken);
+    let second = start("third").await.unwrap();
+    assert_eq!(first.query("SELECT * FROM totals").await.unwrap()[0].num_rows(), 7);
+    second.wait().await.unwrap();
+    assert_eq!(second.query("SELECT * FROM totals").await.unwrap()[0].num_rows(), 7, "read again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_and_started_with_other_numbers_of_workers_the_sinks_hold_the_same() {
+    for views in PIPELINES {
+        let expected = unkilled(views);
+        let world = World::new();
+        for (round, workers) in [2, 4, 1, 3].into_iter().enumerate() {
+            let flow = pipeline(views, &world, LOG, &Clock::system()).unwrap();
+            let running = flow.workers(workers).start().await.unwrap();
+            if round < 3 {
+                // somewhere in mid-run, or after the end
+                while running.status().complete.0 < 6 * (round as u64 + 1) && !running.status().phase.is_over() {
+                    tokio::task::yield_now().await;
+                }
+                running.stop().await.unwrap();
+            } else {
+                running.wait().await.unwrap();
+            }
+        }
+        assert_eq!(world.rows(), expected, "{}", views[0].0);
+    }
+}
