@@ -8,7 +8,7 @@ use crate::time::{Epoch, Positions};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Epochs retired before the log is told to replace their entries by one.
+/// Epochs retired before the log is told to replace their entries by one, however short the time.
 const COMPACT: u64 = 256;
 
 /// Bindings of all epochs: one by one those that a sink still lacks, as one the others.
@@ -67,10 +67,10 @@ impl Ledger {
         ends
     }
 
-    /// What may stand for all retired epochs, once there are enough of them, or at the `end`; asked for once each time.
-    pub fn base_due(&mut self, end: bool, held: impl FnOnce() -> BTreeMap<String, Option<Progress>>) -> Option<Base> {
+    /// What may stand for all retired epochs, if there are new ones and it is `time`, or once there are many; asked for once each time.
+    pub fn base_due(&mut self, time: bool, held: impl FnOnce() -> BTreeMap<String, Option<Progress>>) -> Option<Base> {
         let new = self.retired.epoch.0 - self.base.0;
-        if new < COMPACT && !(end && new > 0) {
+        if new < COMPACT && !(time && new > 0) {
             return None;
         }
         self.base = self.retired.epoch;

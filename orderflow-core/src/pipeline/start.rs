@@ -167,6 +167,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
         settling: vec![],
         durable: ledger.tail(),
         log_waits: None,
+        based: options.clock.elapsed(),
         log: LogPort::None,
         replay,
         ledger,
@@ -186,9 +187,11 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
 
 fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered, wake: &Waker, threads: bool) -> Result<()> {
     let name = engine.pipeline.clone();
+    let last = parts.sinks.len() - 1;
     for (number, ((view, schema, sink), order)) in parts.sinks.into_iter().zip(orders).enumerate() {
         let (kind, keeps_progress) = (sink.kind(), sink.guarantee() == Guarantee::ExactlyOnce);
-        let ledger_label = format!("sink {number}, {kind} of {view}");
+        // the dead letters stay the same sink however many others there are
+        let ledger_label = if number == last { "dead letters".to_owned() } else { format!("sink {number}, {kind} of {view}") };
         let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
         let context = SinkContext {
             pipeline: name.clone(),
@@ -206,7 +209,7 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
             Resume::New => Epoch(0),
         };
         // the oldest epochs are read again as one, which a sink that holds them must not get, however old its last row is
-        let oldest = found.base.as_ref().filter(|_| known).map_or(Epoch(0), |b| b.epoch);
+        let oldest = found.base.as_ref().filter(|_| known || progress.is_some()).map_or(Epoch(0), |b| b.epoch);
         let gate = gate.max(oldest);
         let driver = SinkDriver::new(label.clone().into(), opened.writer, gate, engine.clock.clone());
         let port =

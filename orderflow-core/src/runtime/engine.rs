@@ -26,6 +26,8 @@ use std::time::Duration;
 
 /// Epochs closed by the mint that workers may be behind.
 pub(super) const EPOCHS_IN_FLIGHT: usize = 3;
+/// How often the log is told what all sinks hold: so much a sink that keeps no progress may see again after a crash, and so many entries are kept.
+const BASE_EVERY: Duration = Duration::from_secs(10);
 /// How long the engine sleeps at most: sources with a rate are polled at least this often.
 const TICK: Duration = Duration::from_millis(100);
 /// Fetches taken from one source in one step, so that control never waits long.
@@ -81,6 +83,8 @@ pub(crate) struct Engine {
     pub(crate) log: LogPort,
     pub(crate) durable: Epoch,
     pub(crate) log_waits: Option<String>,
+    /// When the log was last told what all sinks hold.
+    pub(crate) based: Duration,
     /// Epochs of an earlier run that are read again.
     pub(crate) replay: Replay,
     pub(crate) bounds: Bounds,
@@ -302,7 +306,9 @@ impl Engine {
             };
             outputs.iter().map(of).collect()
         };
-        if let Some(base) = self.ledger.base_due(end, held) {
+        let now = self.clock.elapsed();
+        if let Some(base) = self.ledger.base_due(end || now >= self.based + BASE_EVERY, held) {
+            self.based = now;
             self.log.write(Write::Base(base));
         }
     }

@@ -10,14 +10,15 @@ use orderflow_core::epoch::Limits;
 use orderflow_core::error::{Kind, Result};
 use orderflow_core::format::Format;
 use orderflow_core::sink::files::{DataSet, JsonLines};
+use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Opened, Progress, Sink, SinkContext, Writer};
 use orderflow_core::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, Reader, Source, SourceContext, SourceStatus, memory};
 use orderflow_core::store::faulty::{Fault, Faulty};
 use orderflow_core::store::{Folder, Memory, Store};
 use orderflow_core::testing::tier;
-use orderflow_core::time::{Clock, Partition, Position, Positions};
+use orderflow_core::time::{Clock, Epoch, Partition, Position, Positions};
 use orderflow_core::{Pipeline, Running};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const ROWS: u64 = 90;
@@ -319,6 +320,76 @@ fn a_finished_run_goes_on_where_the_log_has_grown() {
             sums
         };
         assert_eq!(sums(&world.rows()), sums(&unkilled(views)), "epochs are cut otherwise, the sums are the same");
+    }
+}
+
+/// A sink without a memory of its own: it takes rows and forgets that it did.
+struct Forgetful(Arc<Mutex<Vec<Epoch>>>);
+
+struct ForgetfulWriter(Forgetful, SinkContext, Option<Progress>);
+
+impl Sink for Forgetful {
+    fn columns(&self, _: &SchemaRef) -> Result<Option<Vec<Column>>> {
+        Ok(None)
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::AtLeastOnce
+    }
+
+    fn kind(&self) -> &'static str {
+        "forgetful"
+    }
+
+    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
+        Ok(Opened { writer: Box::new(ForgetfulWriter(*self, context, None)), progress: None })
+    }
+}
+
+impl Writer for ForgetfulWriter {
+    fn write(&mut self, closed: Closed) -> Result<()> {
+        self.0.0.lock().unwrap().push(closed.epoch);
+        self.2 = Some(Progress { writer: self.1.writer, epoch: closed.epoch, part: 0 });
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn poll(&mut self, _: Duration) -> Result<Committed> {
+        Ok(Committed { progress: self.2, ..Committed::default() })
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sink_that_forgets_goes_on_after_what_the_ledger_saw_it_take_and_a_new_one_gets_all() {
+    let state: Arc<dyn Store> = Arc::new(Memory::new());
+    let clock = Clock::manual(1_000_000);
+    let (old, new) = (Arc::new(Mutex::new(vec![])), Arc::new(Mutex::new(vec![])));
+    let mut last = Epoch(0);
+    for (rows, sinks) in [(40, vec![&old]), (80, vec![&old]), (90, vec![&old, &new])] {
+        let mut flow = Pipeline::new("forgetful");
+        flow.source("numbers", Logged { rows, ..LOG }).unwrap();
+        let view = flow.view("totals", TOTALS.1).unwrap();
+        sinks.into_iter().for_each(|seen| drop(view.sink(Forgetful(seen.clone())).unwrap()));
+        let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 11, bytes: u64::MAX };
+        let flow = flow.dead_letters(Forgetful(Arc::default())).epochs(limits).clock(clock.clone()).state_on(state.clone(), "state");
+        let mut stepper = flow.stepper().unwrap();
+        while stepper.step().unwrap().is_some() {
+            clock.advance(Duration::from_secs(1));
+        }
+        let taken = std::mem::take(&mut *old.lock().unwrap());
+        assert_eq!(taken.first(), Some(&last.next()), "not what it took before");
+        if rows == 90 {
+            let all = new.lock().unwrap();
+            assert_eq!((all.first(), all.last()), (Some(&last), taken.last()), "all that was before, as one epoch, and what came then");
+        }
+        last = *taken.last().unwrap();
     }
 }
 
