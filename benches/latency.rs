@@ -2,7 +2,7 @@
 //!
 //! `scripts/figures` runs it; alone: `cargo bench --bench latency -- --brokers HOST:PORT [--rate N] [--seconds N]`.
 //!
-//! Invariant: what is timed is system A whole (routing to two topics, three views), at a steady rate, after two seconds that do not count.
+//! Invariant: what is timed is system A whole (routing to two topics, three views), at a steady rate, after five seconds that do not count.
 //! Kafka timestamps are whole milliseconds. On the standard output stands one line a figure: epoch, records, p50 (ms), p99 (ms).
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "a measuring program is a host, not a guest")]
 
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PARTITIONS: i32 = 4;
 /// Not counted: connections are made, topics created.
-const WARM_UP: Duration = Duration::from_secs(2);
+const WARM_UP: Duration = Duration::from_secs(5);
 
 /// (timestamp, milliseconds until it was stored) of every record.
 type Seen = Arc<Mutex<Vec<(i64, i64)>>>;

@@ -279,7 +279,7 @@ fn from_kafka(figures: &Figures, brokers: &str, n: u64) -> Result<()> {
         admin.delete_topic(&topic)?;
     }
     if figures.wanted(route) {
-        let (topic, n) = (format!("ratios-{run_id}-routed"), n / 4);
+        let (topic, n) = (format!("ratios-{run_id}-routed"), n / 2);
         kafka::fill(brokers, &topic, kafka::PARTITIONS, n)?;
         let prefix = |side: &str| format!("ratios-{run_id}-{side}-");
         let create = |prefix: &str| {

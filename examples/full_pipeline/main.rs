@@ -13,6 +13,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use options::Options;
 use orderflow::domain::order;
+use orderflow::epoch::Limits;
 use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, KafkaSource, Start, Until};
 use orderflow::sink::{Sink, dead_letter::DeadLetters};
 use orderflow::sinks::{Console, Parquet};
@@ -90,6 +91,9 @@ async fn run(options: Options) -> Result<()> {
     let totals: [Box<dyn Sink>; 2] =
         [Box::new(Console::deltas().limit(options.show)), Box::new(Parquet::append(out.join("city_payment_totals")))];
     let flow = pipelines::orders::pipeline("full_pipeline", source, routed, totals)?;
+    // small epochs and buffers: it shares the process with its own producer, and a person watches
+    let limits = Limits { bytes: 16 << 20, ..Limits::default() };
+    let flow = flow.epochs(limits).memory(64 << 20);
     let flow = flow.workers(options.workers).dead_letters(DeadLetters::append(out.join("dead_letters")));
 
     let begun = Instant::now();
