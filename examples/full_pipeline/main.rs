@@ -92,8 +92,8 @@ async fn run(options: Options) -> Result<()> {
         [Box::new(Console::deltas().limit(options.show)), Box::new(Parquet::append(out.join("city_payment_totals")))];
     let flow = pipelines::orders::pipeline("full_pipeline", source, routed, totals)?;
     // small epochs and buffers: it shares the process with its own producer, and a person watches
-    let limits = Limits { bytes: 8 << 20, ..Limits::default() };
-    let flow = flow.epochs(limits).memory(32 << 20);
+    let limits = Limits { bytes: 6 << 20, ..Limits::default() };
+    let flow = flow.epochs(limits).memory(24 << 20);
     let flow = flow.workers(options.workers).dead_letters(DeadLetters::append(out.join("dead_letters")));
 
     let begun = Instant::now();

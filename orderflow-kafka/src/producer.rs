@@ -57,7 +57,7 @@ impl Producer {
             ("client.id", "orderflow-producer"),
             ("enable.idempotence", "true"),
             ("message.timeout.ms", "0"),
-            ("queue.buffering.max.kbytes", "16384"),
+            ("queue.buffering.max.kbytes", "8192"),
             // the topic's own limit decides
             ("message.max.bytes", "16777216"),
         ];
