@@ -6,10 +6,10 @@
 //!   ledger/0000000003 bound, epoch 1            …
 //! ```
 //! Invariant: a writer that finds its next slot taken by somebody else has been replaced, and stops. Entries are deleted only when a
-//! [`Base`] behind them is durable and says what they said; those of an opening never are.
+//! [`Base`](super::Base) behind them is durable and says what they said; those of an opening never are.
 
 use super::Binding;
-use super::entry::{Base, Entry, Start};
+use super::entry::{Entry, Start};
 use crate::error::{Error, Result};
 use crate::sink::{Progress, WriterId};
 use crate::store::Store;
@@ -51,15 +51,17 @@ fn name(slot: u64) -> String {
 }
 
 impl Log {
-    /// Wins the ledger in `store`, which messages call `place`: everything in it is read and checked, and the next slot is taken for a
-    /// new generation. What an older generation left to delete is deleted.
+    /// Wins the ledger in `store`, which messages call `place`: everything in it is read, checked and shown to `judge`, and the next slot is
+    /// taken for a new generation. What an older generation left to delete is deleted.
     ///
     /// # Errors
-    /// What cannot be read or written; entries that are damaged or missing: nothing is written or deleted then.
-    pub fn open(store: Arc<dyn Store>, place: &str) -> Result<(Self, Recovered)> {
-        let mut log = Self::unopened(store, place);
+    /// What cannot be read or written; entries that are damaged or missing, or that `judge` refuses: nothing is written or deleted then.
+    pub fn open(store: Arc<dyn Store>, place: &str, judge: impl Fn(&Recovered) -> Result<()>) -> Result<(Self, Recovered)> {
+        let writer = WriterId { ledger: rand::random(), generation: 0 };
+        let mut log = Log { store, place: place.to_owned(), writer, nonce: rand::random(), next: 1, base: 1, openings: vec![] };
         for _ in 0..TRIES {
             let recovered = log.read()?;
+            judge(&recovered)?;
             let writer = WriterId { generation: log.writer.generation + 1, ..log.writer };
             if log.append(&Entry::Opened(writer))? {
                 // the writer before may have gone on and made room below: a slot that only was free again wins nothing
@@ -75,46 +77,27 @@ impl Log {
         Err(Error::external(format!("the state in {place} is being written by somebody else")).hint("stop the other one"))
     }
 
-    /// What the ledger in `store` holds; changes nothing.
-    ///
-    /// # Errors
-    /// What cannot be read; entries that are damaged or missing.
-    pub fn peek(store: Arc<dyn Store>, place: &str) -> Result<Recovered> {
-        Self::unopened(store, place).read()
-    }
-
-    fn unopened(store: Arc<dyn Store>, place: &str) -> Self {
-        let writer = WriterId { ledger: rand::random(), generation: 0 };
-        Log { store, place: place.to_owned(), writer, nonce: rand::random(), next: 1, base: 1, openings: vec![] }
-    }
-
     /// Who writes.
     pub fn writer(&self) -> WriterId {
         self.writer
     }
 
-    /// Writes an entry: `Ok` means that it survives a crash. After an error that may be tried again the same call must be made again.
+    /// Writes an entry: `Ok` means that it survives a crash. After an error that may be tried again the same call must be made again. Behind a
+    /// base the entries that it replaces are deleted; what cannot be deleted now is deleted by the next base or opening.
     ///
     /// # Errors
     /// Permanent if another process has taken over.
     pub fn write(&mut self, entry: &Entry) -> Result<()> {
         if self.append(entry)? {
+            if let Entry::Base(_) = entry {
+                self.base = self.next - 1;
+                self.sweep();
+            }
             return Ok(());
         }
         Err(Error::user(format!("another process has taken over the state in {}", self.place))
             .hint("this one stops; what it had not committed is done by the other one")
             .permanent())
-    }
-
-    /// Writes a base, and deletes the entries that it replaces.
-    ///
-    /// # Errors
-    /// As [`Log::write`]; what could not be deleted is deleted by the next base or opening.
-    pub fn compact(&mut self, base: Base) -> Result<()> {
-        self.write(&Entry::Base(base))?;
-        self.base = self.next - 1;
-        self.sweep();
-        Ok(())
     }
 
     /// True if the entry is in the next slot, false if another one is.

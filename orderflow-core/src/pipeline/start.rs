@@ -8,9 +8,8 @@ use crate::error::{Error, Result};
 use crate::operator::{Lowering, Node, Order};
 use crate::plan::InputKind;
 use crate::runtime::{
-    Blueprint, Bounds, Core, Engine, Flight, LogDriver, LogPort, LogThread, Output, OutputPlan, Phase, Request, SinkDriver, SinkPort,
-    SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, SourceReport, Status, ViewPlan, WorkerPort, Write, queue, start_engine,
-    start_workers,
+    Blueprint, Bounds, Core, Engine, Flight, LogDriver, LogPort, LogState, LogThread, Output, OutputPlan, Phase, Request, SinkDriver,
+    SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Status, ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
 use crate::sink::{Guarantee, Sink, SinkContext};
 use crate::source::{SourceContext, Waker};
@@ -46,7 +45,7 @@ impl Flow {
         let text = |plan: &datafusion::logical_expr::LogicalPlan| plan.display_indent().to_string();
         let mut plan: BTreeMap<String, String> = self.views.iter().map(|v| (format!("view {}", v.name), text(&v.plan))).collect();
         for (number, output) in self.outputs.iter().enumerate() {
-            plan.insert(format!("sink {number}, {} of {}", output.sink.kind(), output.view), text(&output.plan));
+            plan.insert(sink_label(number, output.sink.kind(), &output.view), text(&output.plan));
         }
         let views =
             self.views.iter().map(|v| Ok(ViewPlan { name: v.name.clone(), node: self.lower(&v.plan)? })).collect::<Result<Vec<_>>>()?;
@@ -97,6 +96,11 @@ struct Parts {
     plan: BTreeMap<String, String>,
 }
 
+/// What the ledger calls a sink.
+fn sink_label(number: usize, kind: &str, view: &str) -> String {
+    format!("sink {number}, {kind} of {view}")
+}
+
 /// Opens what was kept, if anything is to be kept.
 fn recover(state: Option<&State>, plan: &BTreeMap<String, String>) -> Result<Option<(Log, Recovered)>> {
     let (store, place) = match state {
@@ -104,12 +108,8 @@ fn recover(state: Option<&State>, plan: &BTreeMap<String, String>) -> Result<Opt
         Some(State::Folder(path)) => (Arc::new(Folder::open(path)?) as Arc<dyn Store>, path.display().to_string()),
         Some(State::Store(store, name)) => (store.clone(), name.clone()),
     };
-    // what does not fit is refused before anything is written
-    let found = Log::peek(store.clone(), &place)?;
-    if let Some(start) = &found.start {
-        same_plan(&place, &start.plan, plan)?;
-    }
-    Log::open(store, &place).map(Some)
+    let fits = |found: &Recovered| found.start.as_ref().map_or(Ok(()), |start| same_plan(&place, &start.plan, plan));
+    Log::open(store, &place, fits).map(Some)
 }
 
 /// A pipeline that computes something else cannot go on where another one stopped.
@@ -165,15 +165,14 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
         refused: vec![],
         retired: Epoch(0),
         settling: vec![],
-        durable: ledger.tail(),
-        log_waits: None,
+        written: LogState { durable: ledger.tail(), ..LogState::default() },
         based: options.clock.elapsed(),
         log: LogPort::None,
         replay,
         ledger,
     };
     if let Some((log, _)) = kept {
-        let driver = LogDriver::new(log, engine.durable, engine.clock.clone());
+        let driver = LogDriver::new(log, engine.written.durable, engine.clock.clone());
         engine.log =
             if threads { LogPort::Thread(LogThread::start(name, driver, wake.clone())?) } else { LogPort::Inline(Box::new(driver)) };
     }
@@ -191,7 +190,7 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
     for (number, ((view, schema, sink), order)) in parts.sinks.into_iter().zip(orders).enumerate() {
         let (kind, keeps_progress) = (sink.kind(), sink.guarantee() == Guarantee::ExactlyOnce);
         // the dead letters stay the same sink however many others there are
-        let ledger_label = if number == last { "dead letters".to_owned() } else { format!("sink {number}, {kind} of {view}") };
+        let ledger_label = if number == last { "dead letters".to_owned() } else { sink_label(number, kind, &view) };
         let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
         let context = SinkContext {
             pipeline: name.clone(),
@@ -227,8 +226,7 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
         let context =
             SourceContext { pipeline: name.clone(), name: source.clone(), resume, wake: wake.clone(), clock: engine.clock.clone() };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
-        let report = SourceReport { name: source.to_string(), ..SourceReport::default() };
-        engine.sources.push(SourcePort { name: source, reader, ended: false, held: None, later: vec![], pause: None, report });
+        engine.sources.push(SourcePort::new(source, reader));
     }
     if found.start.is_none() && engine.log.is_kept() {
         let at = |s: &SourcePort| {
@@ -236,7 +234,7 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
             (s.name.clone(), first.collect())
         };
         let start = Start { positions: engine.sources.iter().map(at).collect(), plan: parts.plan };
-        engine.log.write(Write::Entry(Entry::Started(start.clone())));
+        engine.log.write(Entry::Started(start.clone()));
         engine.ledger.started(start);
     }
     let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);

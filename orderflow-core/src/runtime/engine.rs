@@ -10,13 +10,13 @@
 //! them threads. Invariants: output of an epoch leaves only after its binding is in the ledger; sources are polled only while what is under way stays
 //! within bounds; a position is acknowledged only when every sink holds everything before it.
 
-use super::ledger::{LogPort, Write};
+use super::ledger::{LogPort, LogState};
 use super::ports::{Flight, Output, SourcePort, WorkerPort};
 use super::status::{Phase, Status};
 use super::worker::{Share, ToWorker};
 use crate::data::Rejected;
 use crate::egress::canonical;
-use crate::epoch::{Ledger, Mint, Replay};
+use crate::epoch::{Entry, Ledger, Mint, Replay};
 use crate::error::{Error, Result, Retry};
 use crate::sink::{Closed, Progress};
 use crate::time::{Clock, Epoch};
@@ -79,10 +79,9 @@ pub(crate) struct Engine {
     pub(crate) clock: Clock,
     pub(crate) mint: Mint,
     pub(crate) ledger: Ledger,
-    /// Where the ledger is made durable, and the newest epoch that is.
+    /// Where the ledger is made durable, and how that stood at the last look.
     pub(crate) log: LogPort,
-    pub(crate) durable: Epoch,
-    pub(crate) log_waits: Option<String>,
+    pub(crate) written: LogState,
     /// When the log was last told what all sinks hold.
     pub(crate) based: Duration,
     /// Epochs of an earlier run that are read again.
@@ -176,9 +175,8 @@ impl Engine {
         if let Some(e) = state.failed {
             return Err(e);
         }
-        self.log_waits = state.waits;
-        let before = std::mem::replace(&mut self.durable, state.durable);
-        Ok(before != self.durable)
+        let before = std::mem::replace(&mut self.written, state);
+        Ok(before.durable != self.written.durable)
     }
 
     fn read(&mut self, views: &[usize], reply: ReadReply) {
@@ -219,7 +217,7 @@ impl Engine {
             self.flight.take(worker, share);
             busy = true;
         }
-        while let Some((epoch, shares)) = self.flight.next_complete(self.durable) {
+        while let Some((epoch, shares)) = self.flight.next_complete(self.written.durable) {
             self.egress(epoch, shares)?;
             busy = true;
         }
@@ -309,7 +307,7 @@ impl Engine {
         let now = self.clock.elapsed();
         if let Some(base) = self.ledger.base_due(end || now >= self.based + BASE_EVERY, held) {
             self.based = now;
-            self.log.write(Write::Base(base));
+            self.log.write(Entry::Base(base));
         }
     }
 

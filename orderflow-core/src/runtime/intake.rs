@@ -4,7 +4,6 @@
 //! Invariant: a fetch is counted in the epoch that its worker stamps it with; while epochs of an earlier run are read again the mint is at rest.
 
 use super::engine::{EPOCHS_IN_FLIGHT, Engine, FETCHES_A_STEP};
-use super::ledger::Write;
 use super::status::Phase;
 use super::worker::ToWorker;
 use crate::epoch::{Admit, Entry};
@@ -33,10 +32,8 @@ impl Engine {
                 }
                 let now = self.clock.elapsed();
                 let source = &mut self.sources[i];
-                if let Some((until, _)) = source.pause
-                    && until > now
-                {
-                    *wait = (*wait).min(until - now);
+                if let Some(left) = source.backoff.left(now).filter(|left| !left.is_zero()) {
+                    *wait = (*wait).min(left);
                     break;
                 }
                 let replay = &self.replay;
@@ -176,7 +173,7 @@ impl Engine {
         let epoch = binding.epoch;
         tracing::debug!(pipeline = %self.pipeline, epoch = epoch.0, rows = binding.rows(), "epoch closed");
         if self.log.is_kept() {
-            self.log.write(Write::Entry(Entry::Bound(binding.clone())));
+            self.log.write(Entry::Bound(binding.clone()));
         }
         self.ledger.append(binding);
         self.close_epoch(epoch);

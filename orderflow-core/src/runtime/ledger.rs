@@ -3,7 +3,8 @@
 //! Invariant: an epoch is called durable only when its binding, and everything written before it, survives a crash. The log is written by
 //! one thread (or by the engine's own, when it runs inline); it lets go of its store when it is closed.
 
-use crate::epoch::{Base, Entry, Log};
+use super::backoff::Backoff;
+use crate::epoch::{Entry, Log};
 use crate::error::{Error, Retry};
 use crate::time::{Clock, Epoch};
 use std::collections::VecDeque;
@@ -23,29 +24,24 @@ pub(crate) struct LogState {
     pub(crate) failed: Option<Error>,
 }
 
-/// What is to be written.
-pub(crate) enum Write {
-    Entry(Entry),
-    Base(Base),
-}
-
 /// Drives the log.
 pub(crate) struct LogDriver {
     log: Log,
-    queue: VecDeque<Write>,
+    queue: VecDeque<Entry>,
     clock: Clock,
-    pause: Option<(Duration, Duration)>,
+    backoff: Backoff,
     state: LogState,
 }
 
 impl LogDriver {
     /// A driver of a log in which all epochs up to `durable` are bound.
     pub(crate) fn new(log: Log, durable: Epoch, clock: Clock) -> Self {
-        Self { log, queue: VecDeque::new(), clock, pause: None, state: LogState { durable, ..LogState::default() } }
+        let (backoff, state) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), LogState { durable, ..LogState::default() });
+        Self { log, queue: VecDeque::new(), clock, backoff, state }
     }
 
-    pub(crate) fn write(&mut self, write: Write) {
-        self.queue.push_back(write);
+    pub(crate) fn write(&mut self, entry: Entry) {
+        self.queue.push_back(entry);
     }
 
     /// Whether everything is written, or never will be.
@@ -55,30 +51,26 @@ impl LogDriver {
 
     /// How long until a retry is due.
     pub(crate) fn pause(&self) -> Duration {
-        self.pause.map_or(Duration::ZERO, |(until, _)| until.saturating_sub(self.clock.elapsed()))
+        self.backoff.left(self.clock.elapsed()).unwrap_or_default()
     }
 
     /// Writes what is queued.
     pub(crate) fn step(&mut self) -> LogState {
         while self.state.failed.is_none() && self.pause().is_zero() {
             let Some(next) = self.queue.front() else { break };
-            let written = match next {
-                Write::Entry(entry) => self.log.write(entry),
-                Write::Base(base) => self.log.compact(base.clone()),
-            };
-            match written {
+            match self.log.write(next) {
                 Ok(()) => {
-                    if let Some(Write::Entry(Entry::Bound(binding))) = self.queue.pop_front() {
+                    if let Some(Entry::Bound(binding)) = self.queue.pop_front() {
                         self.state.durable = binding.epoch;
                     }
-                    (self.pause, self.state.waits) = (None, None);
+                    self.backoff.worked();
+                    self.state.waits = None;
                 }
                 Err(e) if e.retry() == Retry::Backoff => {
-                    let step = self.pause.map_or(FIRST_PAUSE, |(_, step)| (step * 2).min(LONGEST_PAUSE));
                     if self.state.waits.is_none() {
                         tracing::warn!("waiting for the state: {e}");
                     }
-                    self.pause = Some((self.clock.elapsed() + step, step));
+                    self.backoff.failed(self.clock.elapsed());
                     self.state.waits = Some(e.to_string());
                 }
                 Err(e) => self.state.failed = Some(e.at("state")),
@@ -99,11 +91,11 @@ pub(crate) enum LogPort {
 }
 
 impl LogPort {
-    pub(crate) fn write(&mut self, write: Write) {
+    pub(crate) fn write(&mut self, entry: Entry) {
         match self {
             LogPort::None => {}
-            LogPort::Inline(driver) => driver.write(write),
-            LogPort::Thread(thread) => thread.write(write),
+            LogPort::Inline(driver) => driver.write(entry),
+            LogPort::Thread(thread) => thread.write(entry),
         }
     }
 

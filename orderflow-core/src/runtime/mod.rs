@@ -1,5 +1,6 @@
 //! The engine as a step function, and threads as a shell around it.
 
+mod backoff;
 mod engine;
 mod intake;
 mod ledger;
@@ -15,7 +16,7 @@ pub use status::{Phase, SinkStatus, SourceReport, Status};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use engine::Step;
 pub(crate) use engine::{Bounds, Engine, Request, gone};
-pub(crate) use ledger::{LogDriver, LogPort, Write};
+pub(crate) use ledger::{LogDriver, LogPort, LogState};
 pub(crate) use ports::{Flight, Output, SinkPort, SourcePort, WorkerPort};
 pub(crate) use shell::{LogThread, SinkThread, queue, start_engine, start_workers};
 pub(crate) use sinks::{SinkDriver, SinkState};

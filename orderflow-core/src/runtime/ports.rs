@@ -2,6 +2,7 @@
 //!
 //! Invariant: a port never makes the engine wait.
 
+use super::backoff::Backoff;
 use super::sinks::{SinkDriver, SinkState};
 use super::status::SourceReport;
 use super::worker::{Core, Share, ToWorker};
@@ -35,7 +36,7 @@ pub(crate) struct SourcePort {
     pub(crate) held: Option<Fetch>,
     /// Read during a replay, and belonging to later epochs.
     pub(crate) later: Vec<Fetch>,
-    pub(crate) pause: Option<(Duration, Duration)>,
+    pub(crate) backoff: Backoff,
     pub(crate) report: SourceReport,
 }
 
@@ -68,10 +69,17 @@ pub(crate) struct Flight {
 }
 
 impl SourcePort {
+    /// An opened source, from which nothing was read.
+    pub(crate) fn new(name: Arc<str>, reader: Box<dyn Reader>) -> Self {
+        let report = SourceReport { name: name.to_string(), ..SourceReport::default() };
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        Self { name, reader, ended: false, held: None, later: vec![], backoff, report }
+    }
+
     pub(super) fn poll(&mut self, now: Duration) -> Result<Option<Fetch>> {
         match self.reader.poll() {
             Ok(polled) => {
-                self.pause = None;
+                self.backoff.worked();
                 self.report.waits = None;
                 match polled {
                     Polled::Fetch(fetch) => Ok(Some(fetch)),
@@ -83,12 +91,11 @@ impl SourcePort {
                 }
             }
             Err(e) if e.retry() == Retry::Backoff => {
-                let step = self.pause.map_or(Duration::from_millis(100), |(_, s)| (s * 2).min(Duration::from_secs(10)));
                 if self.report.waits.is_none() {
                     tracing::warn!(source = %self.name, "waiting for the source: {e}");
                 }
                 self.report.waits = Some(e.to_string());
-                self.pause = Some((now + step, step));
+                self.backoff.failed(now);
                 Ok(None)
             }
             Err(e) => Err(e),

@@ -23,7 +23,7 @@ impl Engine {
         status.minted = self.ledger.tail();
         status.complete = self.flight.complete;
         status.committed = self.retired;
-        status.waits.clone_from(&self.log_waits);
+        status.waits.clone_from(&self.written.waits);
         for (source, report) in self.sources.iter_mut().zip(&mut status.sources) {
             report.rows = source.report.rows;
             report.bytes = source.report.bytes;

@@ -4,9 +4,10 @@
 //! do and is unparked after every message, message first.
 
 use super::engine::{Engine, Step};
-use super::ledger::{LogDriver, LogState, Write};
+use super::ledger::{LogDriver, LogState};
 use super::sinks::{SinkDriver, SinkState};
 use super::worker::{Blueprint, Core, Share, ToWorker};
+use crate::epoch::Entry;
 use crate::error::{Error, Result};
 use crate::operator::Order;
 use crate::operator::closure::panic_text;
@@ -276,7 +277,7 @@ fn sink_loop(
 
 /// The engine's end of the thread that writes the ledger.
 pub(crate) struct LogThread {
-    to: crossbeam_channel::Sender<Write>,
+    to: crossbeam_channel::Sender<Entry>,
     stop: Arc<AtomicBool>,
     state: Arc<Mutex<LogState>>,
     thread: JoinHandle<()>,
@@ -285,7 +286,7 @@ pub(crate) struct LogThread {
 impl LogThread {
     /// Starts the thread.
     pub(crate) fn start(name: &str, mut driver: LogDriver, wake: Waker) -> Result<Self> {
-        let (to, inbox) = queue::<Write>();
+        let (to, inbox) = queue();
         let (stop, state) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(driver.step())));
         let (stopped, shared) = (stop.clone(), state.clone());
         let body = move || {
@@ -300,27 +301,27 @@ impl LogThread {
         Ok(Self { to, stop, state, thread })
     }
 
-    pub(crate) fn write(&mut self, write: Write) {
+    pub(crate) fn write(&mut self, entry: Entry) {
         // a thread that is gone has said why in the state
-        let _ = self.to.send(write);
+        let _ = self.to.send(entry);
     }
 
     pub(crate) fn state(&mut self) -> LogState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn close(mut self, write: bool) -> LogState {
-        self.stop.store(!write, Ordering::Release);
-        let state = self.state.clone();
-        drop(std::mem::replace(&mut self.to, queue().0));
-        let _ = self.thread.join(); // its panic is in the state
+    pub(crate) fn close(self, write: bool) -> LogState {
+        let Self { to, stop, state, thread } = self;
+        stop.store(!write, Ordering::Release);
+        drop(to);
+        let _ = thread.join(); // its panic is in the state
         state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 fn log_loop(
     driver: &mut LogDriver,
-    inbox: &crossbeam_channel::Receiver<Write>,
+    inbox: &crossbeam_channel::Receiver<Entry>,
     stopped: &AtomicBool,
     shared: &Mutex<LogState>,
     wake: &Waker,
@@ -331,7 +332,7 @@ fn log_loop(
         let mut next = inbox.recv_timeout(wait);
         let open = loop {
             match next {
-                Ok(write) => driver.write(write),
+                Ok(entry) => driver.write(entry),
                 Err(RecvTimeoutError::Timeout) => break true,
                 Err(RecvTimeoutError::Disconnected) => break false,
             }

@@ -3,6 +3,7 @@
 //! Invariant: the writer sees epochs in order, each once, none that it already held (law 3); an epoch without rows is not given to it at all.
 //! What is given and not out is counted at every step, also while the writer fails: it is what holds the sources back.
 
+use super::backoff::Backoff;
 use crate::data::Rejected;
 use crate::error::{Error, Result, Retry};
 use crate::sink::{Closed, Writer};
@@ -50,7 +51,7 @@ pub(crate) struct SinkDriver {
     committed: Epoch,
     flush: bool,
     clock: Clock,
-    pause: Option<(Duration, Duration)>,
+    backoff: Backoff,
     state: SinkState,
 }
 
@@ -70,7 +71,7 @@ impl SinkDriver {
             committed: gate,
             flush: false,
             clock,
-            pause: None,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
             state: SinkState::default(),
         }
     }
@@ -98,25 +99,24 @@ impl SinkDriver {
 
     /// How long until a retry is due.
     pub(crate) fn pause(&self) -> Option<Duration> {
-        self.pause.map(|(until, _)| until.saturating_sub(self.clock.elapsed()))
+        self.backoff.left(self.clock.elapsed())
     }
 
     /// Gives what is queued, drives the writer (waiting at most `wait`), and says how it stands.
     pub(crate) fn step(&mut self, wait: Duration) -> SinkState {
-        if self.state.failed.is_none() && self.writer.is_some() && self.pause().is_none_or(|p| p.is_zero()) {
+        if self.state.failed.is_none() && self.writer.is_some() && self.backoff.is_over(self.clock.elapsed()) {
             match self.drive(wait) {
                 Ok(()) => {
-                    self.pause = None;
+                    self.backoff.worked();
                     if self.state.waits.take().is_some() {
                         tracing::info!(sink = %self.name, "the sink goes on");
                     }
                 }
                 Err(e) if e.retry() == Retry::Backoff => {
-                    let step = self.pause.map_or(FIRST_PAUSE, |(_, step)| (step * 2).min(LONGEST_PAUSE));
                     if self.state.waits.is_none() {
                         tracing::warn!(sink = %self.name, "waiting for the sink: {e}");
                     }
-                    self.pause = Some((self.clock.elapsed() + step, step));
+                    self.backoff.failed(self.clock.elapsed());
                     self.state.waits = Some(e.to_string());
                 }
                 Err(e) => self.state.failed = Some(e.at(format!("sink {}", self.name))),
