@@ -7,10 +7,10 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "a measuring program is a host, not a guest")]
 
 use orderflow::arrow::array::AsArray;
-use orderflow::arrow::datatypes::{SchemaRef, TimestampMillisecondType};
+use orderflow::arrow::datatypes::TimestampMillisecondType;
 use orderflow::generator::Orders;
 use orderflow::kafka::{Admin, Kafka, KafkaSink, Producer, Record, Start};
-use orderflow::sink::{Closed, Column, Committed, Guarantee, Opened, Sink, SinkContext, Writer};
+use orderflow::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Sink, SinkContext, Writer};
 use orderflow::time::Epoch;
 use orderflow::{Error, Pipeline, Result, domain::order, pipelines};
 use std::collections::VecDeque;
@@ -38,12 +38,12 @@ struct TimedWriter {
 }
 
 impl Sink for Timed {
-    fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>> {
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
         self.sink.columns(input)
     }
 
-    fn guarantee(&self) -> Guarantee {
-        self.sink.guarantee()
+    fn guarantee(&self, kept: bool) -> Guarantee {
+        self.sink.guarantee(kept)
     }
 
     fn kind(&self) -> &'static str {

@@ -9,7 +9,7 @@ use orderflow::arrow::datatypes::SchemaRef;
 use orderflow::domain::order;
 use orderflow::format::{Format, json::Json};
 use orderflow::generator::Orders;
-use orderflow::sink::{Closed, Column, Committed, Guarantee, Opened, Progress, Sink, SinkContext, Writer, WriterId};
+use orderflow::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer, WriterId};
 use orderflow::source::{Fetch, Fingerprint, Payload, Polled, RawBatch, RawRecord, Reader, Source, SourceContext, SourceStatus};
 use orderflow::time::{Partition, Positions};
 use orderflow::{Pipeline, Result, Running};
@@ -173,11 +173,11 @@ struct Discarded {
 }
 
 impl Sink for Discard {
-    fn columns(&self, _: &SchemaRef) -> Result<Option<Vec<Column>>> {
+    fn columns(&self, _: &Input) -> Result<Option<Vec<Column>>> {
         Ok(if self.columns.is_empty() { None } else { Some(self.columns.clone()) })
     }
 
-    fn guarantee(&self) -> Guarantee {
+    fn guarantee(&self, _kept: bool) -> Guarantee {
         Guarantee::AtLeastOnce
     }
 

@@ -41,12 +41,12 @@ macro_rules! data_set {
         }
 
         impl orderflow_core::sink::Sink for $name {
-            fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<orderflow_core::sink::Column>>> {
+            fn columns(&self, input: &orderflow_core::sink::Input) -> Result<Option<Vec<orderflow_core::sink::Column>>> {
                 self.0.columns(input)
             }
 
-            fn guarantee(&self) -> orderflow_core::sink::Guarantee {
-                self.0.guarantee()
+            fn guarantee(&self, kept: bool) -> orderflow_core::sink::Guarantee {
+                self.0.guarantee(kept)
             }
 
             fn kind(&self) -> &'static str {

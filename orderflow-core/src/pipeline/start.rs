@@ -188,7 +188,7 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
     let name = engine.pipeline.clone();
     let last = parts.sinks.len() - 1;
     for (number, ((view, schema, sink), order)) in parts.sinks.into_iter().zip(orders).enumerate() {
-        let (kind, keeps_progress) = (sink.kind(), sink.guarantee() == Guarantee::ExactlyOnce);
+        let (kind, keeps_progress) = (sink.kind(), sink.guarantee(engine.log.is_kept()) == Guarantee::ExactlyOnce);
         // the dead letters stay the same sink however many others there are
         let ledger_label = if number == last { "dead letters".to_owned() } else { sink_label(number, kind, &view) };
         let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
@@ -197,6 +197,7 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
             view: view.clone(),
             writer: engine.ledger.writer(),
             schema: schema.clone(),
+            kept: engine.log.is_kept(),
             clock: engine.clock.clone(),
         };
         let label = format!("{kind} of {view}");

@@ -144,7 +144,7 @@ impl Stream {
     fn output(&self, plan: LogicalPlan, sink: Box<dyn Sink>) -> Result<Self> {
         let mut flow = self.flow.lock().unwrap_or_else(PoisonError::into_inner);
         let input = Arc::new(plan.schema().as_arrow().clone());
-        let plan = match sink.columns(&input)? {
+        let plan = match sink.columns(&crate::sink::Input { schema: input, key: None })? {
             None => plan,
             Some(columns) => {
                 let expr = |c: &crate::sink::Column| Ok(flow.catalog.expr(&c.sql, &plan)?.alias(&c.name));

@@ -9,7 +9,7 @@
 
 use super::files::{DataSet, FileEncoder, FileFormat, JsonLines};
 use crate::error::{Error, Result};
-use crate::sink::{Closed, Column, Committed, Guarantee, Opened, Sink, SinkContext, Writer};
+use crate::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Sink, SinkContext, Writer};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use base64::Engine;
@@ -29,12 +29,12 @@ impl DeadLetters {
 }
 
 impl Sink for DeadLetters {
-    fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>> {
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
         self.0.columns(input)
     }
 
-    fn guarantee(&self) -> Guarantee {
-        self.0.guarantee()
+    fn guarantee(&self, kept: bool) -> Guarantee {
+        self.0.guarantee(kept)
     }
 
     fn kind(&self) -> &'static str {
@@ -56,11 +56,11 @@ struct WhenNeeded {
 }
 
 impl Sink for WhenNeeded {
-    fn columns(&self, _: &SchemaRef) -> Result<Option<Vec<Column>>> {
+    fn columns(&self, _: &Input) -> Result<Option<Vec<Column>>> {
         Ok(None)
     }
 
-    fn guarantee(&self) -> Guarantee {
+    fn guarantee(&self, _kept: bool) -> Guarantee {
         Guarantee::ExactlyOnce
     }
 
@@ -204,6 +204,6 @@ mod tests {
     fn other_rows_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let rows = Changes::inserts(RecordBatch::new_empty(Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]))));
-        assert!(DeadLetters::append(dir.path()).columns(&rows.schema()).is_err());
+        assert!(DeadLetters::append(dir.path()).columns(&rows.schema().into()).is_err());
     }
 }

@@ -37,10 +37,10 @@ pub trait Sink: Send + 'static {
     ///
     /// # Errors
     /// What the sink cannot do with such columns.
-    fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>>;
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>>;
 
-    /// What it promises.
-    fn guarantee(&self) -> Guarantee;
+    /// What it promises under a ledger that survives the process (`kept`), or that is gone with it.
+    fn guarantee(&self, kept: bool) -> Guarantee;
 
     /// One word for logs, metrics and progress: `parquet`, `kafka`.
     fn kind(&self) -> &'static str;
@@ -50,6 +50,22 @@ pub trait Sink: Send + 'static {
     /// # Errors
     /// What cannot be reached, or a place that is taken, with the choices.
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened>;
+}
+
+/// What a sink is offered: the rows of a view or stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Its columns, hidden ones included.
+    pub schema: SchemaRef,
+    /// Names of visible columns that no two rows share, where the plan proves it (the groups of a `GROUP BY`).
+    pub key: Option<Vec<String>>,
+}
+
+impl From<SchemaRef> for Input {
+    /// Rows of which no key is known.
+    fn from(schema: SchemaRef) -> Self {
+        Self { schema, key: None }
+    }
 }
 
 /// A column that a sink asks for: an expression over the view's columns, and the name it gets.
@@ -69,12 +85,12 @@ impl Column {
 }
 
 impl Sink for Box<dyn Sink> {
-    fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>> {
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
         (**self).columns(input)
     }
 
-    fn guarantee(&self) -> Guarantee {
-        (**self).guarantee()
+    fn guarantee(&self, kept: bool) -> Guarantee {
+        (**self).guarantee(kept)
     }
 
     fn kind(&self) -> &'static str {
@@ -97,7 +113,9 @@ pub struct SinkContext {
     pub writer: WriterId,
     /// Columns of every [`Closed::changes`].
     pub schema: SchemaRef,
-    /// Where rows go that the sink has to refuse.
+    /// Whether the ledger survives the process: then progress can be asked for after a crash.
+    pub kept: bool,
+    /// The engine's clock.
     pub clock: Clock,
 }
 

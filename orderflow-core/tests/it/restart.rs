@@ -10,7 +10,7 @@ use orderflow_core::epoch::Limits;
 use orderflow_core::error::{Kind, Result};
 use orderflow_core::format::Format;
 use orderflow_core::sink::files::{DataSet, JsonLines};
-use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Opened, Progress, Sink, SinkContext, Writer};
+use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer};
 use orderflow_core::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, Reader, Source, SourceContext, SourceStatus, memory};
 use orderflow_core::store::faulty::{Fault, Faulty};
 use orderflow_core::store::{Folder, Memory, Store};
@@ -329,11 +329,11 @@ struct Forgetful(Arc<Mutex<Vec<Epoch>>>);
 struct ForgetfulWriter(Forgetful, SinkContext, Option<Progress>);
 
 impl Sink for Forgetful {
-    fn columns(&self, _: &SchemaRef) -> Result<Option<Vec<Column>>> {
+    fn columns(&self, _: &Input) -> Result<Option<Vec<Column>>> {
         Ok(None)
     }
 
-    fn guarantee(&self) -> Guarantee {
+    fn guarantee(&self, _kept: bool) -> Guarantee {
         Guarantee::AtLeastOnce
     }
 

@@ -219,7 +219,7 @@ mod tests {
     }
 
     fn columns(sink: &KafkaSink, schema: &SchemaRef) -> Option<Vec<String>> {
-        Some(sink.columns(schema).unwrap()?.into_iter().map(|c| format!("{}={}", c.name, c.sql)).collect())
+        Some(sink.columns(&schema.clone().into()).unwrap()?.into_iter().map(|c| format!("{}={}", c.name, c.sql)).collect())
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_sink_without_a_topic_is_refused() {
-        assert!(Kafka::sink("b:1").columns(&view()).unwrap_err().to_string().contains("no topic"));
+        assert!(Kafka::sink("b:1").columns(&view().into()).unwrap_err().to_string().contains("no topic"));
     }
     #[test]
     fn a_row_is_an_object_with_its_diff_and_epoch() {

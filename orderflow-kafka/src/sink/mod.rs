@@ -25,9 +25,7 @@ use crate::client::Settings;
 use crate::embedded::EmbeddedBroker;
 use columns::Route;
 use orderflow_core::Result;
-use orderflow_core::arrow::datatypes::SchemaRef;
-use orderflow_core::sink::Column;
-use orderflow_core::sink::{Guarantee, Opened, Sink, SinkContext};
+use orderflow_core::sink::{Column, Guarantee, Input, Opened, Sink, SinkContext};
 use std::time::Duration;
 
 /// A Kafka sink that has not been opened.
@@ -172,11 +170,11 @@ impl KafkaSink {
 }
 
 impl Sink for KafkaSink {
-    fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>> {
-        self.wanted_columns(input)
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
+        self.wanted_columns(&input.schema)
     }
 
-    fn guarantee(&self) -> Guarantee {
+    fn guarantee(&self, _kept: bool) -> Guarantee {
         Guarantee::AtLeastOnce
     }
 

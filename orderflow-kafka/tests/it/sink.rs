@@ -48,7 +48,7 @@ fn each_row_goes_to_its_topics_byte_by_byte() {
     let broker = EmbeddedBroker::start(1).unwrap();
     let sink = two_routes(&broker).partitions(3).prefix("p-");
     let counters = sink.counters();
-    assert_eq!(sink.guarantee(), Guarantee::AtLeastOnce);
+    assert_eq!(sink.guarantee(false), Guarantee::AtLeastOnce);
     let changes = routed(0..6000, |i| Some(format!("type-{}", i % 4)));
     let mut writing = try_write(sink, &changes.schema()).unwrap();
     writing.write(1, vec![changes.slice(0, 2000)]);

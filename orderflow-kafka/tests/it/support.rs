@@ -172,6 +172,7 @@ pub(crate) fn try_write(sink: KafkaSink, schema: &SchemaRef) -> Result<Writing> 
         view: "view".into(),
         writer: WriterId { ledger: 7, generation: 1 },
         schema: schema.clone(),
+        kept: false,
         clock: Clock::system(),
     };
     let Opened { writer, progress } = Box::new(sink).open(context)?;

@@ -14,7 +14,7 @@ mod table;
 use orderflow_core::arrow::array::RecordBatch;
 use orderflow_core::arrow::datatypes::SchemaRef;
 use orderflow_core::format::encode::JsonRows;
-use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Opened, Progress, Sink, SinkContext, Writer, WriterId, signed};
+use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer, WriterId, signed};
 use orderflow_core::store::io_error;
 use orderflow_core::time::Epoch;
 use orderflow_core::{Error, Result};
@@ -68,14 +68,14 @@ impl Console {
 }
 
 impl Sink for Console {
-    fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>> {
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
         if self.json {
-            writable(input)?;
+            writable(&input.schema)?;
         }
         Ok(None)
     }
 
-    fn guarantee(&self) -> Guarantee {
+    fn guarantee(&self, _kept: bool) -> Guarantee {
         Guarantee::AtLeastOnce
     }
 

@@ -185,6 +185,6 @@ fn an_output_that_goes_away_ends_it_cleanly() {
 #[test]
 fn a_view_with_a_column_called_diff_can_be_seen_as_a_table_only() {
     let schema = Arc::new(Schema::new(vec![Field::new("diff", DataType::Int64, false)]));
-    assert!(Console::deltas().columns(&schema).is_ok());
-    assert!(Console::deltas().json().columns(&schema).is_err());
+    assert!(Console::deltas().columns(&schema.clone().into()).is_ok());
+    assert!(Console::deltas().json().columns(&schema.clone().into()).is_err());
 }

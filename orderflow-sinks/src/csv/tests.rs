@@ -59,6 +59,6 @@ fn conforms() {
 #[test]
 fn a_list_is_refused_when_the_pipeline_is_built() {
     let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
-    let e = Csv::append("x").columns(&Arc::new(Schema::new(vec![Field::new("tags", list, true)]))).unwrap_err();
+    let e = Csv::append("x").columns(&Arc::new(Schema::new(vec![Field::new("tags", list, true)])).into()).unwrap_err();
     assert!(e.to_string().contains("'tags'") && e.remedy().is_some(), "{e}");
 }

@@ -3,7 +3,6 @@
 //! Invariant: every object has every column, null where there is no value; a decimal keeps all its digits.
 
 use orderflow_core::Result;
-use orderflow_core::arrow::datatypes::SchemaRef;
 use orderflow_core::sink::files::{DataSet, JsonLines};
 use std::path::PathBuf;
 

@@ -23,7 +23,7 @@ mod tests;
 pub use jsonl::JsonLines;
 
 use crate::error::{Error, Result};
-use crate::sink::{Column, Guarantee, Opened, Sink, SinkContext, signed};
+use crate::sink::{Column, Guarantee, Input, Opened, Sink, SinkContext, signed};
 use crate::store::{Folder, Store};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -131,12 +131,12 @@ impl<F: FileFormat> DataSet<F> {
 }
 
 impl<F: FileFormat> Sink for DataSet<F> {
-    fn columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>> {
-        self.format.encoder(&signed::schema(input)?)?;
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
+        self.format.encoder(&signed::schema(&input.schema)?)?;
         Ok(None)
     }
 
-    fn guarantee(&self) -> Guarantee {
+    fn guarantee(&self, _kept: bool) -> Guarantee {
         Guarantee::ExactlyOnce
     }
 

@@ -288,7 +288,7 @@ fn a_data_set_of_somebody_else_is_refused_with_the_choices() {
 #[test]
 fn columns_that_clash_are_refused() {
     let view = Arc::new(Schema::new(vec![Field::new("Epoch", DataType::Int64, false)]));
-    let e = on(&memory()).columns(&view).unwrap_err();
+    let e = on(&memory()).columns(&view.into()).unwrap_err();
     assert!(e.to_string().contains("'Epoch'") && e.remedy().unwrap().contains("AS"), "{e}");
 }
 

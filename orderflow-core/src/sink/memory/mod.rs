@@ -14,9 +14,8 @@
 
 use crate::data::Changes;
 use crate::error::{Error, Result};
-use crate::sink::{Closed, Column, Committed, Guarantee, Opened, Progress, Sink, SinkContext, Writer, WriterId};
+use crate::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer, WriterId};
 use crate::time::Epoch;
-use arrow::datatypes::SchemaRef;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -54,11 +53,11 @@ impl MemorySink {
 }
 
 impl Sink for MemorySink {
-    fn columns(&self, _input: &SchemaRef) -> Result<Option<Vec<Column>>> {
+    fn columns(&self, _input: &Input) -> Result<Option<Vec<Column>>> {
         Ok(None)
     }
 
-    fn guarantee(&self) -> Guarantee {
+    fn guarantee(&self, _kept: bool) -> Guarantee {
         if self.auto_ack { Guarantee::AtLeastOnce } else { Guarantee::ExactlyOnce }
     }
 

@@ -45,7 +45,7 @@ pub fn schema() -> SchemaRef {
 /// What a sink is opened with in tests: a clock that stands still.
 pub fn context(ledger: u128, generation: u64, schema: &SchemaRef) -> SinkContext {
     let writer = WriterId { ledger, generation };
-    SinkContext { pipeline: "test".into(), view: "view".into(), writer, schema: schema.clone(), clock: Clock::manual(0) }
+    SinkContext { pipeline: "test".into(), view: "view".into(), writer, schema: schema.clone(), kept: true, clock: Clock::manual(0) }
 }
 
 /// The rows of epoch `n`: none in every third, some withdrawn, in one or two batches.
@@ -74,7 +74,7 @@ pub fn closed(n: u64) -> Closed {
 /// # Panics
 /// When the sink breaks its contract.
 pub fn sink(subject: &mut dyn SinkSubject) {
-    assert_eq!(subject.sink().columns(&schema()).expect("the suite's columns suit every sink"), None);
+    assert_eq!(subject.sink().columns(&schema().into()).expect("the suite's columns suit every sink"), None);
 
     let mut run = Run::open(subject, 1, 0);
     assert_eq!(run.held, None, "a new place holds nothing");
@@ -123,7 +123,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     /// Opens after `committed`, and checks that a sink that promises it remembers that itself.
     fn open(subject: &'a mut dyn SinkSubject, generation: u64, committed: u64) -> Self {
-        let strict = subject.sink().guarantee() == Guarantee::ExactlyOnce;
+        let strict = subject.sink().guarantee(true) == Guarantee::ExactlyOnce;
         let opened = subject.sink().open(context(1, generation, &schema())).expect("opens");
         let held = opened.progress;
         if strict && committed > 0 {
@@ -181,7 +181,7 @@ impl<'a> Run<'a> {
 fn check(subject: &mut dyn SinkSubject, generation: u64, committed: u64) {
     let want: Vec<_> = (1..=committed).flat_map(expected).collect();
     let seen = subject.seen();
-    if subject.sink().guarantee() == Guarantee::ExactlyOnce {
+    if subject.sink().guarantee(true) == Guarantee::ExactlyOnce {
         assert_eq!(seen, want, "generation {generation}, committed up to epoch {committed}");
     } else {
         let lost: Vec<_> = want.iter().filter(|r| !seen.contains(r)).collect();
