@@ -2,6 +2,9 @@
 //!
 //! Invariant: every record of a fetch is either one row, in the order of the records, or one [`Rejected`] with its bytes and place.
 
+mod lent;
+
+use self::lent::Pool;
 use crate::data::{Changes, Origin, Rejected};
 use crate::error::{Error, Result};
 use crate::format::{Decoder, Format};
@@ -20,6 +23,7 @@ pub struct Ingest {
     decoder: Option<Box<dyn Decoder>>,
     columns: Vec<From>,
     schema: SchemaRef,
+    pool: Pool,
 }
 
 /// Where an output column comes from.
@@ -43,7 +47,7 @@ impl Ingest {
             None => From::Hidden(full.field(*i).name().clone()),
         };
         let columns = wanted.iter().map(from).collect();
-        Ok(Self { name, source, decoder, columns, schema: Arc::new(full.project(wanted)?) })
+        Ok(Self { name, source, decoder, columns, schema: Arc::new(full.project(wanted)?), pool: Pool::default() })
     }
 
     /// The rows of `fetch` and its bad records.
@@ -108,24 +112,22 @@ impl Ingest {
         };
         let column = |c: &From| match c {
             From::Data(i) => Ok(batch.column(*i).clone()),
-            From::Hidden(name) => hidden(name, raw, partition, &good),
+            From::Hidden(name) => hidden(name, raw, partition, &good, &self.pool),
         };
         let columns = self.columns.iter().map(column).collect::<Result<Vec<_>>>()?;
         Ok((Changes::inserts(self.batch(columns, rows)?), rejected))
     }
 }
 
-fn hidden(name: &str, raw: &dyn RawBatch, partition: &crate::time::Partition, good: &[usize]) -> Result<ArrayRef> {
+fn hidden(name: &str, raw: &dyn RawBatch, partition: &crate::time::Partition, good: &[usize], pool: &Pool) -> Result<ArrayRef> {
     let records = || good.iter().map(|i| raw.record(*i));
-    let binary = |f: for<'a> fn(&crate::source::RawRecord<'a>) -> Option<&'a [u8]>| -> ArrayRef {
-        let bytes = records().map(|r| f(&r).map_or(0, <[u8]>::len)).sum();
-        let mut b = BinaryBuilder::with_capacity(good.len(), bytes);
-        records().for_each(|r| b.append_option(f(&r)));
-        Arc::new(b.finish())
+    let binary = |f: for<'a> fn(&crate::source::RawRecord<'a>) -> Option<&'a [u8]>| {
+        let column = pool.binary(good.iter().map(|i| f(&raw.record(*i))));
+        column.ok_or_else(|| Error::external(format!("a fetch of {partition} has more than 2 GB")).hint("let the source take less at once"))
     };
     Ok(match name {
-        meta::VALUE => binary(|r| r.value),
-        meta::KEY => binary(|r| r.key),
+        meta::VALUE => binary(|r| r.value)?,
+        meta::KEY => binary(|r| r.key)?,
         meta::TOPIC => Arc::new(StringArray::from_iter_values(good.iter().map(|_| &*partition.topic))),
         meta::PARTITION => Arc::new(Int32Array::from_value(partition.id, good.len())),
         meta::OFFSET => Arc::new(Int64Array::from_iter_values(records().map(|r| r.position as i64))),
