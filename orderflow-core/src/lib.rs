@@ -14,6 +14,7 @@ pub mod plan;
 mod runtime;
 pub mod sink;
 pub mod source;
+pub mod state;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -94,6 +94,11 @@ pub fn owner(bucket: u8, peers: usize) -> usize {
     usize::from(bucket) * peers / BUCKETS
 }
 
+/// The buckets that worker `index` of `peers` owns.
+pub fn owned(index: usize, peers: usize) -> std::ops::Range<usize> {
+    (index * BUCKETS).div_ceil(peers)..((index + 1) * BUCKETS).div_ceil(peers)
+}
+
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 const NULL: u64 = 0xd1b5_4a32_d192_ed03;
 const K: u64 = 0xa076_1d64_78bd_642f;
@@ -233,6 +238,11 @@ mod tests {
         for peers in [1, 2, 3, 4, 256] {
             let owners: Vec<usize> = (0..=255).map(|b| owner(b, peers)).collect();
             assert!(owners.is_sorted() && owners[0] == 0 && owners[255] == peers - 1);
+            (0..peers).for_each(|i| {
+                assert!(
+                    owned(i, peers).all(|b| owners[b] == i) && owned(i, peers).end == (0..256).rposition(|b| owners[b] == i).unwrap() + 1
+                )
+            });
         }
     }
 }

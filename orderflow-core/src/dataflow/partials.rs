@@ -43,6 +43,23 @@ impl Partials {
         Partials { trace: self.trace, keys, accs }
     }
 
+    /// Whether keys ascend, as they must.
+    pub fn is_sorted(&self) -> bool {
+        (1..self.keys.count()).all(|i| self.keys.get(i - 1) < self.keys.get(i))
+    }
+
+    /// The same content with keys ascending.
+    pub fn sorted(&self) -> Partials {
+        let mut order: Vec<usize> = (0..self.keys.count()).collect();
+        order.sort_by(|a, b| self.keys.get(*a).cmp(self.keys.get(*b)));
+        let mut out = Partials { trace: self.trace, keys: Bytes::default(), accs: Accs::with_width(self.accs.width(), order.len()) };
+        for i in order {
+            out.keys.push(self.keys.get(i));
+            out.accs.push(self.accs.get(i));
+        }
+        out
+    }
+
     /// Merges sorted containers of one trace into one; equal keys add up. Keys whose sum is zero stay: they were touched.
     pub fn merge(mut parts: Vec<Partials>) -> Partials {
         while parts.len() > 1 {

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Version of the format, written into every entry.
-const FORMAT: u32 = 1;
+/// Version of the format, written into every entry. Version 1 had no checkpoints, and one binding in a base.
+const FORMAT: u32 = 2;
 
 /// One fact about a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,13 +45,26 @@ pub struct Start {
 pub struct Base {
     /// As in [`Entry::Started`].
     pub start: Start,
-    /// The epochs as one: numbered as the last of them.
-    pub binding: Binding,
-    /// Those after it that were bound by then, one by one.
+    /// The epochs as few bindings, each numbered as the last of its epochs: one up to every checkpoint, and one of what came after the newest.
+    pub segments: Vec<Binding>,
+    /// Those after them that were bound by then, one by one.
     pub after: Vec<Binding>,
     /// Every sink, all of which hold these epochs, with the newest progress seen of it: that of its last epoch with rows, so it may
     /// be older, or none.
     pub held: BTreeMap<String, Option<Progress>>,
+    /// The complete checkpoints that are kept, the oldest first.
+    pub checkpoints: Vec<Checkpoint>,
+}
+
+/// Points to all that is stored of a pipeline's state as of one epoch, which every sink holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The epoch as of whose end state is stored.
+    pub epoch: Epoch,
+    /// Name of its manifest.
+    pub manifest: String,
+    /// CRC-32 of the manifest.
+    pub crc: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,10 +77,31 @@ struct Envelope {
 
 #[derive(Serialize, Deserialize)]
 enum Stored {
-    Opened { ledger: String, generation: u64 },
+    Opened {
+        ledger: String,
+        generation: u64,
+    },
     Started(StoredStart),
     Bound(StoredBinding),
-    Base { start: StoredStart, binding: StoredBinding, after: Vec<StoredBinding>, held: BTreeMap<String, Option<StoredProgress>> },
+    Base {
+        start: StoredStart,
+        /// In version 1.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        binding: Option<StoredBinding>,
+        #[serde(default)]
+        segments: Vec<StoredBinding>,
+        after: Vec<StoredBinding>,
+        held: BTreeMap<String, Option<StoredProgress>>,
+        #[serde(default)]
+        checkpoints: Vec<StoredCheckpoint>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCheckpoint {
+    epoch: u64,
+    manifest: String,
+    crc: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -172,7 +206,8 @@ impl Entry {
             Entry::Bound(b) => Stored::Bound(StoredBinding::new(b)),
             Entry::Base(base) => Stored::Base {
                 start: StoredStart::new(&base.start),
-                binding: StoredBinding::new(&base.binding),
+                binding: None,
+                segments: base.segments.iter().map(StoredBinding::new).collect(),
                 after: base.after.iter().map(StoredBinding::new).collect(),
                 held: base
                     .held
@@ -186,6 +221,11 @@ impl Entry {
                         };
                         (sink.clone(), p.as_ref().map(stored))
                     })
+                    .collect(),
+                checkpoints: base
+                    .checkpoints
+                    .iter()
+                    .map(|c| StoredCheckpoint { epoch: c.epoch.0, manifest: c.manifest.clone(), crc: format!("{:08x}", c.crc) })
                     .collect(),
             },
         };
@@ -204,8 +244,8 @@ impl Entry {
             return Err("its checksum is wrong".to_owned());
         }
         let e: Envelope = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-        if e.format != FORMAT {
-            return Err(format!("it has format {}, this version reads {FORMAT}", e.format));
+        if !(1..=FORMAT).contains(&e.format) {
+            return Err(format!("it has format {}, this version reads up to {FORMAT}", e.format));
         }
         if e.slot != slot {
             return Err(format!("it belongs to slot {}", e.slot));
@@ -214,9 +254,19 @@ impl Entry {
             Stored::Opened { ledger, generation } => Entry::Opened(WriterId { ledger: hex(&ledger)?, generation }),
             Stored::Started(start) => Entry::Started(start.start()),
             Stored::Bound(b) => Entry::Bound(b.binding()?),
-            Stored::Base { start, binding, after, held } => {
-                let after = after.into_iter().map(StoredBinding::binding).collect::<std::result::Result<_, _>>()?;
-                let mut base = Base { start: start.start(), binding: binding.binding()?, after, held: BTreeMap::new() };
+            Stored::Base { start, binding, segments, after, held, checkpoints } => {
+                let bindings =
+                    |b: Vec<StoredBinding>| b.into_iter().map(StoredBinding::binding).collect::<std::result::Result<Vec<_>, _>>();
+                let checkpoint = |c: StoredCheckpoint| -> std::result::Result<_, String> {
+                    Ok(Checkpoint { epoch: Epoch(c.epoch), manifest: c.manifest, crc: hex(&c.crc)? as u32 })
+                };
+                let mut base = Base {
+                    start: start.start(),
+                    segments: bindings(binding.into_iter().chain(segments).collect())?,
+                    after: bindings(after)?,
+                    held: BTreeMap::new(),
+                    checkpoints: checkpoints.into_iter().map(checkpoint).collect::<std::result::Result<_, _>>()?,
+                };
                 for (sink, p) in held {
                     let progress = |p: StoredProgress| -> std::result::Result<Progress, String> {
                         let writer = WriterId { ledger: hex(&p.ledger)?, generation: p.generation };
@@ -249,8 +299,9 @@ mod tests {
             Entry::Bound(binding.clone()),
             Entry::Base(Base {
                 start,
-                binding: binding.clone(),
+                segments: vec![binding.clone(), binding.clone()],
                 after: vec![binding],
+                checkpoints: vec![Checkpoint { epoch: Epoch(5), manifest: "checkpoints/x".into(), crc: 0xfe }],
                 held: [("parquet of totals".to_owned(), Some(progress)), ("b".to_owned(), None)].into(),
             }),
         ]
@@ -286,13 +337,21 @@ mod tests {
 
     #[test]
     fn the_first_format_can_still_be_read() {
-        let written = "{\"format\":1,\"slot\":2,\"nonce\":\"000000000000002a\",\"entry\":{\"Bound\":{\"epoch\":1,\"minted_at\":5,\
-                       \"ranges\":[{\"source\":\"orders\",\"topic\":\"t\",\"partition\":0,\"from\":0,\"to\":3,\"rows\":3,\"bytes\":9,\
-                       \"fingerprint\":\"00000000000000ff\"}]}}}";
-        let bytes = format!("{:08x}\n{written}", crc32fast::hash(written.as_bytes()));
-        let (entry, nonce) = Entry::decode(bytes.as_bytes(), 2).unwrap();
+        let stored = "{\"epoch\":1,\"minted_at\":5,\"ranges\":[{\"source\":\"orders\",\"topic\":\"t\",\"partition\":0,\"from\":0,\"to\":3,\
+                       \"rows\":3,\"bytes\":9,\"fingerprint\":\"00000000000000ff\"}]}";
+        let read = |entry: String| {
+            let written = format!("{{\"format\":1,\"slot\":2,\"nonce\":\"000000000000002a\",\"entry\":{entry}}}");
+            let bytes = format!("{:08x}\n{written}", crc32fast::hash(written.as_bytes()));
+            Entry::decode(bytes.as_bytes(), 2).unwrap()
+        };
         let range = Range { from: 0, to: 3, rows: 3, bytes: 9, fingerprint: 255 };
         let ranges = BTreeMap::from([(("orders".into(), Partition::new("t", 0)), range)]);
-        assert_eq!((entry, nonce), (Entry::Bound(Binding { epoch: Epoch(1), ranges, minted_at: 5 }), 42));
+        let binding = Binding { epoch: Epoch(1), ranges, minted_at: 5 };
+        assert_eq!(read(format!("{{\"Bound\":{stored}}}")), (Entry::Bound(binding.clone()), 42));
+        let base = format!(
+            "{{\"Base\":{{\"start\":{{\"positions\":[],\"plan\":{{}}}},\"binding\":{stored},\"after\":[{stored}],\"held\":{{}}}}}}"
+        );
+        let expected = Base { segments: vec![binding.clone()], after: vec![binding], ..Base::default() };
+        assert_eq!(read(base), (Entry::Base(expected), 42));
     }
 }

@@ -1,8 +1,9 @@
 //! The ledger as the engine sees it: which epochs are bound, and which of them every sink holds. A [`Log`](super::Log) makes it durable.
 //!
-//! Invariant: the epochs that are retired and those that are not make up all that was ever bound, without a gap.
+//! Invariant: the epochs that are retired and those that are not make up all that was ever bound, without a gap. Retired ones are kept as few
+//! bindings, but never as one across a checkpoint: what came after it can then be told from what came before.
 
-use super::{Base, Binding, Recovered, Start};
+use super::{Base, Binding, Checkpoint, Recovered, Start};
 use crate::sink::{Progress, WriterId};
 use crate::time::{Epoch, Positions};
 use std::collections::{BTreeMap, VecDeque};
@@ -10,14 +11,19 @@ use std::sync::Arc;
 
 /// Epochs retired before the log is told to replace their entries by one, however short the time.
 const COMPACT: u64 = 256;
+/// Complete checkpoints that are kept: if a file of the newest is damaged there is another one.
+const KEPT: usize = 2;
 
-/// Bindings of all epochs: one by one those that a sink still lacks, as one the others.
+/// Bindings of all epochs: one by one those that a sink still lacks, as few as possible the others.
 #[derive(Debug)]
 pub struct Ledger {
     writer: WriterId,
     start: Start,
-    retired: Binding,
+    segments: Vec<Binding>,
     bindings: VecDeque<Binding>,
+    /// Complete ones, the oldest first, and the epoch of the one under way.
+    checkpoints: Vec<Checkpoint>,
+    under_way: Option<Epoch>,
     /// Epochs that were in the log's newest base.
     base: Epoch,
 }
@@ -30,9 +36,15 @@ impl Ledger {
 
     /// The ledger of `writer`, as its log was found.
     pub fn of(writer: WriterId, found: &Recovered) -> Self {
-        let retired = found.base.clone().unwrap_or_default();
-        let (start, base) = (found.start.clone().unwrap_or_default(), retired.epoch);
-        Self { writer, start, retired, bindings: found.bindings.iter().cloned().collect(), base }
+        Self {
+            writer,
+            start: found.start.clone().unwrap_or_default(),
+            segments: found.segments.clone(),
+            bindings: found.bindings.iter().cloned().collect(),
+            checkpoints: found.checkpoints.clone(),
+            under_way: None,
+            base: found.base(),
+        }
     }
 
     /// Who writes under this ledger.
@@ -42,7 +54,48 @@ impl Ledger {
 
     /// The newest epoch bound.
     pub fn tail(&self) -> Epoch {
-        self.bindings.back().map_or(self.retired.epoch, |b| b.epoch)
+        self.bindings.back().map_or(self.retired(), |b| b.epoch)
+    }
+
+    /// The newest epoch that every sink holds.
+    pub fn retired(&self) -> Epoch {
+        self.segments.last().map_or(Epoch(0), |b| b.epoch)
+    }
+
+    /// Complete checkpoints, the oldest first.
+    pub fn checkpoints(&self) -> &[Checkpoint] {
+        &self.checkpoints
+    }
+
+    /// Only these checkpoints can be used: the others are damaged.
+    pub fn keep_checkpoints(&mut self, good: impl Fn(&Checkpoint) -> bool) {
+        self.checkpoints.retain(good);
+    }
+
+    /// A checkpoint as of `epoch` is being written, and none other is.
+    pub fn checkpoint_begins(&mut self, epoch: Epoch) {
+        self.under_way = Some(epoch);
+    }
+
+    /// The checkpoint under way is complete: its files survive a crash, and every sink holds its epoch.
+    pub fn checkpoint_ends(&mut self, checkpoint: Checkpoint) {
+        self.under_way = None;
+        self.checkpoints.push(checkpoint);
+        if self.checkpoints.len() > KEPT {
+            self.checkpoints.remove(0);
+        }
+        for segment in std::mem::take(&mut self.segments) {
+            self.add(segment);
+        }
+    }
+
+    fn add(&mut self, binding: Binding) {
+        let (checkpoints, under_way) = (&self.checkpoints, self.under_way);
+        let open = |b: &&mut Binding| under_way != Some(b.epoch) && checkpoints.iter().all(|c| c.epoch != b.epoch);
+        match self.segments.last_mut().filter(open) {
+            Some(last) => last.extend(binding),
+            None => self.segments.push(binding),
+        }
     }
 
     /// Says where the pipeline began.
@@ -62,23 +115,25 @@ impl Ledger {
             for ((source, partition), range) in &binding.ranges {
                 ends.entry(source.clone()).or_default().insert(partition.clone(), range.to);
             }
-            self.retired.extend(binding);
+            self.add(binding);
         }
         ends
     }
 
-    /// What may stand for all retired epochs, if there are new ones and it is `time`, or once there are many; asked for once each time.
-    pub fn base_due(&mut self, time: bool, held: impl FnOnce() -> BTreeMap<String, Option<Progress>>) -> Option<Base> {
-        let new = self.retired.epoch.0 - self.base.0;
-        if new < COMPACT && !(time && new > 0) {
+    /// What may stand for all retired epochs: if it is `time` and there are new ones, or once there are many, or if it is told to (`now`); asked for
+    /// once each time.
+    pub fn base_due(&mut self, time: bool, now: bool, held: impl FnOnce() -> BTreeMap<String, Option<Progress>>) -> Option<Base> {
+        let new = self.retired().0 - self.base.0;
+        if !now && new < COMPACT && !(time && new > 0) {
             return None;
         }
-        self.base = self.retired.epoch;
+        self.base = self.retired();
         Some(Base {
             start: self.start.clone(),
-            binding: self.retired.clone(),
+            segments: self.segments.clone(),
             after: self.bindings.iter().cloned().collect(),
             held: held(),
+            checkpoints: self.checkpoints.clone(),
         })
     }
 }

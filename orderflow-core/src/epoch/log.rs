@@ -9,10 +9,11 @@
 //! [`Base`](super::Base) behind them is durable and says what they said; those of an opening never are.
 
 use super::Binding;
-use super::entry::{Entry, Start};
+use super::entry::{Checkpoint, Entry, Start};
 use crate::error::{Error, Result};
 use crate::sink::{Progress, WriterId};
 use crate::store::Store;
+use crate::time::{Epoch, Positions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,12 +26,52 @@ const TRIES: usize = 100;
 pub struct Recovered {
     /// Where the pipeline began; `None` if it never got that far.
     pub start: Option<Start>,
-    /// The oldest epochs as one.
-    pub base: Option<Binding>,
+    /// The oldest epochs, which every sink holds, as few bindings.
+    pub segments: Vec<Binding>,
     /// The epochs after that, in order.
     pub bindings: Vec<Binding>,
     /// Every sink that holds the oldest epochs, with the newest progress that was seen of it.
     pub held: BTreeMap<String, Option<Progress>>,
+    /// Complete checkpoints, the oldest first.
+    pub checkpoints: Vec<Checkpoint>,
+}
+
+impl Recovered {
+    /// All epochs up to this one are read again as few, and every sink holds them.
+    pub fn base(&self) -> Epoch {
+        self.segments.last().map_or(Epoch(0), |b| b.epoch)
+    }
+
+    /// What has to be read again if the state as of `from` is there: it as an epoch without input (or, to fill what is not stored, with all
+    /// input until then), everything that sinks hold as one epoch, and the others one by one.
+    pub fn replay(&self, from: Option<Epoch>, fill: bool) -> Vec<Binding> {
+        let as_one = |segments: &mut dyn Iterator<Item = &Binding>| {
+            segments.cloned().reduce(|mut all, next| {
+                all.extend(next);
+                all
+            })
+        };
+        let (until, after) = match from {
+            None => (None, as_one(&mut self.segments.iter())),
+            Some(from) => {
+                let until = as_one(&mut self.segments.iter().filter(|b| fill && b.epoch <= from));
+                let until = until.unwrap_or(Binding { epoch: from, ..Binding::default() });
+                (Some(until), as_one(&mut self.segments.iter().filter(|b| b.epoch > from)))
+            }
+        };
+        until.into_iter().chain(after).chain(self.bindings.iter().cloned()).collect()
+    }
+
+    /// Where each partition of a source stood at the end of epoch `from`, or where it began.
+    pub fn positions(&self, source: &str, from: Option<Epoch>) -> Positions {
+        let mut positions = self.start.as_ref().and_then(|s| s.positions.get(source)).cloned().unwrap_or_default();
+        for ((of, partition), range) in self.segments.iter().filter(|b| Some(b.epoch) <= from).flat_map(|b| &b.ranges) {
+            if **of == *source {
+                positions.insert(partition.clone(), range.to);
+            }
+        }
+        positions
+    }
 }
 
 /// An open ledger in a store: the right to write the next entry.
@@ -166,7 +207,7 @@ impl Log {
                 Entry::Opened(writer) => self.opening(slot, writer)?,
                 Entry::Started(start) => recovered.start = Some(start),
                 Entry::Bound(binding) => {
-                    let last = recovered.bindings.last().or(recovered.base.as_ref()).map(|b| b.epoch);
+                    let last = recovered.bindings.last().or(recovered.segments.last()).map(|b| b.epoch);
                     if binding.epoch != last.unwrap_or_default().next() {
                         return Err(self.damaged(slot, format!("epoch {} follows epoch {}", binding.epoch, last.unwrap_or_default())));
                     }
@@ -174,9 +215,10 @@ impl Log {
                 }
                 Entry::Base(base) => {
                     recovered.start = Some(base.start);
-                    recovered.base = Some(base.binding);
+                    recovered.segments = base.segments;
                     recovered.bindings = base.after;
                     recovered.held = base.held;
+                    recovered.checkpoints = base.checkpoints;
                 }
             }
         }

@@ -10,7 +10,7 @@ mod replay;
 mod resume;
 
 pub use binding::{Binding, Range};
-pub use entry::{Base, Entry, Start};
+pub use entry::{Base, Checkpoint, Entry, Start};
 pub use ledger::Ledger;
 pub use log::{Log, Recovered};
 pub use mint::{Limits, Mint};

@@ -52,7 +52,7 @@ fn a_log_gives_back_what_was_written_and_counts_its_openings() {
     assert!(e.to_string().contains("taken over"), "{e}");
 
     let held = [("sink".to_owned(), Some(Progress { writer: second.writer(), epoch: Epoch(2), part: 0 }))].into();
-    let base = Base { start: start(), binding: binding(2, 0, 10), after: vec![binding(3, 10, 15)], held };
+    let base = Base { start: start(), segments: vec![binding(2, 0, 10)], after: vec![binding(3, 10, 15)], held, checkpoints: vec![] };
     second.write(&Entry::Base(base.clone())).unwrap();
     second.write(&Entry::Bound(binding(4, 15, 20))).unwrap();
     let (third, found) = open(&store).unwrap();
@@ -61,9 +61,10 @@ fn a_log_gives_back_what_was_written_and_counts_its_openings() {
         found,
         Recovered {
             start: Some(start()),
-            base: Some(base.binding),
+            segments: base.segments,
             bindings: vec![binding(3, 10, 15), binding(4, 15, 20)],
-            held: base.held
+            held: base.held,
+            checkpoints: vec![],
         }
     );
     assert_eq!(store.list("ledger/").unwrap().len(), 5, "three openings, a base and a binding");
@@ -98,13 +99,13 @@ fn a_crash_at_any_operation_leaves_a_ledger_that_can_be_opened() {
     fn life(store: &Arc<dyn Store>, written: &mut Vec<u64>) -> crate::Result<()> {
         let retry = |mut f: Box<dyn FnMut() -> crate::Result<()> + '_>| f().or_else(|_| f());
         let (mut log, found) = open(store).or_else(|_| open(store))?;
-        let tail = found.bindings.last().or(found.base.as_ref()).map_or(0, |b| b.epoch.0);
+        let tail = found.bindings.last().or(found.segments.last()).map_or(0, |b| b.epoch.0);
         for e in tail + 1..=tail + 3 {
             retry(Box::new(|| log.write(&Entry::Bound(binding(e, e, e + 1)))))?;
             written.push(e);
         }
         let after = vec![binding(tail + 3, tail + 3, tail + 4)];
-        let base = Base { start: Start::default(), binding: binding(tail + 2, 1, tail + 3), after, held: BTreeMap::new() };
+        let base = Base { segments: vec![binding(tail + 2, 1, tail + 3)], after, ..Base::default() };
         let base = Entry::Base(base);
         log.write(&base).or_else(|_| log.write(&base))?;
         retry(Box::new(|| log.write(&Entry::Bound(binding(tail + 4, tail + 4, tail + 5)))))?;
@@ -122,7 +123,7 @@ fn a_crash_at_any_operation_leaves_a_ledger_that_can_be_opened() {
                 outcome.unwrap_or_else(|e| panic!("{fault:?} at {at}: {e}"));
             }
             let (_, found) = open(&below).unwrap_or_else(|e| panic!("{fault:?} at {at}: {e}"));
-            let tail = found.bindings.last().or(found.base.as_ref()).map_or(0, |b| b.epoch.0);
+            let tail = found.bindings.last().or(found.segments.last()).map_or(0, |b| b.epoch.0);
             let last = written.last().copied().unwrap_or(0);
             assert!(tail == last || tail == last + 1 && fault.is_crash(), "{fault:?} at {at}: {tail} after {last}");
             if faulty.operations() < at {

@@ -21,6 +21,8 @@ use timely::dataflow::operators::Operator;
 pub struct Closure {
     /// Name that the user gave it.
     pub name: Arc<str>,
+    /// Version that the user gave it.
+    pub version: u32,
     /// Columns of its output.
     pub schema: SchemaRef,
     /// The closure.

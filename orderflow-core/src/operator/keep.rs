@@ -8,6 +8,7 @@ use super::aggregate::{self, Aggregate};
 use super::eval::{Blame, Rejects};
 use super::map::Map;
 use super::render::Failure;
+use super::root::Root;
 use crate::data::Changes;
 use crate::data::rowkey::codec_of;
 use crate::dataflow::Stream;
@@ -139,7 +140,14 @@ pub fn all_columns(schema: &SchemaRef) -> Result<Aggregate> {
 ///
 /// # Errors
 /// A column that cannot be compared.
-pub fn render(input: Stream<'_>, schema: &SchemaRef, blame: Blame, failure: Failure, probe: &ProbeHandle<u64>) -> Result<Rc<dyn State>> {
+pub fn render(
+    input: Stream<'_>,
+    schema: &SchemaRef,
+    blame: Blame,
+    failure: Failure,
+    probe: &ProbeHandle<u64>,
+    root: Root,
+) -> Result<Rc<dyn State>> {
     let plan = Arc::new(all_columns(schema)?);
     let partials = aggregate::combine(input, plan, blame, failure);
     let reader: Rc<RefCell<Option<Reader>>> = Rc::default();
@@ -147,14 +155,17 @@ pub fn render(input: Stream<'_>, schema: &SchemaRef, blame: Blame, failure: Fail
     let scope = partials.scope();
     let done = partials.unary_frontier::<NoopBuilder<Changes>, _, _, _>(by_bucket(), "Keep", move |_, info| {
         let activator = scope.activator_for(info.address.clone());
-        let mut arrangement = Arrangement::new(info, activator);
+        let arrangement = Arrangement::new(info, activator);
         *shared.borrow_mut() = Some(arrangement.reader());
+        root.built(vec![arrangement]);
         let mut pending = Pending::default();
         move |(input, frontier), _| {
             input.for_each(|time, data| pending.of(*time.time(), || (time.retain(0), vec![])).push(std::mem::take(data)));
             while let Some((epoch, _, parts)) = pending.complete(frontier) {
-                let merged = Partials::merge(parts);
-                arrangement.insert(epoch, merged.keys, merged.accs);
+                if root.ignores(epoch).is_none() {
+                    let merged = Partials::merge(parts);
+                    root.traces.borrow_mut()[0].insert(epoch, merged.keys, merged.accs);
+                }
             }
         }
     });

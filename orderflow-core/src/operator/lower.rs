@@ -66,7 +66,8 @@ impl Lowering<'_> {
     fn extension(&self, plan: &LogicalPlan) -> Result<Node> {
         if let Some(c) = plan::Closure::of(plan) {
             let input = self.lower(c.input())?;
-            let closure = closure::Closure { name: c.name().into(), schema: plan::schema(plan)?, f: c.function().clone() };
+            let closure =
+                closure::Closure { name: c.name().into(), version: c.version(), schema: plan::schema(plan)?, f: c.function().clone() };
             return Ok(Node::Closure(Box::new(input), closure));
         }
         let Some(c) = plan::Custom::of(plan) else { return Err(refused(plan)) };

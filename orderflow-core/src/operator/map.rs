@@ -11,6 +11,7 @@ use arrow::array::{AsArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::PhysicalExpr;
+use std::fmt;
 use std::sync::Arc;
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -31,6 +32,16 @@ pub enum Step {
     Filter(Arc<dyn PhysicalExpr>),
     /// Computes columns.
     Project(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
+}
+
+impl fmt::Display for Step {
+    /// The step as text: by it state is found again.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Filter(expr) => write!(f, "filter {expr}"),
+            Step::Project(exprs, _) => write!(f, "project {}", exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        }
+    }
 }
 
 impl Step {

@@ -7,6 +7,7 @@ pub mod closure;
 pub mod eval;
 pub mod keep;
 pub mod map;
+pub mod root;
 
 mod lower;
 mod render;

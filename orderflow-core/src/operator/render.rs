@@ -2,6 +2,7 @@
 
 use super::eval::{Blame, Rejects};
 use super::keep::{self, Selected, State, Through};
+use super::root::Root;
 use super::{Node, Order, aggregate, closure, map};
 use crate::data::Changes;
 use crate::dataflow::Stream;
@@ -44,6 +45,14 @@ pub struct Context<'s> {
     pub rejects: Rejects,
     /// Where failures go.
     pub failure: Failure,
+    /// The first epoch of this run.
+    pub first: u64,
+    /// Whether state is stored.
+    pub storing: bool,
+    /// Whether state that was stored is there again at the first epoch.
+    pub restoring: bool,
+    /// The roots rendered so far.
+    pub roots: RefCell<Vec<Root>>,
 }
 
 /// A rendered node.
@@ -57,9 +66,20 @@ pub struct Rendered<'s> {
     pub state: Option<Rc<dyn State>>,
     /// Number of its columns.
     pub columns: usize,
+    /// Whether its past lies outside.
+    pub live: bool,
 }
 
 impl<'s> Context<'s> {
+    /// The place for an operator's traces, which are a root if what it reads is `live`.
+    fn root(&self, live: bool) -> Root {
+        let root = Root { first: self.first, stored: live && self.storing, restoring: live && self.restoring, ..Root::default() };
+        if live {
+            self.roots.borrow_mut().push(root.clone());
+        }
+        root
+    }
+
     /// Renders `node` for the view `view`.
     ///
     /// # Errors
@@ -67,7 +87,7 @@ impl<'s> Context<'s> {
     pub fn render(&self, node: &Node, view: &Arc<str>) -> Result<Rendered<'s>> {
         let blame = self.blame(view);
         let width = node.schema().fields().len();
-        let stateless = |stream, order| Rendered { stream, order, state: None, columns: width };
+        let stateless = |stream, order, live| Rendered { stream, order, state: None, columns: width, live };
         Ok(match node {
             Node::Source { source, columns, schema } => {
                 let (stream, carried) = &self.sources[*source];
@@ -76,7 +96,7 @@ impl<'s> Context<'s> {
                 let positions = columns.iter().map(position).collect::<Result<Vec<_>>>()?;
                 let stream = stream.clone();
                 let all = positions.len() == carried.len() && positions.is_sorted();
-                stateless(if all { stream } else { self.select(stream, positions, schema, blame) }, Order::Origin)
+                stateless(if all { stream } else { self.select(stream, positions, schema, blame) }, Order::Origin, true)
             }
             Node::View { view, columns, schema } => {
                 let below = &self.views[*view];
@@ -84,35 +104,36 @@ impl<'s> Context<'s> {
                 let all = (0..below.columns).all(|c| columns.contains(&c));
                 let order = if below.order == Order::Key && !all { Order::Sorted } else { below.order };
                 let select = |s: &Rc<dyn State>| Rc::new(Selected { state: s.clone(), indices: columns.clone() }) as Rc<dyn State>;
-                Rendered { stream, order, state: below.state.as_ref().map(select), columns: width }
+                Rendered { stream, order, state: below.state.as_ref().map(select), columns: width, live: below.live }
             }
             Node::Map(input, plan) => {
                 let below = self.render(input, view)?;
                 let order = plan.order(below.order, input.schema().fields().len());
                 let through = |state| Rc::new(Through { state, map: plan.clone(), view: view.clone() }) as Rc<dyn State>;
                 let stream = map::render(below.stream, plan.clone(), blame, self.failure.clone());
-                Rendered { stream, order, state: below.state.map(through), columns: width }
+                Rendered { stream, order, state: below.state.map(through), columns: width, live: below.live }
             }
             Node::Aggregate(input, plan) => {
                 let below = self.render(input, view)?;
-                let (stream, state) = aggregate::render(below.stream, plan.clone(), blame, self.failure.clone());
-                Rendered { stream, order: Order::Key, state: Some(Rc::new(state)), columns: width }
+                let (stream, state) = aggregate::render(below.stream, plan.clone(), blame, self.failure.clone(), self.root(below.live));
+                Rendered { stream, order: Order::Key, state: Some(Rc::new(state)), columns: width, live: false }
             }
             Node::Union(inputs, _) => {
                 let inputs = inputs.iter().map(|n| self.render(n, view)).collect::<Result<Vec<_>>>()?;
                 // two branches over one source share origins, so only a sort makes the order canonical
-                stateless(self.scope.concatenate(inputs.into_iter().map(|r| r.stream)), Order::Sorted)
+                let live = inputs.iter().any(|r| r.live);
+                stateless(self.scope.concatenate(inputs.into_iter().map(|r| r.stream)), Order::Sorted, live)
             }
             Node::Closure(input, plan) => {
                 let below = self.render(input, view)?;
                 let order = if below.order == Order::Origin { Order::Origin } else { Order::Sorted };
-                stateless(closure::render(below.stream, plan.clone(), blame, self.failure.clone()), order)
+                stateless(closure::render(below.stream, plan.clone(), blame, self.failure.clone()), order, below.live)
             }
             Node::Custom(input, plan) => {
                 let below = self.render(input, view)?;
                 let f = plan.payload.downcast_ref::<Box<super::RawOperator>>();
                 let f = f.ok_or_else(|| Error::internal("a raw operator without its function"))?;
-                stateless(f(below.stream), Order::Sorted)
+                stateless(f(below.stream), Order::Sorted, below.live)
             }
         })
     }
@@ -142,7 +163,7 @@ impl<'s> Context<'s> {
             Some(state) => Ok(state.clone()),
             None => {
                 let blame = self.blame(view);
-                keep::render(rendered.stream.clone(), &node.schema(), blame, self.failure.clone(), probe)
+                keep::render(rendered.stream.clone(), &node.schema(), blame, self.failure.clone(), probe, self.root(rendered.live))
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The builder that users touch: sources and sinks as values, SQL and fluent calls on one plan, `start()`.
 
+mod restore;
 mod running;
 mod start;
 mod stream;
@@ -97,6 +98,7 @@ pub(crate) struct Options {
     pub(crate) memory: usize,
     pub(crate) clock: Clock,
     pub(crate) state: Option<State>,
+    pub(crate) checkpoint_every: Duration,
 }
 
 /// Where a pipeline keeps what it must know after a crash.
@@ -109,7 +111,14 @@ pub(crate) enum State {
 impl Pipeline {
     /// An empty pipeline.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
-        let options = Options { workers: 1, limits: Limits::default(), memory: 128 << 20, clock: Clock::system(), state: None };
+        let options = Options {
+            workers: 1,
+            limits: Limits::default(),
+            memory: 128 << 20,
+            clock: Clock::system(),
+            state: None,
+            checkpoint_every: Duration::from_secs(10),
+        };
         let flow = Flow {
             name: name.into(),
             catalog: Catalog::new(),
@@ -210,7 +219,9 @@ impl Pipeline {
     /// Keeps in this folder what must be known after a crash, so that the same pipeline, started again, goes on where it stopped: sinks that
     /// keep their progress hold every row once. The folder is made if it is not there, and belongs to one process at a time.
     ///
-    /// Views are filled again from the sources, which must be able to give once more what they gave before (not a channel).
+    /// Views are stored at [checkpoints](Pipeline::checkpoint_every), and a start goes on after the newest one: what came later is read again from the
+    /// sources, which must be able to give it once more (not a channel). A pipeline with an [operator](Stream::operator) of its own reads
+    /// everything again.
     pub fn state(self, folder: impl Into<PathBuf>) -> Self {
         self.flow().options.state = Some(State::Folder(folder.into()));
         self
@@ -219,6 +230,12 @@ impl Pipeline {
     /// As [`Pipeline::state`], in any store; `name` is what messages call it.
     pub fn state_on(self, store: Arc<dyn Store>, name: impl Into<String>) -> Self {
         self.flow().options.state = Some(State::Store(store, name.into()));
+        self
+    }
+
+    /// How often views are stored while there is input, with [`Pipeline::state`]; every 10 s by default. Only what changed is written.
+    pub fn checkpoint_every(self, interval: Duration) -> Self {
+        self.flow().options.checkpoint_every = interval;
         self
     }
 

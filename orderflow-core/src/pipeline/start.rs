@@ -1,15 +1,18 @@
 //! From the builder to a running engine: plans are lowered, sinks opened, then sources, then workers started.
 
 use super::State;
+use super::restore::Restored;
 use super::{Flow, Pipeline, Running, nothing_to_do};
 use crate::data::Rejected;
 use crate::epoch::{Entry, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
 use crate::error::{Error, Result};
+use crate::operator::root::Roots;
 use crate::operator::{Lowering, Node, Order};
 use crate::plan::InputKind;
 use crate::runtime::{
-    Blueprint, Bounds, Core, Engine, Flight, LogDriver, LogPort, LogState, LogThread, Output, OutputPlan, Phase, Request, SinkDriver,
-    SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Status, ViewPlan, WorkerPort, queue, start_engine, start_workers,
+    Begin, Blueprint, Bounds, CheckpointDriver, Checkpoints, Core, Driver, DriverThread, Engine, Flight, Job, LogDriver, LogState, Output,
+    OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Status, ToWorker,
+    ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
 use crate::sink::{Guarantee, Sink, SinkContext};
 use crate::source::{SourceContext, Waker};
@@ -84,7 +87,10 @@ impl Flow {
             });
             sources.push((s.name, s.source));
         }
-        Ok(Parts { blueprint: Arc::new(Blueprint { pipeline: self.name.clone(), sources: plans, views, outputs }), sources, sinks, plan })
+        let source = |i: usize| plans[i].name.to_string();
+        let roots = Roots::of(views.iter().map(|v| &v.node), outputs.iter().map(|o| &o.node), &source)?;
+        let blueprint = Arc::new(Blueprint { pipeline: self.name.clone(), sources: plans, views, outputs, roots });
+        Ok(Parts { blueprint, sources, sinks, plan })
     }
 }
 
@@ -101,15 +107,28 @@ fn sink_label(number: usize, kind: &str, view: &str) -> String {
     format!("sink {number}, {kind} of {view}")
 }
 
+/// The same; the dead letters, which come last, stay the same sink however many others there are.
+fn ledger_label(number: usize, sinks: usize, kind: &str, view: &str) -> String {
+    if number + 1 == sinks { "dead letters".to_owned() } else { sink_label(number, kind, view) }
+}
+
+/// What was kept, and where.
+struct Kept {
+    store: Arc<dyn Store>,
+    log: Log,
+    found: Recovered,
+}
+
 /// Opens what was kept, if anything is to be kept.
-fn recover(state: Option<&State>, plan: &BTreeMap<String, String>) -> Result<Option<(Log, Recovered)>> {
+fn recover(state: Option<&State>, plan: &BTreeMap<String, String>) -> Result<Option<Kept>> {
     let (store, place) = match state {
         None => return Ok(None),
         Some(State::Folder(path)) => (Arc::new(Folder::open(path)?) as Arc<dyn Store>, path.display().to_string()),
         Some(State::Store(store, name)) => (store.clone(), name.clone()),
     };
     let fits = |found: &Recovered| found.start.as_ref().map_or(Ok(()), |start| same_plan(&place, &start.plan, plan));
-    Log::open(store, &place, fits).map(Some)
+    let (log, found) = Log::open(store.clone(), &place, fits)?;
+    Ok(Some(Kept { store, log, found }))
 }
 
 /// A pipeline that computes something else cannot go on where another one stopped.
@@ -136,18 +155,30 @@ struct Shared {
 fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: bool) -> Result<Engine> {
     let (options, name) = (&flow.options, &flow.name);
     let kept = recover(options.state.as_ref(), &parts.plan)?;
-    let found = kept.as_ref().map(|(_, found)| found.clone()).unwrap_or_default();
-    let ledger = kept.as_ref().map_or_else(Ledger::in_memory, |(log, found)| Ledger::of(log.writer(), found));
-    let replay = Replay::new(found.base.iter().chain(&found.bindings).cloned());
+    let found = kept.as_ref().map(|k| k.found.clone()).unwrap_or_default();
+    let mut ledger = kept.as_ref().map_or_else(Ledger::in_memory, |k| Ledger::of(k.log.writer(), &k.found));
+    let roots = parts.blueprint.roots.as_ref().filter(|_| kept.is_some());
+    let labels = parts.sinks.iter().enumerate().map(|(n, (view, _, sink))| ledger_label(n, parts.sinks.len(), sink.kind(), view));
+    let new_sinks: Vec<bool> = labels.map(|l| !found.held.contains_key(&l)).collect();
+    let restored = match (&kept, roots) {
+        (Some(kept), Some(roots)) => Restored::choose(&*kept.store, &found, roots, &new_sinks)?,
+        _ => None,
+    };
+    let upto = restored.as_ref().map(|r| Epoch(r.image.upto));
+    ledger.keep_checkpoints(|c| Some(c.epoch) <= upto);
+    let fill = restored.as_ref().is_some_and(|r| r.fill);
+    let replay = Replay::new(found.replay(upto, fill));
     let first = replay.epoch().unwrap_or(ledger.tail().next());
+    let begin = Begin { first: first.0, storing: roots.is_some(), restoring: restored.is_some() };
     let (reports_tx, reports) = queue();
     let (workers, orders) = if threads {
-        let (threads, orders) = start_workers(name, options.workers, &parts.blueprint, first.0, &reports_tx, &wake)?;
+        let (threads, orders) = start_workers(name, options.workers, &parts.blueprint, begin, &reports_tx, &wake)?;
         (threads.into_iter().map(WorkerPort::Thread).collect(), orders)
     } else {
-        let (core, orders) = Core::build(&parts.blueprint, timely::communication::Allocator::Thread(Default::default()), first.0)?;
+        let (core, orders) = Core::build(&parts.blueprint, timely::communication::Allocator::Thread(Default::default()), begin)?;
         (vec![WorkerPort::Inline(Box::new(core))], orders)
     };
+    let now = options.clock.elapsed();
     let mut engine = Engine {
         pipeline: name.clone(),
         clock: options.clock.clone(),
@@ -166,15 +197,28 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
         retired: Epoch(0),
         settling: vec![],
         written: LogState { durable: ledger.tail(), ..LogState::default() },
-        based: options.clock.elapsed(),
-        log: LogPort::None,
+        based: now,
+        bases: 0,
+        checkpoints: Checkpoints::new(Port::None, options.checkpoint_every, upto, now),
+        log: Port::None,
         replay,
         ledger,
     };
-    if let Some((log, _)) = kept {
+    if let Some(Kept { store, log, .. }) = kept {
+        let generation = log.writer().generation;
         let driver = LogDriver::new(log, engine.written.durable, engine.clock.clone());
-        engine.log =
-            if threads { LogPort::Thread(LogThread::start(name, driver, wake.clone())?) } else { LogPort::Inline(Box::new(driver)) };
+        engine.log = port(driver, &format!("{name}-ledger"), threads, &wake)?;
+        if let Some(roots) = roots {
+            let none = || roots.shapes.iter().map(|s| vec![vec![]; s.traces.len()]).collect();
+            let files = restored.as_ref().map_or_else(none, |r| r.files.clone());
+            let driver = CheckpointDriver::new(store, generation, roots.shapes.clone(), files, engine.clock.clone());
+            engine.checkpoints.port = port(driver, &format!("{name}-state"), threads, &wake)?;
+            engine.checkpoints.port.give(Job::Clean { kept: engine.ledger.checkpoints().to_vec() });
+        }
+    }
+    if let Some(restored) = restored {
+        let image = Arc::new(restored.image);
+        engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Restore(image.clone())));
     }
     if let Err(e) = open(&mut engine, parts, orders, &found, &wake, threads) {
         // what is open already lets go again
@@ -184,34 +228,38 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
     Ok(engine)
 }
 
+fn port<D: Driver>(driver: D, name: &str, threads: bool, wake: &Waker) -> Result<Port<D>> {
+    Ok(if threads { Port::Thread(DriverThread::start(name, driver, wake.clone())?) } else { Port::Inline(Box::new(driver)) })
+}
+
 fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered, wake: &Waker, threads: bool) -> Result<()> {
     let name = engine.pipeline.clone();
-    let last = parts.sinks.len() - 1;
+    let sinks = parts.sinks.len();
     for (number, ((view, schema, sink), order)) in parts.sinks.into_iter().zip(orders).enumerate() {
-        let (kind, keeps_progress) = (sink.kind(), sink.guarantee(engine.log.is_kept()) == Guarantee::ExactlyOnce);
-        // the dead letters stay the same sink however many others there are
-        let ledger_label = if number == last { "dead letters".to_owned() } else { sink_label(number, kind, &view) };
+        let (kind, keeps_progress) = (sink.kind(), sink.guarantee(engine.log.is_there()) == Guarantee::ExactlyOnce);
+        let ledger_label = ledger_label(number, sinks, kind, &view);
         let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
         let context = SinkContext {
             pipeline: name.clone(),
             view: view.clone(),
             writer: engine.ledger.writer(),
             schema: schema.clone(),
-            kept: engine.log.is_kept(),
+            kept: engine.log.is_there(),
             clock: engine.clock.clone(),
         };
         let label = format!("{kind} of {view}");
         let opened = sink.open(context).map_err(|e| e.at(format!("sink {label}")))?;
         // a sink that keeps no progress goes on after what the ledger saw it take
         let progress = if keeps_progress { opened.progress } else { opened.progress.or(remembered) };
+        let told = progress.map_or(Epoch(0), |p| p.epoch);
         let gate = match resume(&label, engine.ledger.writer(), engine.ledger.tail(), progress, remembered)? {
             Resume::After(epoch) => epoch,
             Resume::New => Epoch(0),
         };
         // the oldest epochs are read again as one, which a sink that holds them must not get, however old its last row is
-        let oldest = found.base.as_ref().filter(|_| known || progress.is_some()).map_or(Epoch(0), |b| b.epoch);
+        let oldest = if known || progress.is_some() { found.base() } else { Epoch(0) };
         let gate = gate.max(oldest);
-        let driver = SinkDriver::new(label.clone().into(), opened.writer, gate, engine.clock.clone());
+        let driver = SinkDriver::new(label.clone().into(), opened.writer, gate, told, engine.clock.clone());
         let port =
             if threads { SinkPort::Thread(SinkThread::start(&name, driver, wake.clone())?) } else { SinkPort::Inline(Box::new(driver)) };
         let state = SinkState::default();
@@ -219,8 +267,8 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
     }
     for (source, value) in parts.sources {
         // from where it began, or from where it is read again
-        let resume = found.start.as_ref().map(|start| {
-            let mut positions = start.positions.get(&source).cloned().unwrap_or_default();
+        let resume = found.start.as_ref().map(|_| {
+            let mut positions = found.positions(&source, engine.checkpoints.restored);
             positions.extend(engine.replay.positions(&source));
             positions
         });
@@ -229,13 +277,13 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
         engine.sources.push(SourcePort::new(source, reader));
     }
-    if found.start.is_none() && engine.log.is_kept() {
+    if found.start.is_none() && engine.log.is_there() {
         let at = |s: &SourcePort| {
             let first = s.reader.status().partitions.into_iter().map(|p| (p.partition, p.position));
             (s.name.clone(), first.collect())
         };
         let start = Start { positions: engine.sources.iter().map(at).collect(), plan: parts.plan };
-        engine.log.write(Entry::Started(start.clone()));
+        engine.log.give(Entry::Started(start.clone()));
         engine.ledger.started(start);
     }
     let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,10 +10,12 @@
 //! them threads. Invariants: output of an epoch leaves only after its binding is in the ledger; sources are polled only while what is under way stays
 //! within bounds; a position is acknowledged only when every sink holds everything before it.
 
-use super::ledger::{LogPort, LogState};
+use super::background::Port;
+use super::checkpoints::Checkpoints;
+use super::ledger::{LogDriver, LogState};
 use super::ports::{Flight, Output, SourcePort, WorkerPort};
 use super::status::{Phase, Status};
-use super::worker::{Share, ToWorker};
+use super::worker::{Report, Share, ToWorker};
 use crate::data::Rejected;
 use crate::egress::canonical;
 use crate::epoch::{Entry, Ledger, Mint, Replay};
@@ -80,10 +82,12 @@ pub(crate) struct Engine {
     pub(crate) mint: Mint,
     pub(crate) ledger: Ledger,
     /// Where the ledger is made durable, and how that stood at the last look.
-    pub(crate) log: LogPort,
+    pub(crate) log: Port<LogDriver>,
     pub(crate) written: LogState,
-    /// When the log was last told what all sinks hold.
+    /// When the log was last told what all sinks hold, and how often.
     pub(crate) based: Duration,
+    pub(crate) bases: u64,
+    pub(crate) checkpoints: Checkpoints,
     /// Epochs of an earlier run that are read again.
     pub(crate) replay: Replay,
     pub(crate) bounds: Bounds,
@@ -91,7 +95,7 @@ pub(crate) struct Engine {
     pub(crate) workers: Vec<WorkerPort>,
     /// The sinks of views; the last one takes the dead letters.
     pub(crate) outputs: Vec<Output>,
-    pub(crate) reports: crossbeam_channel::Receiver<Result<(usize, Share)>>,
+    pub(crate) reports: crossbeam_channel::Receiver<Result<(usize, Report)>>,
     pub(crate) requests: crossbeam_channel::Receiver<Request>,
     pub(crate) status: Arc<Mutex<Status>>,
     pub(crate) flight: Flight,
@@ -142,6 +146,7 @@ impl Engine {
         }
         busy |= if self.replay.epoch().is_some() { self.close_replayed()? } else { self.mint_if_due(&mut wait) };
         self.retire()?;
+        busy |= self.step_checkpoints()?;
         self.settle();
         self.publish(busy);
         if matches!(self.phase, Phase::Draining) && self.drained()? {
@@ -171,12 +176,12 @@ impl Engine {
 
     /// Looks how far the ledger is written.
     fn step_log(&mut self) -> Result<bool> {
-        let state = self.log.step();
+        let state = self.log.step().unwrap_or(LogState { durable: Epoch(u64::MAX), ..LogState::default() });
         if let Some(e) = state.failed {
             return Err(e);
         }
         let before = std::mem::replace(&mut self.written, state);
-        Ok(before.durable != self.written.durable)
+        Ok((before.durable, before.bases) != (self.written.durable, self.written.bases))
     }
 
     fn read(&mut self, views: &[usize], reply: ReadReply) {
@@ -196,25 +201,26 @@ impl Engine {
     }
 
     fn step_workers(&mut self) -> Result<bool> {
-        let mut busy = false;
+        let (mut busy, mut reports) = (false, vec![]);
         for (i, worker) in self.workers.iter_mut().enumerate() {
             if let WorkerPort::Inline(core) = worker {
                 core.step(None)?;
-                while let Some(share) = core.closed() {
-                    self.flight.take(i, share);
+                while let Some(report) = core.report() {
+                    reports.push((i, report));
                     busy = true;
                 }
                 busy |= core.is_behind();
             }
         }
+        reports.into_iter().for_each(|(worker, report)| self.take_report(worker, report));
         Ok(busy)
     }
 
     fn collect_shares(&mut self) -> Result<bool> {
         let mut busy = false;
         while let Ok(report) = self.reports.try_recv() {
-            let (worker, share) = report?;
-            self.flight.take(worker, share);
+            let (worker, report) = report?;
+            self.take_report(worker, report);
             busy = true;
         }
         while let Some((epoch, shares)) = self.flight.next_complete(self.written.durable) {
@@ -224,16 +230,25 @@ impl Engine {
         Ok(busy)
     }
 
+    fn take_report(&mut self, worker: usize, report: Report) {
+        match report {
+            Report::Share(share) => self.flight.take(worker, share),
+            Report::Sealed(epoch, roots) => self.sealed(worker, epoch, roots),
+        }
+    }
+
     /// Hands a complete epoch to every sink. Its binding survives a crash.
     fn egress(&mut self, epoch: Epoch, shares: Vec<Share>) -> Result<()> {
         let mut by_output: Vec<Vec<crate::data::Changes>> = self.outputs.iter().map(|_| vec![]).collect();
         let mut rejected = std::mem::take(&mut self.refused);
-        let mut updates = 0;
+        let (mut updates, mut unsaved) = (0, 0);
         for share in shares {
             share.outputs.into_iter().for_each(|(o, c)| by_output[o].push(c));
             rejected.extend(share.rejected);
             updates += share.updates;
+            unsaved += share.unsaved;
         }
+        self.checkpoints.unsaved = unsaved;
         Rejected::sort(&mut rejected);
         self.count_rejected(&rejected, updates);
         let dead = self.outputs.len() - 1;
@@ -287,13 +302,13 @@ impl Engine {
                 tracing::warn!(source = %port.name, "progress could not be acknowledged: {e}");
             }
         }
-        self.compact(false);
+        self.compact(false, false);
         Ok(())
     }
 
     /// Tells the log what may stand for all epochs that every sink holds.
-    fn compact(&mut self, end: bool) {
-        if !self.log.is_kept() {
+    pub(super) fn compact(&mut self, time: bool, now: bool) {
+        if !self.log.is_there() {
             return;
         }
         let (outputs, writer) = (&self.outputs, self.ledger.writer());
@@ -304,10 +319,11 @@ impl Engine {
             };
             outputs.iter().map(of).collect()
         };
-        let now = self.clock.elapsed();
-        if let Some(base) = self.ledger.base_due(end || now >= self.based + BASE_EVERY, held) {
-            self.based = now;
-            self.log.write(Entry::Base(base));
+        let at = self.clock.elapsed();
+        if let Some(base) = self.ledger.base_due(time || at >= self.based + BASE_EVERY, now, held) {
+            self.based = at;
+            self.bases += 1;
+            self.log.give(Entry::Base(base));
         }
     }
 
@@ -323,7 +339,7 @@ impl Engine {
         if !all {
             self.outputs.iter_mut().filter(|o| o.state.done < self.flight.complete).for_each(|o| o.port.flush());
         }
-        Ok(all && self.retired >= self.flight.complete)
+        Ok(all && self.retired >= self.flight.complete && self.is_stored())
     }
 
     /// After the end: answers reads of what the views hold; false when nobody can ask any more, or told to stop.
@@ -361,9 +377,10 @@ impl Engine {
                 first = first.and(Err(e.clone()));
             }
         }
-        self.compact(true);
+        self.compact(true, false);
+        let stored = self.checkpoints.port.close(true);
         let log = self.log.close(true);
-        match log.failed {
+        match log.failed.or(stored.failed) {
             Some(e) => first.and(Err(e)),
             None => first,
         }
@@ -371,6 +388,7 @@ impl Engine {
 
     /// Ends without waiting for what is not out.
     fn abandon(&mut self) {
+        self.checkpoints.port.close(false);
         self.log.close(false);
         for source in &mut self.sources {
             if let Err(e) = source.reader.close() {

@@ -17,7 +17,10 @@ impl Engine {
     pub(super) fn has_room(&self) -> bool {
         let reading = self.flight.open_bytes + self.flight.minted.iter().map(|m| m.1).sum::<usize>();
         let writing: usize = self.outputs.iter().map(|o| o.port.pending(&o.state)).sum();
-        self.flight.minted.len() < EPOCHS_IN_FLIGHT && reading < self.bounds.reading && writing < self.bounds.writing
+        self.flight.minted.len() < EPOCHS_IN_FLIGHT
+            && reading < self.bounds.reading
+            && writing < self.bounds.writing
+            && !self.checkpoints.is_full()
     }
 
     pub(super) fn poll_sources(&mut self, wait: &mut Duration) -> Result<bool> {
@@ -172,11 +175,12 @@ impl Engine {
         let binding = self.mint.close(self.clock.unix_millis());
         let epoch = binding.epoch;
         tracing::debug!(pipeline = %self.pipeline, epoch = epoch.0, rows = binding.rows(), "epoch closed");
-        if self.log.is_kept() {
-            self.log.write(Entry::Bound(binding.clone()));
+        if self.log.is_there() {
+            self.log.give(Entry::Bound(binding.clone()));
         }
         self.ledger.append(binding);
         self.close_epoch(epoch);
+        self.checkpoint_if_due(epoch);
         true
     }
 }

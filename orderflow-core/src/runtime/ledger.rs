@@ -1,8 +1,9 @@
 //! The ledger's side of the engine: entries go to the log in order, and what is durable is said.
 //!
 //! Invariant: an epoch is called durable only when its binding, and everything written before it, survives a crash. The log is written by
-//! one thread (or by the engine's own, when it runs inline); it lets go of its store when it is closed.
+//! one thread (or by the engine's own, when it runs inline).
 
+use super::background::Driver;
 use super::backoff::Backoff;
 use crate::epoch::{Entry, Log};
 use crate::error::{Error, Retry};
@@ -18,6 +19,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct LogState {
     /// The newest epoch whose binding survives a crash.
     pub(crate) durable: Epoch,
+    /// Bases written by this process.
+    pub(crate) bases: u64,
     /// Why it is waiting, if it is.
     pub(crate) waits: Option<String>,
     /// Why it is out of order.
@@ -39,29 +42,33 @@ impl LogDriver {
         let (backoff, state) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), LogState { durable, ..LogState::default() });
         Self { log, queue: VecDeque::new(), clock, backoff, state }
     }
+}
 
-    pub(crate) fn write(&mut self, entry: Entry) {
+impl Driver for LogDriver {
+    type Job = Entry;
+    type State = LogState;
+
+    fn take(&mut self, entry: Entry) {
         self.queue.push_back(entry);
     }
 
-    /// Whether everything is written, or never will be.
-    pub(crate) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.queue.is_empty() || self.state.failed.is_some()
     }
 
-    /// How long until a retry is due.
-    pub(crate) fn pause(&self) -> Duration {
+    fn pause(&self) -> Duration {
         self.backoff.left(self.clock.elapsed()).unwrap_or_default()
     }
 
-    /// Writes what is queued.
-    pub(crate) fn step(&mut self) -> LogState {
+    fn step(&mut self) -> LogState {
         while self.state.failed.is_none() && self.pause().is_zero() {
             let Some(next) = self.queue.front() else { break };
             match self.log.write(next) {
                 Ok(()) => {
-                    if let Some(Entry::Bound(binding)) = self.queue.pop_front() {
-                        self.state.durable = binding.epoch;
+                    match self.queue.pop_front() {
+                        Some(Entry::Bound(binding)) => self.state.durable = binding.epoch,
+                        Some(Entry::Base(_)) => self.state.bases += 1,
+                        _ => {}
                     }
                     self.backoff.worked();
                     self.state.waits = None;
@@ -78,53 +85,8 @@ impl LogDriver {
         }
         self.state.clone()
     }
-}
 
-/// Where the log is written.
-pub(crate) enum LogPort {
-    /// Nowhere: it is as durable as the process.
-    None,
-    /// By the engine's own thread.
-    Inline(Box<LogDriver>),
-    /// By a thread of its own.
-    Thread(super::shell::LogThread),
-}
-
-impl LogPort {
-    pub(crate) fn write(&mut self, entry: Entry) {
-        match self {
-            LogPort::None => {}
-            LogPort::Inline(driver) => driver.write(entry),
-            LogPort::Thread(thread) => thread.write(entry),
-        }
-    }
-
-    /// How it stands; inline, after writing what is queued.
-    pub(super) fn step(&mut self) -> LogState {
-        match self {
-            LogPort::None => LogState { durable: Epoch(u64::MAX), ..LogState::default() },
-            LogPort::Inline(driver) => driver.step(),
-            LogPort::Thread(thread) => thread.state(),
-        }
-    }
-
-    /// Whether there is a log at all.
-    pub(crate) fn is_kept(&self) -> bool {
-        !matches!(self, LogPort::None)
-    }
-
-    /// Lets go of the log; with `write`, after what is queued is written.
-    pub(super) fn close(&mut self, write: bool) -> LogState {
-        match std::mem::replace(self, LogPort::None) {
-            LogPort::None => LogState::default(),
-            LogPort::Inline(mut driver) => {
-                if write {
-                    driver.step()
-                } else {
-                    LogState::default()
-                }
-            }
-            LogPort::Thread(thread) => thread.close(write),
-        }
+    fn fail(state: &mut LogState, e: Error) {
+        state.failed.get_or_insert(e);
     }
 }

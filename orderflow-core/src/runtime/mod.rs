@@ -1,6 +1,9 @@
 //! The engine as a step function, and threads as a shell around it.
 
+mod background;
 mod backoff;
+mod checkpoint;
+mod checkpoints;
 mod engine;
 mod intake;
 mod ledger;
@@ -13,11 +16,14 @@ mod worker;
 
 pub use status::{Phase, SinkStatus, SourceReport, Status};
 
+pub(crate) use background::{Driver, Port};
+pub(crate) use checkpoint::{CheckpointDriver, Job};
+pub(crate) use checkpoints::Checkpoints;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use engine::Step;
 pub(crate) use engine::{Bounds, Engine, Request, gone};
-pub(crate) use ledger::{LogDriver, LogPort, LogState};
+pub(crate) use ledger::{LogDriver, LogState};
 pub(crate) use ports::{Flight, Output, SinkPort, SourcePort, WorkerPort};
-pub(crate) use shell::{LogThread, SinkThread, queue, start_engine, start_workers};
+pub(crate) use shell::{DriverThread, SinkThread, queue, start_engine, start_workers};
 pub(crate) use sinks::{SinkDriver, SinkState};
-pub(crate) use worker::{Blueprint, Core, OutputPlan, SourcePlan, ViewPlan};
+pub(crate) use worker::{Begin, Blueprint, Core, Image, OutputPlan, SourcePlan, StoredTrace, ToWorker, ViewPlan};

@@ -131,7 +131,7 @@ impl Flight {
 
 impl WorkerPort {
     /// Gives a message that must arrive.
-    pub(super) fn send(&mut self, message: ToWorker) {
+    pub(crate) fn send(&mut self, message: ToWorker) {
         match self {
             WorkerPort::Inline(core) => {
                 // an error of the dataflow is found by the next step

@@ -23,7 +23,11 @@ impl Engine {
         status.minted = self.ledger.tail();
         status.complete = self.flight.complete;
         status.committed = self.retired;
-        status.waits.clone_from(&self.written.waits);
+        status.waits = self.written.waits.clone().or_else(|| self.checkpoints.state.waits.clone());
+        status.restored = self.checkpoints.restored;
+        status.checkpoint = self.checkpoints.complete;
+        status.checkpoint_bytes = self.checkpoints.state.bytes;
+        status.merged_bytes = self.checkpoints.state.merged_bytes;
         for (source, report) in self.sources.iter_mut().zip(&mut status.sources) {
             report.rows = source.report.rows;
             report.bytes = source.report.bytes;

@@ -3,11 +3,10 @@
 //! Invariant: channels to workers are bounded and nobody blocks on them: the engine holds a fetch back instead. A worker parks when it has nothing to
 //! do and is unparked after every message, message first.
 
+use super::background::Driver;
 use super::engine::{Engine, Step};
-use super::ledger::{LogDriver, LogState};
 use super::sinks::{SinkDriver, SinkState};
-use super::worker::{Blueprint, Core, Share, ToWorker};
-use crate::epoch::Entry;
+use super::worker::{Begin, Blueprint, Core, Report, ToWorker};
 use crate::error::{Error, Result};
 use crate::operator::Order;
 use crate::operator::closure::panic_text;
@@ -60,14 +59,14 @@ pub(crate) fn queue<T>() -> (crossbeam_channel::Sender<T>, crossbeam_channel::Re
     crossbeam_channel::unbounded()
 }
 
-type Reports = crossbeam_channel::Sender<Result<(usize, Share)>>;
+type Reports = crossbeam_channel::Sender<Result<(usize, Report)>>;
 
-/// Starts `n` workers, whose first epoch is `first`; gives their engine ends and the canonical order of each output.
+/// Starts `n` workers; gives their engine ends and the canonical order of each output.
 pub(crate) fn start_workers(
     name: &str,
     n: usize,
     blueprint: &Arc<Blueprint>,
-    first: u64,
+    begin: Begin,
     reports: &Reports,
     wake: &Waker,
 ) -> Result<(Vec<WorkerThread>, Vec<Order>)> {
@@ -78,7 +77,7 @@ pub(crate) fn start_workers(
     for (index, builder) in builders.into_iter().enumerate() {
         let (to, inbox) = queue();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let mut run = WorkerLoop { index, first, inbox, waiting: waiting.clone(), reports: reports.clone(), wake: wake.clone() };
+        let mut run = WorkerLoop { index, begin, inbox, waiting: waiting.clone(), reports: reports.clone(), wake: wake.clone() };
         let (blueprint, ready) = (blueprint.clone(), ready_tx.clone());
         let body = move || {
             let _span = tracing::info_span!("orderflow_worker", pipeline = %blueprint.pipeline, worker = index).entered();
@@ -115,7 +114,7 @@ fn allocator(builder: AllocatorBuilder) -> Result<Allocator> {
 
 struct WorkerLoop {
     index: usize,
-    first: u64,
+    begin: Begin,
     inbox: crossbeam_channel::Receiver<ToWorker>,
     waiting: Arc<AtomicUsize>,
     reports: Reports,
@@ -129,7 +128,7 @@ impl WorkerLoop {
         builder: AllocatorBuilder,
         ready: &crossbeam_channel::Sender<Result<Vec<Order>>>,
     ) -> Result<()> {
-        let (mut core, orders) = Core::build(blueprint, allocator(builder)?, self.first)?;
+        let (mut core, orders) = Core::build(blueprint, allocator(builder)?, self.begin)?;
         let _ = ready.send(Ok(orders));
         loop {
             let mut got = false;
@@ -149,8 +148,8 @@ impl WorkerLoop {
             }
             core.step(if got { None } else { Some(PARK) })?;
             let mut reported = false;
-            while let Some(share) = core.closed() {
-                let _ = self.reports.send(Ok((self.index, share)));
+            while let Some(report) = core.report() {
+                let _ = self.reports.send(Ok((self.index, report)));
                 reported = true;
             }
             if reported {
@@ -275,55 +274,56 @@ fn sink_loop(
     }
 }
 
-/// The engine's end of the thread that writes the ledger.
-pub(crate) struct LogThread {
-    to: crossbeam_channel::Sender<Entry>,
+/// The engine's end of a thread that does what may wait for the disk.
+pub(crate) struct DriverThread<D: Driver> {
+    to: crossbeam_channel::Sender<D::Job>,
     stop: Arc<AtomicBool>,
-    state: Arc<Mutex<LogState>>,
+    state: Arc<Mutex<D::State>>,
     thread: JoinHandle<()>,
 }
 
-impl LogThread {
-    /// Starts the thread.
-    pub(crate) fn start(name: &str, mut driver: LogDriver, wake: Waker) -> Result<Self> {
+impl<D: Driver> DriverThread<D> {
+    /// Starts the thread, called `name`.
+    pub(crate) fn start(name: &str, mut driver: D, wake: Waker) -> Result<Self> {
         let (to, inbox) = queue();
         let (stop, state) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(driver.step())));
         let (stopped, shared) = (stop.clone(), state.clone());
+        let what = name.to_owned();
         let body = move || {
-            let run = AssertUnwindSafe(|| log_loop(&mut driver, &inbox, &stopped, &shared, &wake));
+            let run = AssertUnwindSafe(|| driver_loop(&mut driver, &inbox, &stopped, &shared, &wake));
             if let Err(panic) = catch_unwind(run) {
-                let e = Error::internal("the ledger panicked").why(panic_text(&*panic));
-                shared.lock().unwrap_or_else(PoisonError::into_inner).failed.get_or_insert(e);
+                let e = Error::internal(format!("the thread {what} panicked")).why(panic_text(&*panic));
+                D::fail(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), e);
                 wake.wake();
             }
         };
-        let thread = spawn(&format!("{name}-ledger"), body)?;
+        let thread = spawn(name, body)?;
         Ok(Self { to, stop, state, thread })
     }
 
-    pub(crate) fn write(&mut self, entry: Entry) {
+    pub(crate) fn give(&mut self, job: D::Job) {
         // a thread that is gone has said why in the state
-        let _ = self.to.send(entry);
+        let _ = self.to.send(job);
     }
 
-    pub(crate) fn state(&mut self) -> LogState {
+    pub(crate) fn state(&mut self) -> D::State {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn close(self, write: bool) -> LogState {
+    pub(crate) fn close(self, finish: bool) -> D::State {
         let Self { to, stop, state, thread } = self;
-        stop.store(!write, Ordering::Release);
+        stop.store(!finish, Ordering::Release);
         drop(to);
         let _ = thread.join(); // its panic is in the state
         state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn log_loop(
-    driver: &mut LogDriver,
-    inbox: &crossbeam_channel::Receiver<Entry>,
+fn driver_loop<D: Driver>(
+    driver: &mut D,
+    inbox: &crossbeam_channel::Receiver<D::Job>,
     stopped: &AtomicBool,
-    shared: &Mutex<LogState>,
+    shared: &Mutex<D::State>,
     wake: &Waker,
 ) {
     use crossbeam_channel::RecvTimeoutError;
@@ -332,7 +332,7 @@ fn log_loop(
         let mut next = inbox.recv_timeout(wait);
         let open = loop {
             match next {
-                Ok(entry) => driver.write(entry),
+                Ok(job) => driver.take(job),
                 Err(RecvTimeoutError::Timeout) => break true,
                 Err(RecvTimeoutError::Disconnected) => break false,
             }
@@ -341,10 +341,11 @@ fn log_loop(
         if stopped.load(Ordering::Acquire) {
             return;
         }
-        *shared.lock().unwrap_or_else(PoisonError::into_inner) = driver.step();
+        let state = driver.step();
+        *shared.lock().unwrap_or_else(PoisonError::into_inner) = state;
         wake.wake();
         if !open {
-            return; // what could not be written by now is not needed: nothing that left depends on it
+            return; // what could not be done by now is not needed: nothing that left depends on it
         }
     }
 }

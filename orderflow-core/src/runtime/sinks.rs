@@ -20,7 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct SinkState {
     /// Every row up to here is in the outside world for good.
     pub(crate) done: Epoch,
-    /// The newest epoch with rows that the outside confirmed; empty ones may follow it.
+    /// The newest epoch with rows that the sink itself says it holds; empty ones may follow it.
     pub(crate) committed: Epoch,
     /// Bytes given and not yet out.
     pub(crate) pending: usize,
@@ -49,6 +49,8 @@ pub(crate) struct SinkDriver {
     offered: Epoch,
     last_rows: Epoch,
     committed: Epoch,
+    /// The newest progress that the sink itself told of; behind `committed` where it has no row of the oldest epochs.
+    told: Epoch,
     flush: bool,
     clock: Clock,
     backoff: Backoff,
@@ -56,8 +58,8 @@ pub(crate) struct SinkDriver {
 }
 
 impl SinkDriver {
-    /// A driver of an opened writer that holds everything up to `gate`.
-    pub(crate) fn new(name: Arc<str>, writer: Box<dyn Writer>, gate: Epoch, clock: Clock) -> Self {
+    /// A driver of an opened writer that holds everything up to `gate`, and told so itself up to `told`.
+    pub(crate) fn new(name: Arc<str>, writer: Box<dyn Writer>, gate: Epoch, told: Epoch, clock: Clock) -> Self {
         Self {
             name,
             writer: Some(writer),
@@ -69,6 +71,7 @@ impl SinkDriver {
             offered: Epoch(0),
             last_rows: Epoch(0),
             committed: gate,
+            told,
             flush: false,
             clock,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
@@ -123,7 +126,7 @@ impl SinkDriver {
             }
         }
         self.state.pending = self.held + self.unheard + self.queued;
-        self.state.committed = self.committed;
+        self.state.committed = self.told;
         self.state.done = if self.last_rows <= self.committed { self.offered.max(self.committed) } else { self.committed };
         let refused = std::mem::take(&mut self.state.refused);
         SinkState { refused, ..self.state.clone() }
@@ -157,6 +160,7 @@ impl SinkDriver {
         self.state.refused.extend(committed.refused);
         if let Some(p) = committed.progress {
             self.committed = self.committed.max(p.epoch);
+            self.told = self.told.max(p.epoch);
         }
         Ok(())
     }

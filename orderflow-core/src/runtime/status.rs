@@ -55,6 +55,14 @@ pub struct Status {
     pub state_updates: usize,
     /// Why what must survive a crash cannot be written at the moment: nothing leaves until it can.
     pub waits: Option<String>,
+    /// The epoch as of which views were taken from what was stored, when this run began; `None` if they were computed from the beginning.
+    pub restored: Option<Epoch>,
+    /// The epoch of the newest complete checkpoint.
+    pub checkpoint: Option<Epoch>,
+    /// Bytes of files written by checkpoints of this run, of what had changed.
+    pub checkpoint_bytes: u64,
+    /// Bytes of files written by merging small ones.
+    pub merged_bytes: u64,
 }
 
 /// One source.

@@ -2,19 +2,22 @@
 //!
 //! Invariant: what a worker reports as closed for epoch *e* is everything that its operators will ever produce at *e*. It never waits for I/O.
 
+use crate::data::rowkey::owned;
 use crate::data::{Changes, Rejected};
+use crate::dataflow::arrange::Sealed;
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::ingest::Ingest;
 use crate::operator::closure::panic_text;
 use crate::operator::eval::Rejects;
 use crate::operator::keep::State;
+use crate::operator::root::{Restored, Root, Roots, Shape};
 use crate::operator::{Context, Failure, Node, Order};
 use crate::source::Fetch;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +34,42 @@ pub(crate) struct Blueprint {
     pub(crate) sources: Vec<SourcePlan>,
     pub(crate) views: Vec<ViewPlan>,
     pub(crate) outputs: Vec<OutputPlan>,
+    /// What is stored of it; `None` if nothing can be.
+    pub(crate) roots: Option<Roots>,
+}
+
+/// Where a worker begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begin {
+    /// The first epoch.
+    pub(crate) first: u64,
+    /// Whether state is stored.
+    pub(crate) storing: bool,
+    /// Whether state that was stored comes in a [`ToWorker::Restore`] before anything else.
+    pub(crate) restoring: bool,
+}
+
+/// State that was stored as of the end of an epoch.
+pub(crate) struct Image {
+    pub(crate) upto: u64,
+    /// Whether roots show their rows at that epoch.
+    pub(crate) show: bool,
+    /// For each root its traces' files, each with the epoch up to which it is; `None` for a root that was not stored.
+    pub(crate) roots: Vec<Option<Vec<StoredTrace>>>,
+}
+
+/// The files of a trace, the oldest first.
+pub(crate) type StoredTrace = Vec<(u64, Arc<Vec<RecordBatch>>)>;
+
+/// What every root was given since it was sealed last, by root and trace.
+pub(crate) type SealedRoots = Vec<Vec<Sealed>>;
+
+/// What a worker tells the engine.
+pub(crate) enum Report {
+    /// It is through with an epoch.
+    Share(Share),
+    /// What its roots were given up to the end of an epoch.
+    Sealed(u64, SealedRoots),
 }
 
 /// How a source is decoded.
@@ -63,6 +102,10 @@ pub(crate) enum ToWorker {
     Fetch { source: usize, epoch: u64, fetch: Fetch },
     /// No more records of `epoch`; epochs below `forget` will not be read again.
     Close { epoch: u64, forget: u64 },
+    /// What was stored before; before anything else.
+    Restore(Arc<Image>),
+    /// Let go of what roots were given up to the end of `epoch`, which was closed.
+    Seal { epoch: u64 },
     /// The rows of a view as of `epoch`.
     Read { view: usize, epoch: u64, reply: Reply },
     /// Drop everything.
@@ -81,6 +124,8 @@ pub(crate) struct Share {
     pub(crate) rejected: Vec<Rejected>,
     /// Updates held in this worker's kept state.
     pub(crate) updates: usize,
+    /// Bytes that its roots were given and that were not sealed.
+    pub(crate) unsaved: usize,
 }
 
 /// A worker.
@@ -93,16 +138,20 @@ pub(crate) struct Core {
     rejects: Rejects,
     failure: Failure,
     states: Vec<Rc<dyn State>>,
+    roots: Vec<Root>,
+    shapes: Vec<Shape>,
     reported: u64,
-    asked: u64,
+    /// Epochs that were closed by the engine and not reported.
+    asked: VecDeque<u64>,
+    sealing: Option<u64>,
 }
 
 type Captured = Rc<RefCell<BTreeMap<u64, Vec<(usize, Changes)>>>>;
 
 impl Core {
-    /// Builds the dataflow, in which `first` is the first epoch; also gives the canonical order of each output.
+    /// Builds the dataflow; also gives the canonical order of each output.
     #[expect(clippy::disallowed_methods, reason = "timely's own timer: without one a worker never parks")]
-    pub(crate) fn build(blueprint: &Blueprint, allocator: Allocator, first: u64) -> Result<(Self, Vec<Order>)> {
+    pub(crate) fn build(blueprint: &Blueprint, allocator: Allocator, begin: Begin) -> Result<(Self, Vec<Order>)> {
         let config = timely::WorkerConfig::default();
         let mut timely = Timely::new(config, allocator, Some(std::time::Instant::now()));
         let (rejects, failure, captured) = (Rejects::default(), Failure::default(), Captured::default());
@@ -120,6 +169,10 @@ impl Core {
                 views: vec![],
                 rejects: rejects.clone(),
                 failure: failure.clone(),
+                first: begin.first,
+                storing: begin.storing,
+                restoring: begin.restoring,
+                roots: RefCell::default(),
             };
             let mut states = vec![];
             for view in &blueprint.views {
@@ -143,10 +196,29 @@ impl Core {
                 });
                 done.probe_with(&probe);
             }
-            Ok((states, orders))
+            Ok((states, orders, context.roots.take()))
         });
-        let (states, orders) = built?;
-        let mut core = Core { timely, inputs, ingests, probe, captured, rejects, failure, states, reported: first - 1, asked: first - 1 };
+        let (states, orders, roots) = built?;
+        let shapes = blueprint.roots.as_ref().map(|r| r.shapes.clone()).unwrap_or_default();
+        if blueprint.roots.is_some() && shapes.len() != roots.len() {
+            return Err(Error::internal(format!("{} roots were planned and {} rendered", shapes.len(), roots.len())));
+        }
+        let first = begin.first;
+        let mut core = Core {
+            timely,
+            inputs,
+            ingests,
+            probe,
+            captured,
+            rejects,
+            failure,
+            states,
+            roots,
+            shapes,
+            reported: first - 1,
+            asked: VecDeque::new(),
+            sealing: None,
+        };
         core.inputs.iter_mut().for_each(|i| i.advance_to(first));
         Ok((core, orders))
     }
@@ -158,17 +230,31 @@ impl Core {
                 let (changes, rejected) = self.ingests[source].rows(fetch)?;
                 rejected.into_iter().for_each(|r| self.rejects.push(epoch, r));
                 if let Some(mut changes) = changes {
+                    // after what is read again as one, numbers of epochs may be left out
+                    if *self.inputs[source].time() < epoch {
+                        self.inputs[source].advance_to(epoch);
+                    }
                     self.inputs[source].send_batch(&mut changes);
                 }
             }
             ToWorker::Close { epoch, forget } => {
-                self.asked = epoch;
+                self.asked.push_back(epoch);
                 self.states.iter().for_each(|s| s.forget(forget));
                 for input in &mut self.inputs {
                     input.advance_to(epoch + 1);
                     input.flush();
                 }
             }
+            ToWorker::Restore(image) => {
+                let (index, peers) = (self.timely.index(), self.timely.peers());
+                let state = Restored { upto: image.upto, show: image.show };
+                for ((root, shape), files) in self.roots.iter().zip(&self.shapes).zip(&image.roots) {
+                    if let Some(files) = files {
+                        root.restore(shape, files, owned(index, peers), state)?;
+                    }
+                }
+            }
+            ToWorker::Seal { epoch } => self.sealing = Some(epoch),
             ToWorker::Read { view, epoch, reply } => reply(self.states[view].scan(epoch)),
             ToWorker::Stop => return Ok(false),
         }
@@ -190,18 +276,31 @@ impl Core {
 
     /// Whether epochs were closed by the engine that the operators have not finished.
     pub(crate) fn is_behind(&self) -> bool {
-        self.reported < self.asked
+        !self.asked.is_empty() || self.sealing.is_some()
+    }
+
+    /// What there is to tell the engine next.
+    pub(crate) fn report(&mut self) -> Option<Report> {
+        if let Some(share) = self.closed() {
+            return Some(Report::Share(share));
+        }
+        let epoch = self.sealing.take_if(|e| *e <= self.reported)?;
+        Some(Report::Sealed(epoch, self.roots.iter().map(|r| r.seal(epoch)).collect()))
     }
 
     /// The next epoch that all operators are through with.
-    pub(crate) fn closed(&mut self) -> Option<Share> {
-        let next = self.reported + 1;
-        if next > self.asked || self.probe.less_equal(&next) {
-            return None;
-        }
+    fn closed(&mut self) -> Option<Share> {
+        let probe = &self.probe;
+        let next = self.asked.pop_front_if(|next| !probe.less_equal(next))?;
         self.reported = next;
         let outputs = self.captured.borrow_mut().remove(&next).unwrap_or_default();
-        Some(Share { epoch: next, outputs, rejected: self.rejects.take(next), updates: self.states.iter().map(|s| s.updates()).sum() })
+        Some(Share {
+            epoch: next,
+            outputs,
+            rejected: self.rejects.take(next),
+            updates: self.states.iter().map(|s| s.updates()).sum(),
+            unsaved: self.roots.iter().map(Root::unsaved).sum(),
+        })
     }
 
     /// Drops the dataflow, whatever is still in it.

@@ -82,7 +82,7 @@ pub trait Upload: Send {
     fn finish(&mut self) -> Result<()>;
 }
 
-impl dyn Store {
+impl dyn Store + '_ {
     /// Writes a whole object in place of the one of that name.
     ///
     /// # Errors

@@ -6,7 +6,8 @@
 //!   sorted keys with changes of epoch t ──insert──► trace ──lookup(key), lookup_first(prefix), scan(≤ t)──► accumulators
 //! ```
 //! Invariant: the writer inserts epochs in ascending order; a reader that was told "you may forget what is below t" answers for any
-//! epoch ≥ t − 1 that was inserted, whatever came later.
+//! epoch ≥ t − 1 that was inserted, whatever came later. An arrangement that is stored keeps hold of every batch until it is asked for: batches
+//! are in `Arc`s, so another thread writes them down while the worker goes on.
 
 mod acc;
 mod bytes;
@@ -22,6 +23,7 @@ use differential_dataflow::trace::implementations::spine_fueled::Spine;
 use differential_dataflow::trace::implementations::{OffsetList, ord_neu::key_batch::OrdKeyStorage};
 use differential_dataflow::trace::{Cursor, Description, Navigable, Trace as _, TraceReader};
 use shared::Shared;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use timely::dataflow::operators::generic::OperatorInfo;
 use timely::progress::Antichain;
@@ -38,6 +40,20 @@ pub struct Arrangement {
     reader: Reader,
     writer: TraceWriter<Inner>,
     upper: u64,
+    /// Batches that were not sealed yet, with their epochs; `None` if nobody stores them.
+    unsaved: Option<VecDeque<(u64, Batch)>>,
+    unsaved_bytes: usize,
+}
+
+/// What an arrangement was given in some epochs, for another thread.
+#[derive(Default)]
+pub struct Sealed(Vec<Batch>);
+
+impl Sealed {
+    /// Sorted keys and what was added to their accumulators, a part an epoch.
+    pub fn parts(&self) -> Vec<(Bytes, Accs)> {
+        self.0.iter().map(|b| (b.0.storage.keys.clone(), b.0.storage.upds.diffs.clone())).collect()
+    }
 }
 
 impl Arrangement {
@@ -45,7 +61,7 @@ impl Arrangement {
     pub fn new(info: OperatorInfo, activator: Activator) -> Self {
         let trace = Inner::new(info.clone(), None, Some(activator));
         let (agent, writer) = TraceAgent::new(trace, info, None);
-        Self { reader: Reader { agent }, writer, upper: 0 }
+        Self { reader: Reader { agent }, writer, upper: 0, unsaved: None, unsaved_bytes: 0 }
     }
 
     /// Another reader, with a hold of its own: it must be told what may be forgotten.
@@ -56,6 +72,31 @@ impl Arrangement {
     /// A cursor over everything inserted so far; valid until the next insert.
     pub fn cursor(&mut self) -> Lookup {
         self.reader.lookup()
+    }
+
+    /// From now on what is inserted is kept for [`Arrangement::seal`].
+    pub fn store(&mut self) {
+        self.unsaved.get_or_insert_default();
+    }
+
+    /// Bytes of what was inserted and not sealed.
+    pub fn unsaved(&self) -> usize {
+        self.unsaved_bytes
+    }
+
+    /// Lets go of what was inserted at epochs ≤ `upto` and not sealed before.
+    pub fn seal(&mut self, upto: u64) -> Sealed {
+        let Some(unsaved) = self.unsaved.as_mut() else { return Sealed::default() };
+        let sealed = Sealed(std::iter::from_fn(|| unsaved.pop_front_if(|(epoch, _)| *epoch <= upto)).map(|(_, batch)| batch).collect());
+        self.unsaved_bytes = unsaved.iter().map(|(_, b)| memory(b)).sum();
+        sealed
+    }
+
+    /// Inserts what was stored before, at the epoch up to which it is: it need not be stored again.
+    pub fn load(&mut self, epoch: u64, keys: Bytes, accs: Accs) {
+        let unsaved = self.unsaved.take();
+        self.insert(epoch, keys, accs);
+        self.unsaved = unsaved;
     }
 
     /// Inserts the changes of `epoch`: keys ascending and unique; keys whose words are all zero are left out.
@@ -81,11 +122,20 @@ impl Arrangement {
             let description = Description::new(Antichain::from_elem(self.upper), Antichain::from_elem(epoch + 1), Antichain::from_elem(0));
             let value = OrdKeyBatch::<Layout>::create_value();
             let batch = OrdKeyBatch { storage: OrdKeyStorage { keys, upds }, description, updates: n, value };
-            self.writer.insert(Shared(Arc::new(batch)), Some(epoch));
+            let batch = Shared(Arc::new(batch));
+            if let Some(unsaved) = self.unsaved.as_mut() {
+                self.unsaved_bytes += memory(&batch);
+                unsaved.push_back((epoch, batch.clone()));
+            }
+            self.writer.insert(batch, Some(epoch));
             self.upper = epoch + 1;
         }
         self.reader.forget(epoch + 1);
     }
+}
+
+fn memory(batch: &Batch) -> usize {
+    batch.0.storage.keys.memory() + batch.0.storage.upds.diffs.memory()
 }
 
 /// A reading end of a trace, on the same worker.
@@ -181,7 +231,7 @@ impl Lookup {
 
 const _: fn() = || {
     fn send_and_sync<T: Send + Sync>() {}
-    send_and_sync::<Batch>(); // a checkpoint is written by another thread
+    send_and_sync::<Sealed>(); // a checkpoint is written by another thread
 };
 
 #[cfg(test)]

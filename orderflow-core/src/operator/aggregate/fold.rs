@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::operator::eval::{Blame, json_row};
 use crate::operator::keep::State;
 use crate::operator::render::Failure;
+use crate::operator::root::Root;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -27,6 +28,7 @@ pub(super) fn render<'s>(
     plan: Arc<Aggregate>,
     blame: Blame,
     failure: Failure,
+    root: Root,
 ) -> (Stream<'s>, AggregateState) {
     let state: Rc<RefCell<Option<AggregateReaders>>> = Rc::default();
     let shared = state.clone();
@@ -37,15 +39,16 @@ pub(super) fn render<'s>(
         let home = plan.keys.is_empty() && owner(bucket(empty_hash()), scope.peers()) == scope.index();
         let traces: Vec<Arrangement> = (0..=plan.values.len()).map(|_| Arrangement::new(info.clone(), activator.clone())).collect();
         *shared.borrow_mut() = Some(AggregateReaders { readers: traces.iter().map(Arrangement::reader).collect(), home });
-        // without keys there is one row from the first epoch on, at the worker that owns the empty key
+        root.built(traces);
+        // without keys there is one row from the first epoch on, at the worker that owns the empty key; what is restored shows its rows then
         let mut pending = Pending::default();
-        if home {
-            pending.of(1, || (capability.delayed(&1), vec![]));
+        if home || root.restoring {
+            pending.of(root.first, || (capability.delayed(&root.first), vec![]));
         }
         drop(capability);
         let rows = blame.rows_of("aggregate");
         let mut fold = match Codecs::new(&plan) {
-            Ok(codecs) => Some(Fold { plan, codecs, traces, blame, shown: false }),
+            Ok(codecs) => Some(Fold { plan, codecs, root, home, blame, shown: false }),
             Err(e) => {
                 failure.set(e);
                 None
@@ -109,7 +112,9 @@ impl Codecs {
 struct Fold {
     plan: Arc<Aggregate>,
     codecs: Codecs,
-    traces: Vec<Arrangement>,
+    root: Root,
+    /// Whether the only row of an aggregate without keys is shown here.
+    home: bool,
     blame: Blame,
     /// Whether the only row of an aggregate without keys was shown before.
     shown: bool,
@@ -117,13 +122,19 @@ struct Fold {
 
 impl Fold {
     fn epoch(&mut self, epoch: u64, parts: Vec<Partials>) -> Result<Vec<Changes>> {
-        let mut by_trace: Vec<Vec<Partials>> = self.traces.iter().map(|_| vec![]).collect();
+        if let Some(restored) = self.root.ignores(epoch) {
+            self.shown = true;
+            return if restored.show && epoch == restored.upto { self.all_rows(epoch) } else { Ok(vec![]) };
+        }
+        let root = self.root.clone();
+        let mut traces = root.traces.borrow_mut();
+        let mut by_trace: Vec<Vec<Partials>> = traces.iter().map(|_| vec![]).collect();
         for p in parts {
             by_trace[p.trace as usize].push(p);
         }
         let mut merged = by_trace.into_iter().map(Partials::merge);
         let mut own = merged.next().unwrap_or_default();
-        if own.keys.count() == 0 && self.plan.keys.is_empty() {
+        if own.keys.count() == 0 && self.home {
             own = Partials { trace: 0, keys: Bytes::default(), accs: Accs::with_width(self.plan.width, 1) };
             own.keys.push(&[bucket(empty_hash())]);
             own.accs.push_zero();
@@ -131,15 +142,15 @@ impl Fold {
         // values first: distinct counts become words of the group, least and greatest values are looked up before and after
         let mut before = vec![];
         for (v, p) in merged.enumerate() {
-            before.push(self.traces[v + 1].cursor());
+            before.push(traces[v + 1].cursor());
             let call = &self.plan.calls[self.plan.values[v].call];
             if matches!(call.func, Func::CountDistinct(_)) {
                 count_transitions(&mut before[v], &p, epoch, &mut own, call.word);
             }
-            self.traces[v + 1].insert(epoch, p.keys, p.accs);
+            traces[v + 1].insert(epoch, p.keys, p.accs);
         }
-        let mut after: Vec<Lookup> = self.traces[1..].iter_mut().map(Arrangement::cursor).collect();
-        let mut lookup = self.traces[0].cursor();
+        let mut after: Vec<Lookup> = traces[1..].iter_mut().map(Arrangement::cursor).collect();
+        let mut lookup = traces[0].cursor();
         let (mut acc, mut out) = (Acc::zero(self.plan.width), Out::new(&self.plan));
         let (mut old_values, mut new_values) = (vec![], vec![]);
         let mut batches = vec![];
@@ -163,13 +174,49 @@ impl Fold {
             }
         }
         drop(lookup);
-        for (key, reason, diff) in std::mem::take(&mut out.errors) {
+        self.refuse(epoch, std::mem::take(&mut out.errors));
+        batches.extend(out.changes(&self.plan, &self.codecs)?);
+        traces[0].insert(epoch, own.keys, own.accs);
+        Ok(batches)
+    }
+
+    /// Groups that cannot be shown, or can be again.
+    fn refuse(&self, epoch: u64, errors: Vec<(&[u8], String, i64)>) {
+        for (key, reason, diff) in errors {
             let row = self.codecs.batch(&self.plan, &[key], vec![vec![Value::Null]; self.plan.calls.len()]);
             let bytes = row.map_or_else(|_| key.to_vec(), |r| json_row(&Changes::inserts(r), 0));
             self.blame.rejects.push(epoch, Rejected { from: self.blame.view.clone(), place: None, bytes, reason, diff });
         }
+    }
+
+    /// Every row, as if it came at `epoch`: what was restored, for those who were not.
+    fn all_rows(&mut self, epoch: u64) -> Result<Vec<Changes>> {
+        let root = self.root.clone();
+        let mut traces = root.traces.borrow_mut();
+        let (own, values) = traces.split_first_mut().expect("the group's own trace is always there");
+        let mut values: Vec<Lookup> = values.iter_mut().map(Arrangement::cursor).collect();
+        let (mut keys, mut accs) = (Bytes::default(), Accs::with_width(self.plan.width, 0));
+        own.cursor().scan(epoch, self.plan.width, |key, acc| {
+            keys.push(key);
+            accs.push(&acc.0);
+        });
+        if keys.count() == 0 && self.home {
+            keys.push(&[bucket(empty_hash())]);
+            accs.push_zero();
+        }
+        let (mut out, mut row, mut batches) = (Out::new(&self.plan), vec![], vec![]);
+        let mut acc = Acc::zero(self.plan.width);
+        for (i, key) in keys.iter().enumerate() {
+            acc.0.copy_from_slice(accs.get(i));
+            let shown = self.plan.row(&acc, |v| first(&mut values[v], key, epoch), &mut row);
+            out.push(key, shown, &mut row, 1);
+            if out.keys.len() >= BATCH {
+                let errors = std::mem::take(&mut out.errors);
+                batches.extend(std::mem::replace(&mut out, Out { errors, ..Out::new(&self.plan) }).changes(&self.plan, &self.codecs)?);
+            }
+        }
+        self.refuse(epoch, std::mem::take(&mut out.errors));
         batches.extend(out.changes(&self.plan, &self.codecs)?);
-        self.traces[0].insert(epoch, own.keys, own.accs);
         Ok(batches)
     }
 }

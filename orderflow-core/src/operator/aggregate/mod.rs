@@ -22,8 +22,10 @@ pub use lower::lower;
 use crate::dataflow::Stream;
 use crate::operator::eval::Blame;
 use crate::operator::render::Failure;
+use crate::operator::root::Root;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_plan::PhysicalExpr;
+use std::fmt;
 use std::sync::Arc;
 
 /// A planned `GROUP BY`.
@@ -40,6 +42,21 @@ pub struct Aggregate {
     pub width: usize,
     /// Traces of (group, value) that calls refer to, numbered from 1 (0 is the group's own).
     pub values: Vec<Values>,
+}
+
+impl fmt::Display for Aggregate {
+    /// What it groups by and computes, as text: by it state is found again.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.keys.iter().zip(&self.key_types).map(|(e, t)| format!("{e} {t}"));
+        write!(f, "group by {}:", keys.collect::<Vec<_>>().join(", "))?;
+        for call in &self.calls {
+            write!(f, " {:?}", call.func)?;
+            call.arg.iter().try_for_each(|e| write!(f, "({e})"))?;
+            call.filter.iter().try_for_each(|e| write!(f, " where {e}"))?;
+            write!(f, " {};", call.out)?;
+        }
+        self.values.iter().try_for_each(|v| write!(f, " of {}", v.data_type))
+    }
 }
 
 /// A trace of (group, value).
@@ -109,7 +126,7 @@ pub(super) fn combine<'s>(input: Stream<'s>, plan: Arc<Aggregate>, blame: Blame,
 }
 
 /// Renders the two halves and the exchange between them; also gives the readable state of this worker.
-pub fn render<'s>(input: Stream<'s>, plan: Arc<Aggregate>, blame: Blame, failure: Failure) -> (Stream<'s>, AggregateState) {
+pub fn render<'s>(input: Stream<'s>, plan: Arc<Aggregate>, blame: Blame, failure: Failure, root: Root) -> (Stream<'s>, AggregateState) {
     let partials = combine::render(input, plan.clone(), blame.clone(), failure.clone());
-    fold::render(partials, plan, blame, failure)
+    fold::render(partials, plan, blame, failure, root)
 }

@@ -1,0 +1,297 @@
+//! Roots: the kept state that is stored, because nothing that is stored would give it again.
+//!
+//! A stream is *live* when its past lies outside: in a source. An arrangement of a live stream is a root; one below an arrangement is derived,
+//! for the root above it shows its rows again. A root is known by what it computes ([`Shape::text`]), never by its place in the
+//! pipeline, so that a view can be added without losing the others.
+//! ```text
+//!   source ─► map ─► group by ──► map ─► group by        source ─► filter ─► rows of a view that can be read
+//!                    └ root              └ derived                           └ root
+//! ```
+//! Invariant: what [`TraceShape::encode`] wrote, [`TraceShape::decode`] reads back: typed columns, never row bytes, which may change with Arrow.
+
+use super::aggregate::Aggregate;
+use super::{Node, keep};
+use crate::data::rowkey::RowCodec;
+use crate::dataflow::arrange::{Accs, Arrangement, Bytes, Sealed};
+use crate::dataflow::partials::Partials;
+use crate::error::{Error, Result};
+use arrow::array::{ArrayRef, AsArray, Decimal128Array, RecordBatch, UInt8Array};
+use arrow::datatypes::{DataType, Decimal128Type, Field, Schema, SchemaRef, UInt8Type};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Version of the meaning of accumulators, and of the texts below.
+const VERSION: u32 = 1;
+
+/// What a root computes, and how its traces are written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// What it computes, from the source on.
+    pub text: String,
+    /// Its traces.
+    pub traces: Vec<TraceShape>,
+}
+
+/// The columns of a stored trace: bucket, key columns, accumulators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceShape {
+    /// Types of the key's columns.
+    pub types: Vec<DataType>,
+    /// How many of the last ones sort in reverse.
+    pub descending: usize,
+    /// Words of the accumulators.
+    pub width: usize,
+}
+
+/// Whether the past of a node's output lies outside; `views`: whether that of each view does.
+pub fn is_live(node: &Node, views: &[bool]) -> bool {
+    match node {
+        Node::Source { .. } => true,
+        Node::View { view, .. } => views.get(*view).copied().unwrap_or(true),
+        Node::Aggregate(..) => false,
+        Node::Map(..) | Node::Union(..) | Node::Closure(..) | Node::Custom(..) => node.inputs().into_iter().any(|n| is_live(n, views)),
+    }
+}
+
+/// What is stored of a pipeline.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    /// Its roots, in the order in which they are rendered.
+    pub shapes: Vec<Shape>,
+    /// Whether something is computed from state again: roots must show their rows after a start.
+    pub feeds: bool,
+    /// Whether the past of what each sink is given lies outside.
+    pub live_outputs: Vec<bool>,
+}
+
+impl Roots {
+    /// Of the views, and then of what sinks are given; `source` names a source. `None` if a user's own operator may hold what nobody can store.
+    pub fn of<'a>(
+        views: impl IntoIterator<Item = &'a Node>,
+        outputs: impl IntoIterator<Item = &'a Node>,
+        source: &dyn Fn(usize) -> String,
+    ) -> Result<Option<Self>> {
+        let mut roots = Roots::default();
+        let mut known = Views { live: vec![], state: vec![], texts: vec![], source };
+        for node in views {
+            if !roots.visit(node, &known)? {
+                return Ok(None);
+            }
+            let (live, state, text) = (is_live(node, &known.live), known.has_state(node), known.text(node));
+            // the rows of a view that can be read: in the aggregate that they come from, or kept
+            match (state, live) {
+                (true, _) => {}
+                (false, true) => {
+                    let traces = shape(&keep::all_columns(&node.schema())?);
+                    roots.shapes.push(Shape { text: format!("{VERSION} rows of {text}"), traces });
+                }
+                (false, false) => roots.feeds = true,
+            }
+            known.live.push(live);
+            known.state.push(state);
+            known.texts.push(text);
+        }
+        for node in outputs {
+            if !roots.visit(node, &known)? {
+                return Ok(None);
+            }
+            roots.live_outputs.push(is_live(node, &known.live));
+        }
+        Ok(Some(roots))
+    }
+
+    /// The aggregates of a node, those below first.
+    fn visit(&mut self, node: &Node, views: &Views<'_>) -> Result<bool> {
+        for input in node.inputs() {
+            if !self.visit(input, views)? {
+                return Ok(false);
+            }
+        }
+        match node {
+            Node::Aggregate(input, plan) if is_live(input, &views.live) => {
+                self.shapes.push(Shape { text: format!("{VERSION} {}", views.text(node)), traces: shape(plan) });
+            }
+            Node::Aggregate(..) => self.feeds = true,
+            Node::Custom(..) => return Ok(false),
+            _ => {}
+        }
+        Ok(true)
+    }
+}
+
+/// What is known of the views before a node.
+struct Views<'a> {
+    live: Vec<bool>,
+    /// Whether an aggregate can answer for its rows.
+    state: Vec<bool>,
+    texts: Vec<String>,
+    source: &'a dyn Fn(usize) -> String,
+}
+
+impl Views<'_> {
+    /// Whether an aggregate below can answer for the rows of a node, as rendering finds.
+    fn has_state(&self, node: &Node) -> bool {
+        match node {
+            Node::Aggregate(..) => true,
+            Node::Map(input, _) => self.has_state(input),
+            Node::View { view, .. } => self.state[*view],
+            _ => false,
+        }
+    }
+
+    /// What a node computes, from the source on.
+    fn text(&self, node: &Node) -> String {
+        let names = |schema: &SchemaRef| schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
+        match node {
+            Node::Source { source, schema, .. } => format!("{} [{}]", (self.source)(*source), names(schema)),
+            Node::View { view, schema, .. } => format!("({}) [{}]", self.texts[*view], names(schema)),
+            Node::Map(input, map) => map.steps.iter().fold(self.text(input), |text, step| format!("{text} | {step}")),
+            Node::Aggregate(input, plan) => format!("{} | {plan}", self.text(input)),
+            Node::Union(inputs, _) => format!("union({})", inputs.iter().map(|n| self.text(n)).collect::<Vec<_>>().join("; ")),
+            Node::Closure(input, c) => format!("{} | closure {} version {}", self.text(input), c.name, c.version),
+            Node::Custom(input, c) => format!("{} | operator {}", self.text(input), c.name),
+        }
+    }
+}
+
+fn shape(plan: &Aggregate) -> Vec<TraceShape> {
+    let own = TraceShape { types: plan.key_types.clone(), descending: 0, width: plan.width };
+    let values = plan.values.iter().map(|v| TraceShape {
+        types: plan.key_types.iter().chain([&v.data_type]).cloned().collect(),
+        descending: usize::from(v.descending),
+        width: 1,
+    });
+    std::iter::once(own).chain(values).collect()
+}
+
+impl TraceShape {
+    /// The stored columns.
+    pub fn schema(&self) -> SchemaRef {
+        let keys = self.types.iter().enumerate().map(|(i, t)| Field::new(format!("key{i}"), t.clone(), true));
+        let words = (0..self.width).map(|i| Field::new(format!("word{i}"), DataType::Decimal128(38, 0), false));
+        Arc::new(Schema::new(std::iter::once(Field::new("bucket", DataType::UInt8, false)).chain(keys).chain(words).collect::<Vec<_>>()))
+    }
+
+    fn codec(&self) -> Result<RowCodec> {
+        RowCodec::new(&self.types, self.descending)
+    }
+
+    /// Rows `from..to` of a trace's content as columns.
+    ///
+    /// # Errors
+    /// Only if Arrow refuses, which is a bug.
+    pub fn encode(&self, content: &Partials, from: usize, to: usize) -> Result<RecordBatch> {
+        let (keys, accs) = (&content.keys, &content.accs);
+        let live: Vec<usize> = (from..to).filter(|i| accs.get(*i).iter().any(|w| *w != 0)).collect();
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt8Array::from_iter_values(live.iter().map(|i| keys.get(*i)[0])))];
+        if !self.types.is_empty() {
+            columns.extend(self.codec()?.decode(live.iter().map(|i| &keys.get(*i)[1..]))?);
+        }
+        for word in 0..self.width {
+            let values = Decimal128Array::from_iter_values(live.iter().map(|i| accs.get(*i)[word]));
+            columns.push(Arc::new(values.with_data_type(DataType::Decimal128(38, 0))));
+        }
+        Ok(RecordBatch::try_new(self.schema(), columns)?)
+    }
+
+    /// The rows of stored columns whose bucket is one of `buckets`, as sorted content.
+    ///
+    /// # Errors
+    /// Columns that are not this shape's.
+    pub fn decode(&self, batches: &[RecordBatch], buckets: std::ops::Range<usize>) -> Result<Partials> {
+        let wrong = || Error::external("a stored state has other columns than it should");
+        let (mut keys, mut accs) = (Bytes::default(), Accs::with_width(self.width, 0));
+        let codec = if self.types.is_empty() { None } else { Some(self.codec()?) };
+        for batch in batches {
+            if batch.schema().fields() != self.schema().fields() {
+                return Err(wrong());
+            }
+            let of = batch.column(0).as_primitive::<UInt8Type>().values();
+            // sorted by bucket
+            let (from, to) =
+                (of.partition_point(|b| usize::from(*b) < buckets.start), of.partition_point(|b| usize::from(*b) < buckets.end));
+            let batch = batch.slice(from, to - from);
+            let words = batch.columns()[1 + self.types.len()..].iter();
+            let words: Vec<&[i128]> = words.map(|c| &c.as_primitive::<Decimal128Type>().values()[..]).collect();
+            let rows = codec.as_ref().map(|c| c.encode(&batch.columns()[1..=self.types.len()])).transpose()?;
+            let of = batch.column(0).as_primitive::<UInt8Type>();
+            for i in 0..batch.num_rows() {
+                keys.push_pair(of.value(i), rows.as_ref().map_or(&[][..], |r| r.row(i).data()));
+                accs.push_zero().iter_mut().zip(&words).for_each(|(w, column)| *w = column[i]);
+            }
+        }
+        let content = Partials { trace: 0, keys, accs };
+        Ok(if content.is_sorted() { content } else { content.sorted() })
+    }
+}
+
+/// The traces of one operator of one worker, which may be a root.
+#[derive(Clone, Default)]
+pub struct Root {
+    /// Its traces, once it is built.
+    pub traces: Rc<RefCell<Vec<Arrangement>>>,
+    /// Until which epoch it was restored, once it is.
+    pub restored: Rc<Cell<Option<Restored>>>,
+    /// The first epoch of this run.
+    pub first: u64,
+    /// Whether what comes in is kept until it is sealed.
+    pub stored: bool,
+    /// Whether it may be restored at the first epoch.
+    pub restoring: bool,
+}
+
+/// What a restored root must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// It holds everything up to this epoch: updates until then are ignored, whoever sends them.
+    pub upto: u64,
+    /// Whether it shows all its rows at that epoch, for what is derived from it and for sinks that are new.
+    pub show: bool,
+}
+
+impl Root {
+    /// Takes the operator's traces.
+    pub fn built(&self, mut traces: Vec<Arrangement>) {
+        if self.stored {
+            traces.iter_mut().for_each(Arrangement::store);
+        }
+        *self.traces.borrow_mut() = traces;
+    }
+
+    /// What holds at `epoch` if what comes in then is to be ignored.
+    pub fn ignores(&self, epoch: u64) -> Option<Restored> {
+        self.restored.get().filter(|r| epoch <= r.upto)
+    }
+
+    /// Fills the traces from stored content, each file with the epoch up to which it is, the oldest first.
+    ///
+    /// # Errors
+    /// Columns that do not fit.
+    pub fn restore(
+        &self,
+        shape: &Shape,
+        files: &[Vec<(u64, Arc<Vec<RecordBatch>>)>],
+        buckets: std::ops::Range<usize>,
+        state: Restored,
+    ) -> Result<()> {
+        for ((trace, shape), files) in self.traces.borrow_mut().iter_mut().zip(&shape.traces).zip(files) {
+            for (epoch, batches) in files {
+                let content = shape.decode(batches, buckets.clone())?;
+                trace.load(*epoch, content.keys, content.accs);
+            }
+        }
+        self.restored.set(Some(state));
+        Ok(())
+    }
+
+    /// Lets go of what came in at epochs ≤ `upto` and was not let go of before, by trace.
+    pub fn seal(&self, upto: u64) -> Vec<Sealed> {
+        self.traces.borrow_mut().iter_mut().map(|t| t.seal(upto)).collect()
+    }
+
+    /// Bytes that were not let go of.
+    pub fn unsaved(&self) -> usize {
+        self.traces.borrow().iter().map(Arrangement::unsaved).sum()
+    }
+}

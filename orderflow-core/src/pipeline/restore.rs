@@ -1,0 +1,63 @@
+//! Which stored state a pipeline begins with: the newest complete checkpoint that can be read whole.
+//!
+//! Invariant: what is used was checked to the last bit. A damaged checkpoint is passed over, with a warning, for the one before it, and if there is none
+//! everything is read again from the sources.
+
+use crate::epoch::{Checkpoint, Recovered};
+use crate::error::{Error, Result, Retry};
+use crate::operator::root::Roots;
+use crate::runtime::{Image, StoredTrace};
+use crate::state::{FileRef, Manifest, RootFiles, read};
+use crate::store::Store;
+use std::sync::Arc;
+
+/// State to begin with.
+pub(super) struct Restored {
+    pub(super) image: Image,
+    /// By root and trace.
+    pub(super) files: Vec<Vec<Vec<FileRef>>>,
+    /// Whether all input has to be read again all the same: for a view that was not there, or for a sink that is new.
+    pub(super) fill: bool,
+}
+
+impl Restored {
+    /// The newest state in `store` that can be used for these roots; `new_sinks` says of each sink whether it is new.
+    pub(super) fn choose(store: &dyn Store, found: &Recovered, roots: &Roots, new_sinks: &[bool]) -> Result<Option<Self>> {
+        for checkpoint in found.checkpoints.iter().rev() {
+            match Self::load(store, checkpoint, roots, new_sinks) {
+                Ok(restored) => return Ok(Some(restored)),
+                Err(e) if e.retry() == Retry::Backoff => return Err(e),
+                Err(e) => tracing::warn!("the state as of epoch {} cannot be used, so an older one is: {e}", checkpoint.epoch),
+            }
+        }
+        if !found.checkpoints.is_empty() {
+            tracing::warn!("no stored state can be used: views are computed again from the sources");
+        }
+        Ok(None)
+    }
+
+    fn load(store: &dyn Store, checkpoint: &Checkpoint, roots: &Roots, new_sinks: &[bool]) -> Result<Self> {
+        let manifest = Manifest::load(store, checkpoint)?;
+        let mut stored: Vec<Option<RootFiles>> = manifest.roots.into_iter().map(Some).collect();
+        let (mut images, mut files) = (vec![], vec![]);
+        for shape in &roots.shapes {
+            let same = stored.iter_mut().find(|r| r.as_ref().is_some_and(|r| r.text == shape.text)).and_then(Option::take);
+            if same.as_ref().is_some_and(|root| root.traces.len() != shape.traces.len()) {
+                return Err(Error::external(format!("the checkpoint '{}' does not fit", checkpoint.manifest)).permanent());
+            }
+            files.push(same.as_ref().map_or_else(|| vec![vec![]; shape.traces.len()], |root| root.traces.clone()));
+            images.push(same.map(|root| root.traces.iter().map(|trace| content(store, trace)).collect::<Result<Vec<_>>>()).transpose()?);
+        }
+        let lacks = images.iter().any(Option::is_none);
+        let fill = lacks || new_sinks.iter().zip(&roots.live_outputs).any(|(new, live)| *new && *live);
+        if fill {
+            tracing::info!("a view or sink is new: the sources are read again from the beginning for it");
+        }
+        let show = roots.feeds || fill || new_sinks.contains(&true);
+        Ok(Self { image: Image { upto: checkpoint.epoch.0, show, roots: images }, files, fill })
+    }
+}
+
+fn content(store: &dyn Store, files: &[FileRef]) -> Result<StoredTrace> {
+    files.iter().map(|file| Ok((file.upto, Arc::new(read(store, file)?)))).collect()
+}

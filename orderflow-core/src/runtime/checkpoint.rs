@@ -1,0 +1,306 @@
+//! Checkpoints: what roots were given since the last one is written to files by a thread of its own, while the workers go on.
+//!
+//! ```text
+//!   epoch e closes ─► Seal(e) to workers ─► each lets go of its batches up to e ─► files, manifest ─┐
+//!                     sinks are asked to commit e ───────────────────────────────────────────────────┴─► complete: a base in the ledger
+//! ```
+//! Invariant: a checkpoint counts when a base in the ledger names it, which is written when its files survive a crash and every sink holds its
+//! epoch. A file is deleted when no checkpoint that is kept needs it and the base that says so is durable. Small files are merged into larger ones
+//! among those of complete checkpoints only.
+
+use super::background::Driver;
+use super::backoff::Backoff;
+use super::worker::SealedRoots;
+use crate::dataflow::partials::Partials;
+use crate::epoch::Checkpoint;
+use crate::error::{Error, Result, Retry};
+use crate::operator::root::{Shape, TraceShape};
+use crate::state::{FileRef, Manifest, RootFiles, read, write};
+use crate::store::Store;
+use crate::time::{Clock, Epoch};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Rows of one batch in a file.
+const ROWS: usize = 64 * 1024;
+/// Files of about one size that are merged at once.
+const FAN: usize = 4;
+
+/// What is to be done.
+pub(crate) enum Job {
+    /// Delete what generations before left and no checkpoint needs.
+    Clean { kept: Vec<Checkpoint> },
+    /// Write down what the workers' roots were given up to the end of this epoch.
+    Write { epoch: Epoch, sealed: Vec<SealedRoots> },
+    /// These checkpoints are kept, which survives a crash.
+    Kept { kept: Vec<Checkpoint> },
+}
+
+/// What is known of the work.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CheckpointState {
+    /// The newest checkpoint whose files survive a crash.
+    pub(crate) written: Option<Checkpoint>,
+    /// Bytes of files written with what had changed.
+    pub(crate) bytes: u64,
+    /// Bytes of files written by merging others.
+    pub(crate) merged_bytes: u64,
+    /// Why it is waiting, if it is.
+    pub(crate) waits: Option<String>,
+    /// Why it is out of order.
+    pub(crate) failed: Option<Error>,
+}
+
+/// Writes, merges and deletes files.
+pub(crate) struct CheckpointDriver {
+    store: Arc<dyn Store>,
+    generation: u64,
+    shapes: Vec<Shape>,
+    /// The content of each root's traces as of the newest checkpoint.
+    files: Vec<Vec<Vec<FileRef>>>,
+    /// Manifests that may be needed, with the names of their files.
+    manifests: Vec<(Checkpoint, BTreeSet<String>)>,
+    /// Names of all files that this process wrote or took over.
+    owned: BTreeSet<String>,
+    merges: u64,
+    queue: VecDeque<Job>,
+    clock: Clock,
+    backoff: Backoff,
+    state: CheckpointState,
+}
+
+impl CheckpointDriver {
+    /// Of roots of these shapes, which were restored from `files`.
+    pub(crate) fn new(store: Arc<dyn Store>, generation: u64, shapes: Vec<Shape>, files: Vec<Vec<Vec<FileRef>>>, clock: Clock) -> Self {
+        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let (queue, state) = (VecDeque::new(), CheckpointState::default());
+        let (manifests, owned) = (vec![], BTreeSet::new());
+        Self { store, generation, shapes, files, manifests, owned, merges: 0, queue, clock, backoff, state }
+    }
+
+    fn work(&mut self) -> Result<()> {
+        match self.queue.front() {
+            None => return Ok(()),
+            Some(Job::Clean { kept }) => self.clean(&kept.clone())?,
+            Some(Job::Write { epoch, sealed }) => {
+                let files = self.write(*epoch, sealed)?;
+                self.state.written = Some(self.save(*epoch, files)?);
+            }
+            Some(Job::Kept { kept }) => {
+                let kept = kept.clone();
+                self.sweep(&kept)?;
+                if let Some(newest) = kept.last() {
+                    self.merge(newest.epoch)?;
+                }
+            }
+        }
+        self.queue.pop_front();
+        Ok(())
+    }
+
+    /// A file for every trace that changed.
+    fn write(&self, epoch: Epoch, sealed: &[SealedRoots]) -> Result<Vec<Vec<Option<FileRef>>>> {
+        let mut number = 0;
+        let mut trace = |root: usize, trace: usize, shape: &TraceShape| {
+            let of = sealed.iter().filter_map(|roots| roots.get(root)?.get(trace)).flat_map(|s| s.parts());
+            let content = Partials::merge(of.map(|(keys, accs)| Partials { trace: 0, keys, accs }).collect());
+            number += 1;
+            let name = format!("roots/{:010}-g{:04}-{number:04}.arrow", epoch.0, self.generation);
+            self.file(name, epoch, shape, content)
+        };
+        let root = |(r, s): (usize, &Shape)| s.traces.iter().enumerate().map(|(t, shape)| trace(r, t, shape)).collect();
+        self.shapes.iter().enumerate().map(root).collect()
+    }
+
+    fn file(&self, name: String, upto: Epoch, shape: &TraceShape, content: Partials) -> Result<Option<FileRef>> {
+        let n = content.keys.count();
+        if (0..n).all(|i| content.accs.get(i).iter().all(|w| *w == 0)) {
+            return Ok(None);
+        }
+        let batches = (0..n).step_by(ROWS).map(|from| shape.encode(&content, from, (from + ROWS).min(n)));
+        write(&*self.store, name, upto.0, &shape.schema(), batches).map(Some)
+    }
+
+    fn save(&mut self, epoch: Epoch, new: Vec<Vec<Option<FileRef>>>) -> Result<Checkpoint> {
+        let mut files = self.files.clone();
+        for (root, new) in files.iter_mut().zip(new) {
+            for (trace, new) in root.iter_mut().zip(new) {
+                trace.extend(new.inspect(|f| self.state.bytes += f.bytes));
+            }
+        }
+        let roots = self.shapes.iter().zip(&files).map(|(s, f)| RootFiles { text: s.text.clone(), traces: f.clone() });
+        let manifest = Manifest::new(epoch, roots.collect());
+        let checkpoint = manifest.save(&*self.store, self.generation)?;
+        self.files = files;
+        self.know(&checkpoint, &manifest);
+        Ok(checkpoint)
+    }
+
+    fn know(&mut self, checkpoint: &Checkpoint, manifest: &Manifest) {
+        let names: BTreeSet<String> = manifest.files().map(|f| f.name.clone()).collect();
+        self.owned.extend(names.iter().cloned());
+        self.owned.insert(checkpoint.manifest.clone());
+        self.manifests.retain(|(c, _)| c != checkpoint);
+        self.manifests.push((checkpoint.clone(), names));
+    }
+
+    /// Deletes what no kept checkpoint needs.
+    fn sweep(&mut self, kept: &[Checkpoint]) -> Result<()> {
+        self.manifests.retain(|(c, _)| kept.contains(c));
+        let mut needed: BTreeSet<&String> = self.manifests.iter().flat_map(|(c, files)| files.iter().chain([&c.manifest])).collect();
+        needed.extend(self.files.iter().flatten().flatten().map(|f| &f.name));
+        let gone: Vec<String> = self.owned.iter().filter(|name| !needed.contains(name)).cloned().collect();
+        for name in gone {
+            self.store.delete(&name)?;
+            self.owned.remove(&name);
+        }
+        Ok(())
+    }
+
+    /// Takes over the files of kept checkpoints and deletes those of lower generations that none of them needs.
+    fn clean(&mut self, kept: &[Checkpoint]) -> Result<()> {
+        for checkpoint in kept {
+            let manifest = Manifest::load(&*self.store, checkpoint)?;
+            self.know(checkpoint, &manifest);
+        }
+        let older = |name: &str| {
+            let generation = name.rsplit_once("-g").and_then(|(_, rest)| rest.get(..4)?.parse::<u64>().ok());
+            generation.is_some_and(|g| g < self.generation)
+        };
+        for name in [self.store.list("roots/")?, self.store.list("checkpoints/")?].concat() {
+            if older(&name) && !self.owned.contains(&name) {
+                self.store.delete(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges runs of files of about one size, so that their number grows with the logarithm of the state.
+    fn merge(&mut self, complete: Epoch) -> Result<()> {
+        for root in 0..self.files.len() {
+            for trace in 0..self.files[root].len() {
+                let files = &self.files[root][trace];
+                let last = files.iter().take_while(|f| f.upto <= complete.0).count();
+                let Some(from) = run(&files[..last]) else { continue };
+                let shape = self.shapes[root].traces[trace].clone();
+                let small = files[from..last].to_vec();
+                let merged = self.merged(&shape, &small)?;
+                self.state.merged_bytes += merged.as_ref().map_or(0, |f| f.bytes);
+                self.owned.extend(merged.iter().map(|f| f.name.clone()));
+                self.files[root][trace].splice(from..last, merged);
+            }
+        }
+        Ok(())
+    }
+
+    /// The content of some files as one. A bucket at a time, so that no more than the files themselves is held.
+    fn merged(&mut self, shape: &TraceShape, files: &[FileRef]) -> Result<Option<FileRef>> {
+        let contents = files.iter().map(|f| read(&*self.store, f)).collect::<Result<Vec<_>>>()?;
+        let upto = files.iter().map(|f| f.upto).max().unwrap_or_default();
+        self.merges += 1;
+        let name = format!("roots/{upto:010}-g{:04}-m{:06}.arrow", self.generation, self.merges);
+        let batches = (0..crate::data::rowkey::BUCKETS).filter_map(|bucket| {
+            let parts = contents.iter().map(|c| shape.decode(c, bucket..bucket + 1)).collect::<Result<Vec<_>>>();
+            let batch = parts.and_then(|parts| {
+                let content = Partials::merge(parts.into_iter().filter(|p| p.keys.count() > 0).collect());
+                shape.encode(&content, 0, content.keys.count())
+            });
+            match batch {
+                Ok(batch) if batch.num_rows() == 0 => None,
+                other => Some(other),
+            }
+        });
+        let file = write(&*self.store, name, upto, &shape.schema(), batches)?;
+        if file.rows > 0 {
+            return Ok(Some(file));
+        }
+        self.store.delete(&file.name)?;
+        Ok(None)
+    }
+}
+
+/// Where the run of files begins that is to be merged: of the newest files, those that are not much larger than all newer ones together.
+fn run(files: &[FileRef]) -> Option<usize> {
+    let (mut from, mut bytes) = (files.len(), 0);
+    while let Some(next) = from.checked_sub(1)
+        && (bytes == 0 || files[next].bytes < 2 * bytes)
+    {
+        (from, bytes) = (next, bytes + files[next].bytes);
+    }
+    (files.len() - from >= FAN).then_some(from)
+}
+
+impl Driver for CheckpointDriver {
+    type Job = Job;
+    type State = CheckpointState;
+
+    fn take(&mut self, job: Job) {
+        self.queue.push_back(job);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() || self.state.failed.is_some()
+    }
+
+    fn pause(&self) -> Duration {
+        self.backoff.left(self.clock.elapsed()).unwrap_or_default()
+    }
+
+    fn step(&mut self) -> CheckpointState {
+        while !self.is_idle() && self.pause().is_zero() {
+            match self.work() {
+                Ok(()) => {
+                    self.backoff.worked();
+                    self.state.waits = None;
+                }
+                Err(e) if e.retry() == Retry::Backoff => {
+                    if self.state.waits.is_none() {
+                        tracing::warn!("waiting for the state: {e}");
+                    }
+                    self.backoff.failed(self.clock.elapsed());
+                    self.state.waits = Some(e.to_string());
+                }
+                Err(e) => self.state.failed = Some(e.at("state")),
+            }
+        }
+        self.state.clone()
+    }
+
+    fn fail(state: &mut CheckpointState, e: Error) {
+        state.failed.get_or_insert(e);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_about_one_size_are_merged_and_large_ones_are_left_alone() {
+        let files = |sizes: &[u64]| -> Vec<FileRef> {
+            let file = |bytes: &u64| FileRef { name: String::new(), upto: 0, rows: 1, bytes: *bytes, crc: 0 };
+            sizes.iter().map(file).collect()
+        };
+        assert_eq!(run(&files(&[])), None);
+        assert_eq!(run(&files(&[5, 5, 5])), None);
+        assert_eq!(run(&files(&[5, 5, 5, 5])), Some(0));
+        assert_eq!(run(&files(&[1000, 5, 5, 5, 5])), Some(1));
+        assert_eq!(run(&files(&[1000, 20, 5, 5, 5])), Some(1));
+        assert_eq!(run(&files(&[1000, 400, 100, 5])), None);
+        // one file a checkpoint, all of a size: each byte is written again a logarithmic number of times
+        let (mut sizes, mut written) = (vec![], 0);
+        for _ in 0..4096 {
+            sizes.push(1u64);
+            if let Some(from) = run(&files(&sizes)) {
+                let merged = sizes.drain(from..).sum();
+                written += merged;
+                sizes.push(merged);
+            }
+            assert!(sizes.len() <= 24, "{sizes:?}");
+        }
+        assert!(written < 4096 * 12, "{written}");
+    }
+}

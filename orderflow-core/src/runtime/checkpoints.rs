@@ -1,0 +1,147 @@
+//! When a checkpoint is taken, and when it is complete: the engine's side of [`checkpoint`](super::checkpoint).
+//!
+//! Invariant: one at a time. It is complete when its files survive a crash and every sink holds its epoch; then a base in the ledger says so, and when
+//! that is durable the files of older ones may go.
+
+use super::background::Port;
+use super::checkpoint::{CheckpointDriver, CheckpointState, Job};
+use super::engine::Engine;
+use super::worker::{SealedRoots, ToWorker};
+use crate::error::Result;
+use crate::time::Epoch;
+use std::time::Duration;
+
+/// Bytes that roots may have been given since the last checkpoint before one is taken early.
+const UNSAVED: usize = 64 << 20;
+
+/// Checkpoints of an engine.
+pub(crate) struct Checkpoints {
+    pub(crate) port: Port<CheckpointDriver>,
+    /// How often one is taken while there is input.
+    pub(crate) every: Duration,
+    /// Until which epoch state was restored.
+    pub(crate) restored: Option<Epoch>,
+    pub(super) last: Duration,
+    pub(super) state: CheckpointState,
+    /// Bytes that roots were given and that were not sealed, as the workers said last.
+    pub(super) unsaved: usize,
+    under_way: Option<UnderWay>,
+    /// The newest complete one.
+    pub(super) complete: Option<Epoch>,
+    /// The base that says that the newest one is complete, by number.
+    settling: Option<u64>,
+}
+
+struct UnderWay {
+    epoch: Epoch,
+    /// By worker, until all are there.
+    sealed: Vec<Option<SealedRoots>>,
+    given: bool,
+    asked: bool,
+}
+
+impl Checkpoints {
+    /// None were taken yet.
+    pub(crate) fn new(port: Port<CheckpointDriver>, every: Duration, restored: Option<Epoch>, now: Duration) -> Self {
+        Self {
+            port,
+            every,
+            restored,
+            last: now,
+            state: CheckpointState::default(),
+            unsaved: 0,
+            under_way: None,
+            complete: restored,
+            settling: None,
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.under_way.is_none() && self.settling.is_none()
+    }
+
+    /// Whether roots were given so much that nothing more should be read.
+    pub(super) fn is_full(&self) -> bool {
+        self.port.is_there() && self.unsaved > 4 * UNSAVED
+    }
+}
+
+impl Engine {
+    /// Begins a checkpoint as of `epoch`, which was just closed, if it is time.
+    pub(super) fn checkpoint_if_due(&mut self, epoch: Epoch) {
+        let c = &self.checkpoints;
+        if c.port.is_there() && c.is_quiet() && (self.clock.elapsed() >= c.last + c.every || c.unsaved >= UNSAVED) {
+            self.begin_checkpoint(epoch);
+        }
+    }
+
+    fn begin_checkpoint(&mut self, epoch: Epoch) {
+        self.ledger.checkpoint_begins(epoch);
+        self.checkpoints.last = self.clock.elapsed();
+        let sealed = self.workers.iter().map(|_| None).collect();
+        self.checkpoints.under_way = Some(UnderWay { epoch, sealed, given: false, asked: false });
+        for worker in &mut self.workers {
+            worker.send(ToWorker::Seal { epoch: epoch.0 });
+        }
+    }
+
+    /// Takes what a worker's roots were given.
+    pub(super) fn sealed(&mut self, worker: usize, epoch: u64, roots: SealedRoots) {
+        if let Some(c) = self.checkpoints.under_way.as_mut().filter(|c| c.epoch.0 == epoch) {
+            c.sealed[worker] = Some(roots);
+        }
+    }
+
+    /// Drives the checkpoint under way; true if something happened.
+    pub(super) fn step_checkpoints(&mut self) -> Result<bool> {
+        let checkpoints = &mut self.checkpoints;
+        let Some(state) = checkpoints.port.step() else { return Ok(false) };
+        if let Some(e) = &state.failed {
+            return Err(e.clone());
+        }
+        checkpoints.state = state;
+        if checkpoints.settling.is_some_and(|base| self.written.bases >= base) {
+            checkpoints.settling = None;
+            checkpoints.complete = self.ledger.checkpoints().last().map(|c| c.epoch);
+            checkpoints.port.give(Job::Kept { kept: self.ledger.checkpoints().to_vec() });
+            return Ok(true);
+        }
+        let Some(c) = checkpoints.under_way.as_mut() else { return Ok(false) };
+        if !c.given && c.sealed.iter().all(Option::is_some) {
+            c.given = true;
+            let sealed = c.sealed.iter_mut().filter_map(Option::take).collect();
+            checkpoints.port.give(Job::Write { epoch: c.epoch, sealed });
+            return Ok(true);
+        }
+        if !c.asked && self.flight.complete >= c.epoch {
+            // a lane rolls at the latest when a checkpoint asks
+            c.asked = true;
+            self.outputs.iter_mut().for_each(|o| o.port.flush());
+            return Ok(true);
+        }
+        let written = checkpoints.state.written.clone().filter(|w| w.epoch == c.epoch && self.ledger.retired() >= c.epoch);
+        let Some(checkpoint) = written else { return Ok(false) };
+        checkpoints.under_way = None;
+        tracing::debug!(pipeline = %self.pipeline, epoch = checkpoint.epoch.0, "checkpoint complete");
+        self.ledger.checkpoint_ends(checkpoint);
+        self.compact(true, true);
+        self.checkpoints.settling = Some(self.bases);
+        Ok(true)
+    }
+
+    /// Before a good end: whether everything is stored; begins the last checkpoint where it is not.
+    pub(super) fn is_stored(&mut self) -> bool {
+        if !self.checkpoints.port.is_there() {
+            return true;
+        }
+        let newest = self.ledger.checkpoints().last().map_or(Epoch(0), |c| c.epoch);
+        if !self.checkpoints.is_quiet() {
+            return false;
+        }
+        if newest < self.flight.complete {
+            self.begin_checkpoint(self.flight.complete);
+            return false;
+        }
+        true
+    }
+}

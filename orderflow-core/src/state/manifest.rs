@@ -1,0 +1,71 @@
+//! Which files make up a checkpoint.
+
+use super::FileRef;
+use crate::epoch::Checkpoint;
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::time::Epoch;
+use serde::{Deserialize, Serialize};
+
+/// Version of the format, written into every manifest.
+const FORMAT: u32 = 1;
+
+/// All that is stored of a pipeline's state as of one epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the format.
+    pub format: u32,
+    /// State as of the end of this epoch.
+    pub epoch: u64,
+    /// The roots.
+    pub roots: Vec<RootFiles>,
+}
+
+/// The files of one root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootFiles {
+    /// What it computes: by this it is found again.
+    pub text: String,
+    /// For each of its traces the files that together are its content, the oldest first.
+    pub traces: Vec<Vec<FileRef>>,
+}
+
+impl Manifest {
+    /// As of `epoch`.
+    pub fn new(epoch: Epoch, roots: Vec<RootFiles>) -> Self {
+        Self { format: FORMAT, epoch: epoch.0, roots }
+    }
+
+    /// All files.
+    pub fn files(&self) -> impl Iterator<Item = &FileRef> {
+        self.roots.iter().flat_map(|r| r.traces.iter().flatten())
+    }
+
+    /// Writes it down.
+    ///
+    /// # Errors
+    /// What could not be written.
+    pub fn save(&self, store: &dyn Store, generation: u64) -> Result<Checkpoint> {
+        let json = serde_json::to_vec(self).map_err(|e| Error::internal("a manifest cannot be written").caused_by(e))?;
+        let manifest = format!("checkpoints/{:010}-g{generation:04}.json", self.epoch);
+        store.put_bytes(&manifest, &json)?;
+        Ok(Checkpoint { epoch: Epoch(self.epoch), manifest, crc: crc32fast::hash(&json) })
+    }
+
+    /// Reads what a checkpoint points to.
+    ///
+    /// # Errors
+    /// [`Retry::Backoff`](crate::error::Retry) if it could not be read now; permanent if it is not what was written, or of a newer version.
+    pub fn load(store: &dyn Store, checkpoint: &Checkpoint) -> Result<Self> {
+        let damaged = |why: String| Error::external(format!("the checkpoint '{}' is damaged", checkpoint.manifest)).why(why).permanent();
+        let json = store.get(&checkpoint.manifest)?.ok_or_else(|| damaged("it is not there".to_owned()))?;
+        if crc32fast::hash(&json) != checkpoint.crc {
+            return Err(damaged("its checksum is wrong".to_owned()));
+        }
+        let manifest: Manifest = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
+        if manifest.format != FORMAT {
+            return Err(damaged(format!("it has format {}, this version reads {FORMAT}", manifest.format)));
+        }
+        Ok(manifest)
+    }
+}
