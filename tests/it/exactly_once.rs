@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 fn recipe() -> Orders {
-    Orders::new(11).total(tier::of(60_000, 100_000, 1_000_000)).malformed(Share::new(0.005).unwrap())
+    Orders::new(11).total(tier::of(150_000, 200_000, 1_000_000)).malformed(Share::new(0.005).unwrap())
 }
 
 fn process(dir: &Path, prefix: &str) -> Command {
@@ -63,20 +63,28 @@ fn real_a_process_that_is_killed_again_and_again_leaves_every_record_once() {
     let dir = tempfile::tempdir().unwrap();
     cluster.admin.create_topic(&cluster.topic("orders"), PARTITIONS, 1, &[]).unwrap();
     cluster.produce(&recipe());
-    let mut seed = 7u64;
-    let (mut killed, mut between) = (0, 0);
-    for _ in 0..tier::of(5, 8, 40) {
+    let routed = cluster.topic("orders.successful");
+    let all = contents(&recipe())["orders.successful"].0;
+    // offsets that readers of committed transactions can reach: a quick look, which counts markers too
+    let there = || {
+        let ends = cluster.admin.partitions(&routed).unwrap().map_or(vec![], |_| cluster.admin.watermarks(&routed).unwrap());
+        ends.iter().map(|w| w.high).sum::<u64>()
+    };
+    let (mut seed, mut killed) = (7u64, 0);
+    let kills = tier::of(5, 8, 40);
+    for kill in 1..=kills {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mut process = process(dir.path(), &cluster.prefix).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(1500 + (seed >> 33) % 3000));
-        process.kill().unwrap();
-        killed += usize::from(!process.wait().unwrap().success());
-        if cluster.admin.partitions(&cluster.topic("orders.successful")).unwrap().is_some() {
-            let seen = cluster.content("orders.successful").0;
-            between += usize::from(0 < seen && seen < contents(&recipe())["orders.successful"].0);
+        // it gets a step further than the one before, and then a moment more: somewhere between two steps of a transaction
+        let began = Instant::now();
+        while there() < all * kill / (kills + 2) && process.try_wait().unwrap().is_none() {
+            assert!(began.elapsed() < 2 * PATIENCE, "it does not get on: {} of {all}", there());
         }
+        std::thread::sleep(Duration::from_millis((seed >> 33) % 60));
+        process.kill().unwrap();
+        killed += u64::from(!process.wait().unwrap().success() && cluster.content("orders.successful").0 < all);
     }
-    assert!(killed > 1 && between > 0, "killed {killed} times, {between} times in mid-run: they have too much or too little to do");
+    assert!(killed > kills / 2, "killed {killed} times in mid-run: give them more to do");
     let last = process(dir.path(), &cluster.prefix).output().unwrap();
     assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
 

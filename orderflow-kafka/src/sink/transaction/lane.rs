@@ -1,7 +1,7 @@
 //! A lane: one transactional producer, and a thread that makes the calls which block.
 //!
-//! librdkafka ends a transaction in one blocking call, which must not be cut into short ones (a result that comes between two of them is lost) and which
-//! waits for answers that somebody else has to serve. So a thread blocks, and the writer serves.
+//! librdkafka ends a transaction in one blocking call, which should not be cut into short ones (a result that comes between two of them may be lost) and
+//! which waits for answers that somebody else has to serve. So a thread blocks, and the writer serves.
 //! Invariant: at most one task is under way, and its answer wakes the writer, which waits in the producer's queue.
 #![expect(clippy::disallowed_methods, reason = "the calls block for as long as the brokers take")]
 
@@ -13,8 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-/// How long a call may block before it is looked whether anybody still waits.
-const BLOCK: Duration = Duration::from_secs(60);
+/// How long a commit may block before it is looked whether anybody still waits.
+const COMMIT: Duration = Duration::from_secs(60);
+
+/// How long an abort may block before it is called again: each call throws out records that came back from a broker meanwhile.
+const ABORT: Duration = Duration::from_millis(500);
 
 /// What the thread is to do.
 pub(super) enum Task {
@@ -83,11 +86,11 @@ impl Thread {
                     drop(client);
                     continue;
                 }
-                Task::Commit => Answer::Committed(self.patiently(Call::Commit)),
+                Task::Commit => Answer::Committed(self.patiently(Call::Commit, COMMIT)),
                 Task::Abort => {
                     // a transaction that failed by itself tells its reason to whoever wants to begin another
                     let why = self.client.transaction(Call::Begin, Duration::ZERO).err().filter(|r| r.abort);
-                    Answer::Aborted(self.patiently(Call::Abort), why)
+                    Answer::Aborted(self.patiently(Call::Abort, ABORT), why)
                 }
                 Task::Reopen(batch) => {
                     let opened = self.opening.open(batch, true);
@@ -105,10 +108,10 @@ impl Thread {
     }
 
     /// Goes on with a call for as long as the brokers are away and somebody waits for it.
-    fn patiently(&self, call: Call) -> std::result::Result<(), Refusal> {
+    fn patiently(&self, call: Call, block: Duration) -> std::result::Result<(), Refusal> {
         loop {
-            match self.client.transaction(call, BLOCK) {
-                Err(refusal) if refusal.again && !self.stop.load(Ordering::Acquire) => std::thread::sleep(Duration::from_millis(100)),
+            match self.client.transaction(call, block) {
+                Err(refusal) if refusal.again && !self.stop.load(Ordering::Acquire) => std::thread::sleep(Duration::from_millis(10)),
                 ended => return ended,
             }
         }

@@ -1,8 +1,8 @@
 //! The writer with transactions: epochs and the progress that says so become visible in one act, or not at all.
 //! ```text
-//!   Ready ─begin─► Open: rows of all epochs at hand ─ record of progress ─► Committing ─► Ready, progress told
-//!                   │ a record is refused, a step fails                        │ the outcome is unknown, the broker gave up
-//!                   └─► Aborting ─► Ready: written again, without it           └─► Reopening: fence, read progress, drop what it covers
+//!   Ready ─begin─► Open: rows of all epochs at hand ─ record of progress ─► Flushing ─ all confirmed ─► Committing ─► Ready, progress told
+//!                   │ a record is refused, a step fails                                                 │ the outcome is unknown, the broker gave up
+//!                   └─► Aborting ─► Ready: written again, without it                                    └─► Reopening: fence, read progress, drop what it covers
 //! ```
 //! Invariant: an epoch is kept until its commit is known or read from the topic of progress; progress covers exactly the rows of its transaction. Counts
 //! and refused rows belong to a transaction and are told when it is committed. Nothing blocks here: what blocks is done by the [`Lane`].
@@ -44,6 +44,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 enum Stage {
     Ready,
     Open,
+    /// Everything is on its way; the commit follows when all of it is confirmed.
+    Flushing,
     Committing,
     Aborting,
     Reopening,
@@ -217,6 +219,14 @@ impl TransactionalWriter {
         if let Some(why) = self.broken.take() {
             return self.abort(&why);
         }
+        if self.stage == Stage::Flushing {
+            // not left to librdkafka, whose commit would wait for ever for records that a failure has left behind
+            if self.client.outstanding() > 0 {
+                return Ok(());
+            }
+            (self.stage, self.asked) = (Stage::Committing, now);
+            return self.lane.ask(Task::Commit);
+        }
         let mut manner = Manner { kept: true, spoiled: &self.spoiled, refused: &mut self.tally.refused };
         let mut bytes: usize = self.flights.iter().take(self.taken).map(|f| f.sent_bytes).sum();
         while let Some(flight) = self.flights.get_mut(self.taken) {
@@ -234,20 +244,17 @@ impl TransactionalWriter {
                 Sent::Closed => return self.abort("the transaction takes no more records"),
             }
         }
-        if self.flush || now >= self.due {
-            return self.commit(now);
-        }
-        Ok(())
+        if self.flush || now >= self.due { self.conclude() } else { Ok(()) }
     }
 
-    /// Puts the progress into the transaction and asks for its commit.
-    fn commit(&mut self, now: Duration) -> Result<()> {
+    /// Puts the progress into the transaction, as its last record.
+    fn conclude(&mut self) -> Result<()> {
         let Some(progress) = self.covered() else { return Ok(()) };
         let held = Held { writer: progress.writer, at: Some((progress.epoch, progress.part)) };
         match produce(&self.marks, &self.opening.id, held) {
             Ok(()) => {
-                (self.stage, self.asked) = (Stage::Committing, now);
-                self.lane.ask(Task::Commit)
+                self.stage = Stage::Flushing;
+                Ok(())
             }
             Err(Code::QueueFull) => Ok(()),
             Err(code) => self.abort(&code.to_string()),
@@ -334,7 +341,7 @@ impl TransactionalWriter {
 
     fn confirmed(&mut self, delivery: &Delivery<'_>) {
         let (topic, row) = named(delivery.opaque);
-        let counts = matches!(self.stage, Stage::Open | Stage::Committing);
+        let counts = matches!(self.stage, Stage::Open | Stage::Flushing | Stage::Committing);
         if counts
             && delivery.opaque != MARK
             && let Some(flight) = flight_of(&mut self.flights, row)
@@ -498,7 +505,7 @@ impl Writer for TransactionalWriter {
 
     fn close(mut self: Box<Self>) -> Result<()> {
         // readers wait for the end of an open transaction, so it is not left to its time-out
-        if self.stage == Stage::Open {
+        if matches!(self.stage, Stage::Open | Stage::Flushing) {
             self.rewind();
             self.stage = Stage::Aborting;
             self.lane.ask(Task::Abort)?;
