@@ -282,11 +282,13 @@ fn from_kafka(figures: &Figures, brokers: &str, n: u64) -> Result<()> {
     if figures.wanted(exactly) {
         let (topic, n) = (format!("ratios-{run_id}-exactly"), n / 2);
         kafka::fill(brokers, &topic, kafka::PARTITIONS, n)?;
-        let (mut run, state) = (0, tempfile());
-        let mut side = |sink: &dyn Fn(KafkaSink) -> KafkaSink| {
-            run += 1;
+        let (runs, state) = (std::cell::Cell::new(0), tempfile());
+        let side = |sink: fn(KafkaSink) -> KafkaSink| {
+            let run = runs.replace(runs.get() + 1);
             let prefix = format!("ratios-{run_id}-exactly-{run}-");
-            kafka::routed_topics(&prefix).iter().for_each(|t| drop(admin.create_topic(t, kafka::PARTITIONS, 1, &[]).unwrap()));
+            for t in kafka::routed_topics(&prefix) {
+                admin.create_topic(&t, kafka::PARTITIONS, 1, &[]).unwrap();
+            }
             let flow = || -> Result<Pipeline> {
                 let mut flow = Pipeline::new("k");
                 let kafka = sink(Kafka::sink(brokers).prefix(&prefix).partitions(kafka::PARTITIONS));
@@ -306,8 +308,7 @@ fn from_kafka(figures: &Figures, brokers: &str, n: u64) -> Result<()> {
             }
             us
         };
-        let side = std::cell::RefCell::new(&mut side);
-        figures.measure(exactly, 1.1, || (side.borrow_mut())(&|s| s), || (side.borrow_mut())(&|s| s.at_least_once()));
+        figures.measure(exactly, 1.1, || side(|s| s), || side(KafkaSink::at_least_once));
         admin.delete_topic(&topic)?;
         std::fs::remove_dir_all(&state).map_err(|e| Error::external("the state was not removed").caused_by(e))?;
     }
