@@ -211,7 +211,8 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
         // the oldest epochs are read again as one, which a sink that holds them must not get, however old its last row is
         let oldest = found.base.as_ref().filter(|_| known || progress.is_some()).map_or(Epoch(0), |b| b.epoch);
         let gate = gate.max(oldest);
-        let driver = SinkDriver::new(label.clone().into(), opened.writer, gate, engine.clock.clone());
+        let newest = progress.map_or(Epoch(0), |p| p.epoch);
+        let driver = SinkDriver::new(label.clone().into(), opened.writer, gate, engine.clock.clone()).holding(newest);
         let port =
             if threads { SinkPort::Thread(SinkThread::start(&name, driver, wake.clone())?) } else { SinkPort::Inline(Box::new(driver)) };
         let state = SinkState::default();

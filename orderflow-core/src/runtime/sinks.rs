@@ -76,6 +76,12 @@ impl SinkDriver {
         }
     }
 
+    /// The sink's own newest row is older than the gate: what stands between had no rows for it, and is not remembered as held.
+    pub(crate) fn holding(mut self, newest: Epoch) -> Self {
+        self.committed = newest;
+        self
+    }
+
     /// Takes a closed epoch.
     pub(crate) fn offer(&mut self, closed: Closed) {
         self.offered = closed.epoch;
