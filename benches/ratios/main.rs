@@ -18,9 +18,9 @@ use orderflow::domain::order;
 use orderflow::epoch::Limits;
 use orderflow::format::{Format, json::Json};
 use orderflow::generator::{Orders, Share};
-use orderflow::kafka::{Admin, Kafka, KafkaSource, Until};
+use orderflow::kafka::{Admin, Kafka, KafkaSink, KafkaSource, Until};
 use orderflow::sink::dead_letter::DeadLetters;
-use orderflow::{Pipeline, Result, Running};
+use orderflow::{Error, Pipeline, Result, Running};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -277,6 +277,40 @@ fn from_kafka(figures: &Figures, brokers: &str, n: u64) -> Result<()> {
             admin.delete_topic(&single)?;
         }
         admin.delete_topic(&topic)?;
+    }
+    let exactly = "Kafka, exactly once over at least once (time)";
+    if figures.wanted(exactly) {
+        let (topic, n) = (format!("ratios-{run_id}-exactly"), n / 2);
+        kafka::fill(brokers, &topic, kafka::PARTITIONS, n)?;
+        let (runs, state) = (std::cell::Cell::new(0), tempfile());
+        let side = |sink: fn(KafkaSink) -> KafkaSink| {
+            let run = runs.replace(runs.get() + 1);
+            let prefix = format!("ratios-{run_id}-exactly-{run}-");
+            for t in kafka::routed_topics(&prefix) {
+                admin.create_topic(&t, kafka::PARTITIONS, 1, &[]).unwrap();
+            }
+            let flow = || -> Result<Pipeline> {
+                let mut flow = Pipeline::new("k");
+                let kafka = sink(Kafka::sink(brokers).prefix(&prefix).partitions(kafka::PARTITIONS));
+                flow.source("orders", source(&topic)?)?.route(kafka.topics_sql([order::PAYMENT_TOPIC_SQL, order::SUCCESS_TOPIC_SQL]))?;
+                let flow = flow.epoch_interval(Duration::from_secs(1)).state(state.join(run.to_string()));
+                Ok(flow.dead_letters(limit::Discard::default()))
+            };
+            // opening takes a second; what counts is how fast records go
+            let us = limit::runtime().block_on(async {
+                let running = flow().unwrap().start().await.unwrap();
+                let began = std::time::Instant::now();
+                running.wait().await.unwrap();
+                began.elapsed().as_secs_f64() * 1e6 / n as f64
+            });
+            for t in admin.topics().unwrap().iter().filter(|t| t.name.starts_with(&prefix)) {
+                admin.delete_topic(&t.name).unwrap();
+            }
+            us
+        };
+        figures.measure(exactly, 1.1, || side(|s| s), || side(KafkaSink::at_least_once));
+        admin.delete_topic(&topic)?;
+        std::fs::remove_dir_all(&state).map_err(|e| Error::external("the state was not removed").caused_by(e))?;
     }
     if figures.wanted(route) {
         let (topic, n) = (format!("ratios-{run_id}-routed"), n / 2);

@@ -203,12 +203,17 @@ impl Admin {
 
     /// The largest record batch that a topic takes; `None` where the cluster does not tell.
     pub(crate) fn max_batch_bytes(&self, topic: &str) -> Option<usize> {
+        self.topic_property(topic, "max.message.bytes")?.parse().ok()
+    }
+
+    /// A property of a topic; `None` where the cluster does not tell.
+    pub(crate) fn topic_property(&self, topic: &str, name: &str) -> Option<String> {
         if self.embedded.is_some() {
             return None;
         }
         let answer = self.ask(|admin, options| block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], options)));
         let described = answer.ok()?.pop()?.ok()?;
-        described.get("max.message.bytes")?.value.as_ref()?.parse().ok()
+        described.get(name)?.value.clone()
     }
 
     fn ask<T>(&self, call: impl FnOnce(&AdminClient<Context>, &AdminOptions) -> KafkaResult<T>) -> KafkaResult<T> {

@@ -145,10 +145,15 @@ impl Context {
 
     /// What the user should know now: said once in each outage of all brokers, and for good after a fatal error.
     pub(crate) fn trouble(&self, brokers: &str) -> Option<Error> {
-        let mut heard = self.heard();
-        if let Some(fatal) = &heard.fatal {
+        if let Some(fatal) = &self.heard().fatal {
             return Some(Error::external(format!("the Kafka client of {brokers} has failed")).why(fatal).permanent());
         }
+        self.outage(brokers)
+    }
+
+    /// That no broker can be reached: said once in each outage.
+    pub(crate) fn outage(&self, brokers: &str) -> Option<Error> {
+        let mut heard = self.heard();
         let down = heard.down.take().filter(|_| !heard.told)?;
         heard.told = true;
         let why = heard.reason.clone().unwrap_or(down);

@@ -49,6 +49,10 @@ fn code(err: RDKafkaRespErr) -> Option<Code> {
     (err != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| Code::from(err))
 }
 
+fn milliseconds(time: Duration) -> c_int {
+    c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX)
+}
+
 /// A consumed message that still lies where the network wrote it. Whoever holds it also holds its [`Consumer`].
 pub(crate) struct Message(NonNull<sys::rd_kafka_message_t>);
 
@@ -230,6 +234,26 @@ unsafe impl Send for ProducerClient {}
 // SAFETY: as above; no method changes state on our side.
 unsafe impl Sync for ProducerClient {}
 
+/// A step of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Init,
+    Begin,
+    Commit,
+    Abort,
+}
+
+/// Why a step of a transaction failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
+    pub(crate) text: String,
+    /// The same call goes on where it stopped.
+    pub(crate) again: bool,
+    /// The transaction has to be aborted and can be written again.
+    pub(crate) abort: bool,
+}
+
 /// Answer to one produced record.
 pub(crate) struct Delivery<'a> {
     /// What was given with the record.
@@ -320,9 +344,45 @@ impl ProducerClient {
         Err(Code::from(refused))
     }
 
+    /// Takes a step of a transaction, blocking up to `wait`. A commit or an abort ends only when somebody serves the answers to all records.
+    pub(crate) fn transaction(&self, call: Call, wait: Duration) -> Result<(), Refusal> {
+        let (client, wait) = (self.client.native_ptr(), milliseconds(wait));
+        // SAFETY: the client is valid; an error that comes back is ours to read and then to destroy.
+        unsafe {
+            let error = match call {
+                Call::Init => sys::rd_kafka_init_transactions(client, wait),
+                Call::Begin => sys::rd_kafka_begin_transaction(client),
+                Call::Commit => sys::rd_kafka_commit_transaction(client, wait),
+                Call::Abort => sys::rd_kafka_abort_transaction(client, wait),
+            };
+            if error.is_null() {
+                return Ok(());
+            }
+            let refusal = Refusal {
+                code: Code::from(sys::rd_kafka_error_code(error)),
+                text: text(sys::rd_kafka_error_string(error)),
+                again: sys::rd_kafka_error_is_retriable(error) != 0,
+                abort: sys::rd_kafka_error_txn_requires_abort(error) != 0,
+            };
+            sys::rd_kafka_error_destroy(error);
+            Err(refusal)
+        }
+    }
+
+    /// The error after which the client is of no use any more, if there was one.
+    pub(crate) fn fatal(&self) -> Option<Refusal> {
+        let mut said: [c_char; 512] = [0; 512];
+        // SAFETY: the client is valid; the buffer is writable for its length, which ends in a zero byte whatever is written.
+        let (err, text) = unsafe {
+            let err = sys::rd_kafka_fatal_error(self.client.native_ptr(), said.as_mut_ptr(), said.len());
+            (err, text(said.as_ptr()))
+        };
+        code(err).map(|code| Refusal { code, text, again: false, abort: false })
+    }
+
     /// Shows every answer that has come, waiting up to `wait` for the first.
     pub(crate) fn serve(&self, wait: Duration, visit: &mut dyn FnMut(Delivery<'_>)) {
-        let mut wait = c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX);
+        let mut wait = milliseconds(wait);
         loop {
             // SAFETY: the queue is valid.
             let event = unsafe { sys::rd_kafka_queue_poll(self.queue.as_ptr(), wait) };

@@ -4,6 +4,7 @@
 mod bad_input;
 mod compose;
 mod dependencies;
+mod exactly_once;
 mod full_pipeline;
 mod killed;
 mod layers;

@@ -22,13 +22,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 static BROKER: RwLock<()> = RwLock::new(());
 
 /// A cluster, and what a test's own names begin with.
-struct Cluster {
-    brokers: String,
-    prefix: String,
-    admin: Admin,
+pub(crate) struct Cluster {
+    pub(crate) brokers: String,
+    pub(crate) prefix: String,
+    pub(crate) admin: Admin,
 }
 
-fn cluster(test: &str) -> Option<Cluster> {
+pub(crate) fn cluster(test: &str) -> Option<Cluster> {
     let Ok(brokers) = std::env::var("ORDERFLOW_KAFKA") else {
         eprintln!("{test}: skipped, set ORDERFLOW_KAFKA=host:port to run it against a real Kafka");
         return None;
@@ -38,29 +38,29 @@ fn cluster(test: &str) -> Option<Cluster> {
     Some(Cluster { brokers, prefix: format!("e2e-{test}-{now}-"), admin })
 }
 
-fn present() -> RwLockReadGuard<'static, ()> {
+pub(crate) fn present() -> RwLockReadGuard<'static, ()> {
     BROKER.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 impl Cluster {
-    fn topic(&self, name: &str) -> String {
+    pub(crate) fn topic(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
-    fn source(&self) -> KafkaSource {
+    pub(crate) fn source(&self) -> KafkaSource {
         Kafka::topic("orders").prefix(&self.prefix).brokers(&self.brokers).format(orderflow::pipelines::orders::json())
     }
 
-    fn sink(&self) -> KafkaSink {
+    pub(crate) fn sink(&self) -> KafkaSink {
         Kafka::sink(&self.brokers).prefix(&self.prefix)
     }
 
     /// Writes all records of `recipe` with their positions as keys; goes through outages.
-    fn produce(&self, recipe: &Orders) {
+    pub(crate) fn produce(&self, recipe: &Orders) {
         let mut producer = Producer::connect(self.brokers.as_str()).unwrap();
         let (mut records, mut value, topic) = (recipe.records(0), vec![], self.topic("orders"));
         loop {
@@ -75,7 +75,7 @@ impl Cluster {
     }
 
     /// Number of records in each topic, and the sum of their hashes: any that is missing, twice or changed shows.
-    fn content(&self, topic: &str) -> (u64, u64) {
+    pub(crate) fn content(&self, topic: &str) -> (u64, u64) {
         let (mut records, mut hashes) = (0, 0u64);
         visit(&self.brokers, &self.topic(topic), |_, batch| {
             records += batch.len() as u64;
@@ -87,7 +87,7 @@ impl Cluster {
         (records, hashes)
     }
 
-    fn forget(self) {
+    pub(crate) fn forget(self) {
         for topic in topics(&self.admin, &self.prefix).keys() {
             self.admin.delete_topic(&self.topic(topic)).unwrap();
         }
@@ -101,7 +101,7 @@ fn hash(key: &[u8], value: &[u8]) -> u64 {
 }
 
 /// What [`Cluster::content`] must be for each topic that `recipe` is routed to.
-fn contents(recipe: &Orders) -> BTreeMap<String, (u64, u64)> {
+pub(crate) fn contents(recipe: &Orders) -> BTreeMap<String, (u64, u64)> {
     let mut contents: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     let (mut records, mut value) = (recipe.records(0), vec![]);
     loop {
@@ -162,6 +162,15 @@ fn real_a_million_orders_or_ten_are_routed_and_counted_once_each() {
 
 #[test]
 fn real_a_broker_that_is_away_for_twenty_seconds_costs_time_and_nothing_else() {
+    outage(false);
+}
+
+#[test]
+fn real_a_broker_that_is_away_amid_transactions_costs_time_and_nothing_else() {
+    outage(true);
+}
+
+fn outage(kept: bool) {
     let Some(cluster) = cluster("outage") else { return };
     let Ok(services) = std::env::var("ORDERFLOW_SERVICES") else {
         eprintln!("outage: skipped, set ORDERFLOW_SERVICES to the script that starts and stops the broker");
@@ -178,7 +187,9 @@ fn real_a_broker_that_is_away_for_twenty_seconds_costs_time_and_nothing_else() {
     let sink = cluster.sink();
     let counters = sink.counters();
     block_on(async {
-        let running = orders(cluster.source(), sink, dir.path()).epoch_interval(Duration::from_millis(200)).start().await.unwrap();
+        let flow = orders(cluster.source(), sink, dir.path()).epoch_interval(Duration::from_millis(200));
+        let flow = if kept { flow.state(dir.path().join("state")) } else { flow };
+        let running = flow.start().await.unwrap();
         let rows = |n: u64| {
             let began = Instant::now();
             while running.status().sources[0].rows < n {

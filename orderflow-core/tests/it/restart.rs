@@ -383,6 +383,16 @@ impl Writer for ForgetfulWriter {
 }
 
 #[test]
+fn a_sink_that_never_gets_a_row_is_not_missed() {
+    let nothing = ("routed", "SELECT k, v FROM numbers WHERE v > 1000", 7);
+    let world = World::new();
+    for rows in [20, 40, 60, 90] {
+        live(&[nothing, TOTALS], &world, Logged { rows, ..LOG }).unwrap();
+    }
+    assert_eq!(world.rows()["routed"], "");
+}
+
+#[test]
 fn a_sink_that_forgets_goes_on_after_what_the_ledger_saw_it_take_and_a_new_one_gets_all() {
     let state: Arc<dyn Store> = Arc::new(Memory::new());
     let clock = Clock::manual(1_000_000);

@@ -1,19 +1,22 @@
-//! The Kafka sink: every row is written to the topics that its expressions name, through an idempotent producer that waits for
-//! nothing.
+//! The Kafka sink: every row is written to the topics that its expressions name, by a producer that waits for nothing.
 //! ```text
-//!   write(epoch) ─► queue of epochs ─► produce until librdkafka is full ─► confirmations, counted by epoch ─► progress
+//!   write(epoch) ─► queue of epochs ─► produce until librdkafka is full ─► confirmations, counted ─► progress
 //!                        │ a topic never seen before
 //!                        └─► topics thread: look up, create ─► partitions
 //! ```
+//! With state that survives the process ([`SinkContext::kept`]) epochs are written in transactions, with their progress: exactly once. Without,
+//! or with [`KafkaSink::at_least_once`], they are written as they come, and after a crash a row may be written again.
+//!
 //! Invariant: rows leave in the order given, each to the partition that [`partition_for_key`] names, and progress is the newest
-//! epoch whose rows, and all before, were confirmed or refused for good. After a crash a row may be written again:
-//! [`Guarantee::AtLeastOnce`].
+//! epoch whose rows, and all before, are in the topics for good or were refused for good.
 
 mod cells;
 mod columns;
 mod counters;
+mod feed;
 mod partition;
 mod topics;
+mod transaction;
 mod writer;
 
 pub use counters::Counters;
@@ -45,6 +48,8 @@ pub struct KafkaSink {
     partitions: i32,
     replication: i32,
     max_new_topics: usize,
+    at_least_once: bool,
+    name: Option<String>,
     counters: Counters,
 }
 
@@ -62,6 +67,8 @@ impl KafkaSink {
             partitions: 4,
             replication: 0,
             max_new_topics: 100,
+            at_least_once: false,
+            name: None,
             counters: Counters::default(),
         }
     }
@@ -130,6 +137,20 @@ impl KafkaSink {
         self
     }
 
+    /// Writes without transactions, so that readers see rows at once and a row may be written twice after a crash. An embedded cluster, whose
+    /// transactions are a pretence, is always written this way, and so is a pipeline without state.
+    pub fn at_least_once(mut self) -> Self {
+        self.at_least_once = true;
+        self
+    }
+
+    /// A name by which the sink finds its progress again: wanted where a pipeline writes a view twice to the same topics. By default the topic's
+    /// name, or what is computed from the expressions that name topics.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// `none`, `gzip`, `snappy` or `lz4`.
     pub fn compression(self, codec: impl Into<String>) -> Self {
         self.property("compression.type", codec)
@@ -151,7 +172,7 @@ impl KafkaSink {
         self
     }
 
-    /// Put before the name of every topic.
+    /// Put before the name of every topic, that of the progress included.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
@@ -163,7 +184,7 @@ impl KafkaSink {
         self
     }
 
-    /// Records by topic, counted as brokers confirm them; the handle may be kept.
+    /// Records by topic, counted as brokers confirm them or, with transactions, as these are committed; the handle may be kept.
     pub fn counters(&self) -> Counters {
         self.counters.clone()
     }
@@ -174,8 +195,8 @@ impl Sink for KafkaSink {
         self.wanted_columns(&input.schema)
     }
 
-    fn guarantee(&self, _kept: bool) -> Guarantee {
-        Guarantee::AtLeastOnce
+    fn guarantee(&self, kept: bool) -> Guarantee {
+        if kept && !self.at_least_once && self.embedded.is_none() { Guarantee::ExactlyOnce } else { Guarantee::AtLeastOnce }
     }
 
     fn kind(&self) -> &'static str {
@@ -183,7 +204,9 @@ impl Sink for KafkaSink {
     }
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
-        let writer = writer::KafkaWriter::open(*self, context)?;
-        Ok(Opened { writer: Box::new(writer), progress: None })
+        match self.guarantee(context.kept) {
+            Guarantee::ExactlyOnce => transaction::open(&self, &context),
+            Guarantee::AtLeastOnce => Ok(Opened { writer: Box::new(writer::KafkaWriter::open(&self, &context)?), progress: None }),
+        }
     }
 }

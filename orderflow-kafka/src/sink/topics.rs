@@ -19,7 +19,7 @@ use rdkafka::config::ClientConfig;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// Number of a topic within its writer.
@@ -49,9 +49,9 @@ pub(crate) struct Topic {
 }
 
 impl Topic {
-    /// A broker has confirmed a record.
-    pub(crate) fn delivered(&self) {
-        self.delivered.fetch_add(1, Ordering::Relaxed);
+    /// So many records more are in the topic for good.
+    pub(crate) fn delivered(&self, records: u64) {
+        self.delivered.fetch_add(records, Ordering::Relaxed);
     }
 }
 
@@ -61,13 +61,24 @@ pub(crate) struct Topics {
     topics: Vec<Topic>,
     prefix: String,
     counters: Counters,
-    client: Arc<ProducerClient>,
+    client: Current,
     /// Producers with smaller batches, for topics that take no larger ones.
     narrow: Vec<(usize, Arc<ProducerClient>)>,
+    /// The largest batch that every topic takes which was found so far.
+    narrowest: usize,
+    /// All records go through one producer: a transaction has no more.
+    single: bool,
     config: ClientConfig,
     asks: Sender<(TopicId, String)>,
     answers: Receiver<(TopicId, Result<Found>)>,
     asked: usize,
+}
+
+/// The common producer, which may be replaced.
+type Current = Arc<Mutex<Arc<ProducerClient>>>;
+
+fn current(client: &Mutex<Arc<ProducerClient>>) -> Arc<ProducerClient> {
+    client.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Answer of the thread.
@@ -80,6 +91,7 @@ impl Topics {
     pub(crate) fn start(sink: &KafkaSink, client: Arc<ProducerClient>, config: ClientConfig) -> Result<Self> {
         let (asks, theirs) = channel();
         let (answer, answers) = channel();
+        let client = Arc::new(Mutex::new(client));
         let finder = Finder {
             settings: sink.settings.clone(),
             embedded: sink.embedded.clone(),
@@ -105,6 +117,8 @@ impl Topics {
             counters: sink.counters.clone(),
             client,
             narrow: vec![],
+            narrowest: super::feed::batch_size(&config),
+            single: config.get("transactional.id").is_some(),
             config,
             asks,
             answers,
@@ -180,8 +194,12 @@ impl Topics {
     /// A broker judges whole batches, so a topic that takes small ones gets a producer that makes small ones; a record that is
     /// too large then stands alone and is refused alone.
     fn client_for(&mut self, max_batch: Option<usize>) -> Result<Arc<ProducerClient>> {
-        let batch = self.config.get("batch.size").and_then(|b| b.parse().ok()).unwrap_or(super::writer::BATCH_BYTES);
-        let Some(max) = max_batch.filter(|max| *max < batch) else { return Ok(self.client.clone()) };
+        let batch = super::feed::batch_size(&self.config);
+        let Some(max) = max_batch.filter(|max| *max < batch) else { return Ok(current(&self.client)) };
+        if self.single {
+            self.narrowest = self.narrowest.min(max);
+            return Ok(current(&self.client));
+        }
         if let Some((_, client)) = self.narrow.iter().find(|(size, _)| *size == max) {
             return Ok(client.clone());
         }
@@ -192,14 +210,31 @@ impl Topics {
         Ok(client)
     }
 
+    /// The largest batch that every topic takes which was found so far; where all records go through one producer, its batches must not be larger.
+    pub(crate) fn narrowest(&self) -> usize {
+        self.narrowest
+    }
+
+    /// Goes on with another common producer.
+    pub(crate) fn rebind(&mut self, client: Arc<ProducerClient>) -> Result<()> {
+        for topic in &mut self.topics {
+            if let State::Ready { handle, .. } = &mut topic.state {
+                *handle = TopicHandle::new(&client, &topic.name)
+                    .ok_or_else(|| Error::internal(format!("librdkafka took no topic '{}'", topic.name)))?;
+            }
+        }
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+
     /// Every producer in use, the common one first.
     pub(crate) fn clients(&self) -> impl Iterator<Item = Arc<ProducerClient>> {
-        std::iter::once(self.client.clone()).chain(self.narrow.iter().map(|(_, c)| c.clone())).collect::<Vec<_>>().into_iter()
+        std::iter::once(current(&self.client)).chain(self.narrow.iter().map(|(_, c)| c.clone())).collect::<Vec<_>>().into_iter()
     }
 }
 
 /// Why Kafka would refuse the name.
-fn invalid(name: &str) -> Option<String> {
+pub(crate) fn invalid(name: &str) -> Option<String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let why = if name.is_empty() {
         "it is empty"
@@ -222,7 +257,7 @@ struct Finder {
     replication: i32,
     most: usize,
     created: usize,
-    writer: Weak<ProducerClient>,
+    writer: Weak<Mutex<Arc<ProducerClient>>>,
 }
 
 impl Finder {
@@ -248,7 +283,7 @@ impl Finder {
                         return;
                     }
                     if let Some(writer) = self.writer.upgrade() {
-                        writer.wake();
+                        current(&writer).wake();
                     }
                 }
             }

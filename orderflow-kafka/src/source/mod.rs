@@ -17,9 +17,7 @@ mod reader;
 mod ready;
 mod watch;
 
-#[cfg(test)]
-pub(crate) use ready::Hub;
-pub(crate) use ready::Signal;
+pub(crate) use ready::{Hub, Signal};
 
 use crate::config::KafkaSource;
 use orderflow_core::Result;

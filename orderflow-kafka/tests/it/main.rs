@@ -5,3 +5,4 @@ mod real;
 mod sink;
 mod source;
 mod support;
+mod transactions;

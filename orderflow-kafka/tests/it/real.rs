@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The cluster's address and a prefix of this test's own.
-fn cluster(test: &str) -> Option<(String, String)> {
+pub(crate) fn cluster(test: &str) -> Option<(String, String)> {
     let Ok(brokers) = std::env::var("ORDERFLOW_KAFKA") else {
         eprintln!("{test}: skipped, set ORDERFLOW_KAFKA=host:port to run it against a real Kafka");
         return None;
