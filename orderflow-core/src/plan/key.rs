@@ -78,7 +78,10 @@ mod tests {
             ("SELECT city, count(*) AS n FROM orders GROUP BY city", Some("city")),
             ("SELECT count(*) AS n, city AS town, id FROM orders GROUP BY id, city", Some("id town")),
             ("SELECT upper(city) AS city, count(*) AS n FROM orders GROUP BY upper(city)", Some("city")),
-            ("SELECT t.town FROM (SELECT city AS town, count(*) AS n FROM orders GROUP BY city HAVING count(*) > 1) AS t WHERE t.n < 9", Some("town")),
+            (
+                "SELECT t.town FROM (SELECT city AS town, count(*) AS n FROM orders GROUP BY city HAVING count(*) > 1) AS t WHERE t.n < 9",
+                Some("town"),
+            ),
             ("WITH t AS (SELECT city, sum(qty) AS q FROM orders GROUP BY city) SELECT q, city FROM t", Some("city")),
             ("SELECT city, city AS again, max(id) AS id FROM orders GROUP BY city", Some("city")),
             ("SELECT DISTINCT city, qty FROM orders", Some("city qty")),
