@@ -2,7 +2,7 @@
 //!
 //! Invariant: after whatever went wrong, the table holds every epoch once, and the one who may write is the newest.
 
-use super::super::connection::{Answer, Connection, Failure, Server};
+use super::super::connection::{Answer, Server};
 use super::*;
 use orderflow_core::sink::WriterId;
 use orderflow_core::testing::tier;
@@ -77,9 +77,8 @@ impl Faulty {
         self.plan.lock().unwrap().dead
     }
 
-    /// Lets the next COMMIT happen and loses its answer.
-    fn lose_the_next_commit(&self) {
-        self.plan.lock().unwrap().faults.push((0, Fault::After));
+    fn at_the_next_commit(&self, fault: Fault) {
+        self.plan.lock().unwrap().faults.push((0, fault));
     }
 }
 
@@ -218,22 +217,28 @@ fn commit_unless(writer: &mut dyn Writer, epoch: u64, dead: &dyn Fn() -> bool) -
 
 fn whatever_dies_every_epoch_is_there_once(db: &Db) {
     for append in [false, true] {
-        let sink = |table: &str, way: Arc<Faulty>| if append { db.append(table) } else { db.upsert(table, &["k"]) }.through(way);
-        let counting = Faulty::counting(db);
-        let table = db.table();
-        live(&|| sink(&table, counting.clone()), &mut 0, &|| false);
-        let history = |table: &str| db.read(table, &["k", "v", "name", "diff", "epoch"]);
-        let whole = if append { history(&table) } else { expected(EPOCHS) };
+        let sink = |db: &Db, table: &str, way: &Arc<Faulty>| {
+            let plain = if append { db.append(table) } else { db.upsert(table, &["k"]) };
+            plain.through(way.clone())
+        };
+        let rows = |db: &Db, table: &str| db.read(table, if append { &["k", "v", "name", "diff", "epoch"] } else { &["k", "v", "name"] });
+        let fresh = db.fresh();
+        let unhurt = fresh.as_ref().unwrap_or(db);
+        let (table, counting) = (unhurt.table(), Faulty::counting(unhurt));
+        live(&|| sink(unhurt, &table, &counting), &mut 0, &|| false);
+        let whole = rows(unhurt, &table);
+        assert!(append || whole == expected(EPOCHS));
         for at in (1..=counting.operations()).step_by(tier::of(3, 1, 1)) {
             for fault in Fault::ALL {
+                let fresh = db.fresh();
+                let db = fresh.as_ref().unwrap_or(db);
                 let (table, way) = (db.table(), Faulty::with(db, [(at, fault)]));
                 let mut generation = 0;
-                live(&|| sink(&table, way.clone()), &mut generation, &|| way.is_dead());
+                live(&|| sink(db, &table, &way), &mut generation, &|| way.is_dead());
                 if way.is_dead() {
-                    live(&|| sink(&table, Faulty::counting(db)), &mut generation, &|| false);
+                    live(&|| sink(db, &table, &Faulty::counting(db)), &mut generation, &|| false);
                 }
-                let found = if append { history(&table) } else { db.read(&table, &["k", "v", "name"]) };
-                assert_eq!(found, whole, "{fault:?} at {at}, append: {append}");
+                assert_eq!(rows(db, &table), whole, "{fault:?} at {at}, append: {append}");
             }
         }
     }
@@ -243,7 +248,7 @@ fn a_commit_whose_answer_was_lost_is_not_done_again(db: &Db) {
     let (table, way) = (db.table(), Faulty::counting(db));
     let mut writer = open(db.append(&table).through(way.clone()), 1);
     let commits = way.commits();
-    way.lose_the_next_commit();
+    way.at_the_next_commit(Fault::After);
     writer.write(closed(1, &[(Some(1), 1, 1)])).unwrap();
     let e = writer.poll(PATIENCE).unwrap_err();
     assert!(e.retry() == Retry::Backoff && e.to_string().contains("whether the last commit happened"), "{e}");
@@ -276,14 +281,10 @@ fn a_writer_that_was_overtaken_stops_and_writes_nothing(db: &Db) {
 /// An older writer stands between its rows and its COMMIT: the newer one waits for its end, and then it can no longer commit anything.
 fn a_transaction_that_was_left_open_does_not_get_in_between(db: &Db) {
     for fault in [Fault::Killed, Fault::KilledAfter] {
-        let (table, counting) = (db.table(), Faulty::counting(db));
-        let mut writer = open(db.append(&table).through(counting.clone()), 1);
-        writer.write(closed(1, &[(Some(1), 1, 1)])).unwrap();
-        commit(writer.as_mut(), 1).unwrap();
-        let last = counting.operations();
-        let (table, way) = (db.table(), Faulty::with(db, [(last, fault)]));
+        let (table, way) = (db.table(), Faulty::counting(db));
         let mut old = open(db.append(&table).through(way.clone()), 1);
         old.write(closed(1, &[(Some(1), 1, 1)])).unwrap();
+        way.at_the_next_commit(fault);
         assert!(old.poll(PATIENCE).is_err() && way.is_dead(), "it died at its COMMIT");
         drop(old);
         let mut new = open_as(db.append(&table), 2, "test").unwrap();

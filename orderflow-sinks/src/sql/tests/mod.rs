@@ -8,7 +8,7 @@ mod refusals;
 mod rows;
 
 use super::Sql;
-use super::connection::{Connect, Value};
+use super::connection::{Connect, Connection, Failure, Value};
 use super::dialect::Dialect;
 use super::place::Place;
 use super::writer::Driver;
@@ -20,6 +20,7 @@ use orderflow_core::sink::{Closed, Input, Opened, Progress, Sink, SinkContext, W
 use orderflow_core::testing::conformance::context;
 use orderflow_core::time::Epoch;
 use orderflow_core::{Error, Result};
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,12 +34,14 @@ struct Db {
     url: String,
     place: Place,
     driver: Driver,
+    /// Logging in takes longer than a query.
+    connection: RefCell<Option<Box<dyn Connection>>>,
     _dir: Option<TempDir>,
 }
 
 impl Db {
     fn at(url: String, dir: Option<TempDir>) -> Self {
-        Db { place: Place::parse(&url).unwrap(), url, driver: Driver::new().unwrap(), _dir: dir }
+        Db { place: Place::parse(&url).unwrap(), url, driver: Driver::new().unwrap(), connection: RefCell::default(), _dir: dir }
     }
 
     fn sqlite() -> Self {
@@ -50,6 +53,11 @@ impl Db {
     fn real() -> Vec<Self> {
         let urls = ["ORDERFLOW_MYSQL", "ORDERFLOW_POSTGRES"].into_iter().filter_map(|name| std::env::var(name).ok());
         urls.map(|url| Self::at(url, None)).collect()
+    }
+
+    /// One without any table, where that costs nothing: then making the tables is a part of what goes wrong.
+    fn fresh(&self) -> Option<Self> {
+        (self.dialect() == Dialect::Sqlite).then(Self::sqlite)
     }
 
     fn dialect(&self) -> Dialect {
@@ -64,13 +72,23 @@ impl Db {
     }
 
     fn execute(&self, sql: &str) {
-        let run = async { self.place.connect().await.unwrap().execute(sql, vec![]).await };
-        self.driver.run(run).unwrap().unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        self.run(sql, async |connection| connection.execute(sql, vec![]).await);
     }
 
     fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
-        let run = async { self.place.connect().await.unwrap().rows(sql, vec![]).await };
-        self.driver.run(run).unwrap().unwrap_or_else(|e| panic!("{sql}: {e:?}"))
+        self.run(sql, async |connection| connection.rows(sql, vec![]).await)
+    }
+
+    fn run<T>(&self, sql: &str, call: impl AsyncFnOnce(&mut dyn Connection) -> Result<T, Failure>) -> T {
+        let mut connection = self.connection.take();
+        let answer = self.driver.run(async {
+            if connection.is_none() {
+                connection = Some(self.place.connect().await?);
+            }
+            call(connection.as_mut().unwrap().as_mut()).await
+        });
+        self.connection.replace(connection);
+        answer.unwrap().unwrap_or_else(|e| panic!("{sql}: {e:?}"))
     }
 
     /// The columns of all rows of `table` as text, in the order of the text, `-` for null.

@@ -139,11 +139,12 @@ fn printed(db: &Db, name: &str, value: &ArrayRef) -> String {
     let quoted = db.dialect().quote(name);
     match (db.dialect(), value.data_type()) {
         (Dialect::Postgres, DataType::Binary) => format!("encode({quoted}, 'hex')"),
-        (_, DataType::Binary) => format!("hex({quoted})"),
+        (Dialect::Sqlite, DataType::Binary) => format!("CASE WHEN {quoted} IS NOT NULL THEN hex({quoted}) END"),
+        (Dialect::MySql, DataType::Binary) => format!("hex({quoted})"),
         // as many digits as there are
         (Dialect::MySql, DataType::Float64) => format!("CAST(CAST({quoted} AS DECIMAL(20, 9)) + 0 AS CHAR)"),
         (Dialect::Postgres, DataType::Float64) => format!("CAST(CAST({quoted} AS NUMERIC) AS TEXT)"),
-        (Dialect::Sqlite, DataType::Float64) => format!("rtrim(printf('%.9f', {quoted}), '0')"),
+        (Dialect::Sqlite, DataType::Float64) => format!("CASE WHEN {quoted} IS NOT NULL THEN rtrim(printf('%.9f', {quoted}), '0') END"),
         _ => db.dialect().text(&quoted),
     }
 }
