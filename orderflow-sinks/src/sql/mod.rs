@@ -149,6 +149,9 @@ impl Sql {
             })
         };
         let key = key.iter().map(number).collect::<Result<Vec<_>>>()?;
+        if let Some(twice) = (1..key.len()).find(|i| key[..*i].contains(&key[*i])) {
+            return Err(Error::user(format!("the key names the column '{}' twice", schema.field(key[twice]).name())).hint("name it once"));
+        }
         Ok((Table { dialect: place.dialect, name: self.table.clone(), columns, key }, schema))
     }
 }

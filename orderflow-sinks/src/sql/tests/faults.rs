@@ -14,6 +14,7 @@ everywhere!(
     a_commit_whose_answer_was_lost_is_not_done_again,
     a_writer_that_was_overtaken_stops_and_writes_nothing,
     a_transaction_that_was_left_open_does_not_get_in_between,
+    a_database_that_is_locked_holds_up_no_poll,
     a_table_of_another_state_is_left_alone,
     two_sinks_on_one_table_are_refused,
     a_progress_row_that_is_gone_stops_the_writer
@@ -295,6 +296,26 @@ fn a_transaction_that_was_left_open_does_not_get_in_between(db: &Db) {
         }
         assert_eq!(db.read(&table, &["k"]), ["1"]);
     }
+}
+
+fn a_database_that_is_locked_holds_up_no_poll(db: &Db) {
+    let table = db.table();
+    let mut writer = open(db.append(&table), 1);
+    // somebody else holds the progress row
+    db.execute(db.dialect().begin());
+    db.rows(&format!("SELECT target FROM orderflow_progress WHERE target = '{table}'{}", db.dialect().lock()));
+    for n in 1..=3 {
+        writer.write(closed(n, &[(Some(n as i64), 1, 1)])).unwrap();
+    }
+    let from = std::time::Instant::now();
+    for _ in 0..10 {
+        let answer = writer.poll(Duration::from_millis(10)).unwrap();
+        assert!(answer.progress.is_none() && answer.pending_bytes > 0);
+    }
+    assert!(from.elapsed() < Duration::from_secs(3), "{:?}", from.elapsed());
+    db.execute("ROLLBACK");
+    commit(writer.as_mut(), 3).unwrap();
+    assert_eq!(db.read(&table, &["k", "epoch"]), ["1 1", "2 2", "3 3"]);
 }
 
 fn a_table_of_another_state_is_left_alone(db: &Db) {

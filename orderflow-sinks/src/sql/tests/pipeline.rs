@@ -20,7 +20,7 @@ const ROWS: i64 = 240;
 /// Row `i` as if drawn: a city that may be null, and an amount in cents.
 fn row(i: i64) -> (Option<String>, i64) {
     let h = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-    ((h % 6 > 0).then(|| format!("city {}", h % 6)), (h % 1000) as i64 - 300)
+    ((!h.is_multiple_of(6)).then(|| format!("city {}", h % 6)), (h % 1000) as i64 - 300)
 }
 
 fn cents(n: i64) -> String {

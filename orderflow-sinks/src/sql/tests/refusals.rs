@@ -135,6 +135,7 @@ fn a_key_must_be_proven_or_vouched_for() {
         (plain().key(["k"]), None, "trust_key"),
         (plain().key(Vec::<String>::new()), Some(&["k"]), "needs a column"),
         (plain().trust_key(["city"]), None, "no column of the view"),
+        (plain().key(["k", "k"]), Some(&["k"]), "twice"),
     ] {
         match sink.columns(&input(proven)) {
             Ok(columns) => assert!(says.is_empty() && columns.is_none(), "{proven:?}"),
