@@ -1,4 +1,5 @@
-//! Sinks that need no broker: the console, and directory data sets of Parquet, CSV and JSONL files.
+//! Sinks that need no broker: the console, directory data sets of Parquet, CSV and JSONL files and, each behind a feature, the tables of
+//! SQLite, MySQL, MariaDB and PostgreSQL.
 //!
 //! ```no_run
 //! use orderflow_sinks::{Console, Parquet};
@@ -14,11 +15,15 @@ pub mod console;
 pub mod csv;
 pub mod jsonl;
 pub mod parquet;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
+pub mod sql;
 
 pub use self::console::Console;
 pub use self::csv::Csv;
 pub use self::jsonl::Jsonl;
 pub use self::parquet::Parquet;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
+pub use self::sql::Sql;
 
 /// Makes a newtype over [`DataSet`](orderflow_core::sink::files::DataSet) a sink that rolls as its users say.
 macro_rules! data_set {

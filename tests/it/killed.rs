@@ -1,17 +1,20 @@
-//! A real process, really killed: SIGKILL at any moment, started again, killed again; at the end the files hold every row once.
+//! A real process, really killed: SIGKILL at any moment, started again, killed again; at the end the files and tables hold every row once.
 //!
 //! The test runs itself as a child: a seeded generator as the source, orders as JSON lines that are committed often, totals as Parquet that is
-//! committed at the end, dead letters. Invariant: what came out is judged by reading the files and by [`expected`].
+//! committed at the end, dead letters; both again as tables of a SQLite file. Invariant: what came out is judged by reading the files and by
+//! [`expected`].
 
 use crate::support::{deltas, letters, sum};
 use crate::tier;
 use orderflow::Pipeline;
 use orderflow::epoch::Limits;
-use orderflow::generator::{Orders, Share, expected};
+use orderflow::generator::{Orders, Share, Total, expected};
 use orderflow::pipelines::orders;
 use orderflow::sink::dead_letter::DeadLetters;
 use orderflow::sink::files::{DataSet, JsonLines};
-use orderflow::sinks::Parquet;
+use orderflow::sinks::{Parquet, Sql};
+use sqlx::{ConnectOptions, Row, sqlite};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -36,9 +39,10 @@ fn child() {
         let mut flow = Pipeline::new("killed");
         let stream = flow.source("orders", recipe().source(Arc::new(orders::json())))?;
         let often = DataSet::append(dir.join("orders"), JsonLines).roll_rows(3_000);
-        flow.sql("SELECT order_id, city FROM orders")?.sink(often)?;
+        let tables = format!("sqlite:{}", dir.join("tables.db").display());
+        flow.sql("SELECT order_id, city FROM orders")?.sink(often)?.sink(Sql::append(&tables, "orders"))?;
         drop(stream);
-        flow.view("totals", orders::TOTALS)?.sink(Parquet::append(dir.join("totals")))?;
+        flow.view("totals", orders::TOTALS)?.sink(Parquet::append(dir.join("totals")))?.sink(Sql::upsert(&tables, "totals"))?;
         let limits = Limits { interval: Duration::from_millis(50), rows: 1_000, bytes: u64::MAX };
         let flow = flow.dead_letters(DeadLetters::append(dir.join("dead_letters"))).epochs(limits);
         flow.workers(2).state(dir.join("state")).start().await?.wait().await
@@ -78,4 +82,23 @@ fn a_process_that_is_killed_again_and_again_leaves_every_row_once() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!((rows as u64, ids.len()), (expected.records - expected.rejected, rows));
+    let (totals, appended) = tables(&dir.path().join("tables.db"));
+    assert_eq!(totals, expected.totals);
+    assert_eq!(appended, (rows as i64, rows as i64));
+}
+
+/// The table of totals; how many orders there are in the other one, and how many different ones.
+fn tables(file: &Path) -> (BTreeMap<(String, String), Total>, (i64, i64)) {
+    let read = async {
+        let mut file = sqlite::SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+        let totals = sqlx::query("SELECT city, payment_type, orders, amount FROM totals").fetch_all(&mut file).await.unwrap();
+        let total = |r: &sqlite::SqliteRow| {
+            let total = Total { orders: r.get::<i64, _>(2) as u64, amount: r.get::<String, _>(3).parse().unwrap() };
+            ((r.get(0), r.get(1)), total)
+        };
+        let orders =
+            sqlx::query("SELECT count(*), count(DISTINCT order_id) FROM orders WHERE diff = 1").fetch_one(&mut file).await.unwrap();
+        (totals.iter().map(total).collect(), (orders.get(0), orders.get(1)))
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(read)
 }

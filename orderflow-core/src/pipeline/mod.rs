@@ -80,6 +80,8 @@ pub(crate) struct ViewDef {
     /// Optimised.
     pub(crate) plan: LogicalPlan,
     pub(crate) schema: SchemaRef,
+    /// As [`crate::plan::key`] proves it.
+    pub(crate) key: Option<Vec<String>>,
 }
 
 pub(crate) struct OutputDef {
@@ -249,11 +251,12 @@ impl Pipeline {
 /// Checks, optimises and registers a view.
 pub(crate) fn add_view(flow: &Arc<Mutex<Flow>>, name: &str, plan: LogicalPlan) -> Result<Stream> {
     let mut guard = flow.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = guard.key(&plan);
     let plan = guard.prepare(plan).map_err(|e| e.at(format!("view {name}")))?;
     let schema = crate::plan::schema(&plan)?;
     guard.catalog.add_view(name, schema.clone())?;
     let scan = guard.catalog.view_scan(name)?;
-    guard.views.push(ViewDef { name: name.into(), plan, schema });
+    guard.views.push(ViewDef { name: name.into(), plan, schema, key });
     drop(guard);
     Ok(Stream::new(flow.clone(), name, scan))
 }
@@ -264,6 +267,11 @@ impl Flow {
         let plan = crate::plan::visible(plan)?;
         self.catalog.check(&plan)?;
         self.catalog.optimise(plan)
+    }
+
+    /// Columns of `plan`, which is not optimised, that no two rows share.
+    pub(crate) fn key(&self, plan: &LogicalPlan) -> Option<Vec<String>> {
+        crate::plan::key(plan, &|view| self.views.iter().find(|v| *v.name == *view)?.key.clone())
     }
 }
 

@@ -144,7 +144,8 @@ impl Stream {
     fn output(&self, plan: LogicalPlan, sink: Box<dyn Sink>) -> Result<Self> {
         let mut flow = self.flow.lock().unwrap_or_else(PoisonError::into_inner);
         let input = Arc::new(plan.schema().as_arrow().clone());
-        let plan = match sink.columns(&crate::sink::Input { schema: input, key: None })? {
+        let key = flow.key(&plan);
+        let plan = match sink.columns(&crate::sink::Input { schema: input, key })? {
             None => plan,
             Some(columns) => {
                 let expr = |c: &crate::sink::Column| Ok(flow.catalog.expr(&c.sql, &plan)?.alias(&c.name));

@@ -57,7 +57,8 @@ pub trait Sink: Send + 'static {
 pub struct Input {
     /// Its columns, hidden ones included.
     pub schema: SchemaRef,
-    /// Names of visible columns that no two rows share, where the plan proves it (the groups of a `GROUP BY`).
+    /// Names of visible columns that no two rows share, where the plan proves it (the groups of a `GROUP BY`); none at all for an aggregate
+    /// without `GROUP BY`, which has one row at most.
     pub key: Option<Vec<String>>,
 }
 
