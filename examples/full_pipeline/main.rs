@@ -14,15 +14,17 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use options::Options;
 use orderflow::domain::order;
 use orderflow::epoch::Limits;
+use orderflow::format::raw::Raw;
 use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, KafkaSource, Start, Until};
 use orderflow::sink::{Sink, dead_letter::DeadLetters};
-use orderflow::sinks::{Console, Parquet};
-use orderflow::{Error, Result, Running, pipelines};
+use orderflow::sinks::{Console, Parquet, Sql};
+use orderflow::source::Source;
+use orderflow::{Error, Pipeline, Result, Running, pipelines};
 use patience::{Interrupts, Waiting, cut_short, finish};
 use produce::{Pace, produce};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -59,7 +61,7 @@ fn note(line: std::fmt::Arguments<'_>) {
 
 async fn run(options: Options) -> Result<()> {
     let mut interrupts = Interrupts::listen();
-    let out = results_folder(options.out.clone())?;
+    let out = results_folder(&options)?;
     let embedded = if options.brokers.is_none() { Some(EmbeddedBroker::start(1)?) } else { None };
     let (brokers, admin) = match (&embedded, &options.brokers) {
         (Some(broker), _) => (broker.bootstrap_servers().to_owned(), Admin::embedded(broker)?),
@@ -82,32 +84,49 @@ async fn run(options: Options) -> Result<()> {
         (true, true) => source.start(Start::Earliest),
         (false, _) => source.start(Start::Offsets(ends.clone())),
     };
+    // topics of an embedded broker are gone with the process, so what is kept cannot lean on them
+    let generated = embedded.is_some() && options.state.is_some();
+    let source: Box<dyn Source> = match generated {
+        true => Box::new(options.recipe().rate(options.rate).source(Arc::new(pipelines::orders::json()))),
+        false => Box::new(source),
+    };
     let mut routed = Kafka::sink(&brokers).prefix(&options.topic_prefix).partitions(PARTITIONS);
     if let Some(broker) = &embedded {
-        routed = routed.embedded(broker);
+        routed = routed.embedded(broker).at_least_once();
     }
     let counters = routed.counters();
     let before = report::ends_of_routed(&admin, &options.topic_prefix)?;
-    let totals: [Box<dyn Sink>; 2] =
-        [Box::new(Console::deltas().limit(options.show)), Box::new(Parquet::append(out.join("city_payment_totals")))];
-    let flow = pipelines::orders::pipeline("full_pipeline", source, routed, totals)?;
+    let mut totals: Vec<Box<dyn Sink>> =
+        vec![Box::new(Console::deltas().limit(options.show)), Box::new(Parquet::append(out.join("city_payment_totals")))];
+    totals.extend(options.sql.iter().map(|url| Box::new(Sql::upsert(url, "city_payment_totals")) as Box<dyn Sink>));
+    let name = format!("{}full_pipeline", options.topic_prefix);
+    let flow = pipelines::orders::pipeline(&name, source, routed, totals)?;
     // small epochs and buffers: it shares the process with its own producer, and a person watches
-    let limits = Limits { bytes: 6 << 20, ..Limits::default() };
-    let flow = flow.epochs(limits).memory(24 << 20);
+    let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
+    let flow = flow.epochs(limits).memory(24 << 20).checkpoint_every(Duration::from_secs(options.checkpoint_every));
     let flow = flow.workers(options.workers).dead_letters(DeadLetters::append(out.join("dead_letters")));
+    let flow = match &options.state {
+        Some(state) => flow.state(state.join("pipeline")),
+        None => flow,
+    };
 
     let begun = Instant::now();
     let running = flow.start().await?;
     let pace = Arc::new(Pace::default());
     let _ended = pace.stop_when_dropped();
-    let producer = (!options.no_produce).then(|| {
-        let (brokers, topic, recipe, rate, pace) = (brokers.clone(), topic.clone(), options.recipe(), options.rate, pace.clone());
-        let ahead = embedded.is_some().then_some(AHEAD * PARTITIONS as u64);
-        tokio::task::spawn_blocking(move || produce(&brokers, &topic, &recipe, rate, ahead, &pace))
-    });
+    let producer = match &options.state {
+        _ if options.no_produce || generated => None,
+        Some(state) => Some(produce_once(&options, &brokers, &name, state, &pace).await?),
+        None => {
+            let (brokers, topic, recipe, rate, pace) = (brokers.clone(), topic.clone(), options.recipe(), options.rate, pace.clone());
+            let ahead = embedded.is_some().then_some(AHEAD * PARTITIONS as u64);
+            Some(tokio::task::spawn_blocking(move || produce(&brokers, &topic, &recipe, rate, ahead, &pace)))
+        }
+    };
+    let by_itself = (options.no_produce || generated) && !options.follow;
     let interrupted = follow(&options, &running, &admin, &topic, &pace, producer, &mut interrupts).await?;
     let last = report::Views::read(&running).await?;
-    let status = finish(&running, options.no_produce && !options.follow && !interrupted, &mut interrupts).await?;
+    let status = finish(&running, by_itself && !interrupted, &mut interrupts).await?;
     let seconds = begun.elapsed().as_secs_f64();
     let after = report::ends_of_routed(&admin, &options.topic_prefix)?;
     report::closing(&report::Closing {
@@ -118,13 +137,40 @@ async fn run(options: Options) -> Result<()> {
         records: &counters.records(),
         before: &before,
         after: &after,
+        plain: options.state.is_none(),
     })?;
     report::next_steps(&options, interrupted)
 }
 
-/// A folder that holds no results yet; what a run that could not start left behind (`.orderflow`, `_commits`) is none.
-fn results_folder(out: Option<PathBuf>) -> Result<PathBuf> {
-    let out = out.unwrap_or_else(|| PathBuf::from("out").join(chrono::Utc::now().format("%Y-%m-%dT%H-%M-%S").to_string()));
+/// Produces as a pipeline of its own, from the seeded generator to the topic: whatever stops it, no order is produced twice.
+async fn produce_once(options: &Options, brokers: &str, name: &str, state: &Path, pace: &Arc<Pace>) -> Result<Producing> {
+    let mut flow = Pipeline::new(format!("{name}_producer"));
+    let orders = flow.source("generator", options.recipe().rate(options.rate).source(Arc::new(Raw)))?;
+    orders.route(Kafka::sink(brokers).prefix(&options.topic_prefix).partitions(PARTITIONS).topic(order::TOPIC))?;
+    let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
+    let flow = flow.epochs(limits).memory(16 << 20).state(state.join("producer"));
+    let (running, pace) = (flow.start().await?, pace.clone());
+    Ok(tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                outcome = running.wait() => return outcome.map(|status| status.sources[0].rows),
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+            if pace.stop.load(Ordering::Relaxed) {
+                return running.drain().await.map(|status| status.sources[0].rows);
+            }
+        }
+    }))
+}
+
+/// A folder that holds no results yet, or those of the state that is gone on with; what a run that could not start left behind (`.orderflow`,
+/// `_commits`) is none.
+fn results_folder(options: &Options) -> Result<PathBuf> {
+    let fresh = || PathBuf::from("out").join(chrono::Utc::now().format("%Y-%m-%dT%H-%M-%S").to_string());
+    let out = options.out.clone().unwrap_or_else(|| options.state.as_ref().map_or_else(fresh, |state| state.join("results")));
+    if options.state.is_some() {
+        return Ok(out); // the sinks know whose results are there
+    }
     for data_set in ["city_payment_totals", "dead_letters"] {
         let folder = out.join(data_set);
         let result = |e: std::io::Result<std::fs::DirEntry>| e.is_ok_and(|e| !e.file_name().to_string_lossy().starts_with(['.', '_']));

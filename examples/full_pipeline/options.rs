@@ -28,9 +28,21 @@ pub(crate) struct Options {
     /// Worker threads of the dataflow
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) workers: usize,
-    /// Folder for the results [default: out/<UTC time>]
+    /// Folder for the results [default: out/<UTC time>, or results in the folder of --state]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// Folder that remembers how far everything is: the same command goes on where it stopped, whatever stopped it, and every row is out once
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// With --state: how often views are stored, in seconds
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", requires = "state")]
+    pub(crate) checkpoint_every: u64,
+    /// How often an epoch closes, in milliseconds: what comes in later than that is in the next one
+    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    pub(crate) epoch: u64,
+    /// A database that keeps count and amount in the table city_payment_totals: sqlite:FILE, mysql://… or postgres://…
+    #[arg(long, value_name = "URL")]
+    pub(crate) sql: Option<String>,
     /// Produce nothing: process what the topic holds, from its beginning, and end
     #[arg(long)]
     pub(crate) no_produce: bool,

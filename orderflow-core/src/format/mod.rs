@@ -9,6 +9,7 @@ mod datetime;
 pub mod encode;
 pub mod json;
 mod number;
+pub mod raw;
 
 use crate::error::Result;
 use arrow::array::RecordBatch;
