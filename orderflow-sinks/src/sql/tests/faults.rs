@@ -42,7 +42,8 @@ struct Plan {
     faults: Vec<(u64, Fault)>,
     operations: u64,
     statements: u64,
-    commits: u64,
+    /// Numbers of the operations that were COMMITs.
+    commits: Vec<u64>,
     dead: bool,
 }
 
@@ -66,8 +67,15 @@ impl Faulty {
         self.plan.lock().unwrap().operations
     }
 
-    pub(super) fn commits(&self) -> u64 {
-        self.plan.lock().unwrap().commits
+    pub(super) fn commits(&self) -> usize {
+        self.plan.lock().unwrap().commits.len()
+    }
+
+    /// Operations at which something is to go wrong: every commit, and of the others as many as the occasion allows.
+    fn points(&self) -> Vec<u64> {
+        let plan = self.plan.lock().unwrap();
+        let stride = tier::of(5, 2, 1);
+        (1..=plan.operations).filter(|at| at.is_multiple_of(stride) || plan.commits.contains(at)).collect()
     }
 
     pub(super) fn statements(&self) -> u64 {
@@ -94,7 +102,7 @@ impl Plan {
         }
         self.operations += 1;
         self.statements += u64::from(sql.starts_with("INSERT") || sql.starts_with("DELETE"));
-        self.commits += u64::from(sql == "COMMIT");
+        self.commits.extend((sql == "COMMIT").then_some(self.operations));
         let now = |(at, _): &(u64, Fault)| *at == self.operations || (*at == 0 && sql == "COMMIT");
         let fault = self.faults.iter().position(now).map(|i| self.faults.remove(i).1);
         self.dead = matches!(fault, Some(Fault::Killed | Fault::KilledAfter));
@@ -229,7 +237,7 @@ fn whatever_dies_every_epoch_is_there_once(db: &Db) {
         live(&|| sink(unhurt, &table, &counting), &mut 0, &|| false);
         let whole = rows(unhurt, &table);
         assert!(append || whole == expected(EPOCHS));
-        for at in (1..=counting.operations()).step_by(tier::of(3, 1, 1)) {
+        for at in counting.points() {
             for fault in Fault::ALL {
                 let fresh = db.fresh();
                 let db = fresh.as_ref().unwrap_or(db);
