@@ -44,6 +44,9 @@ pub struct TraceShape {
     pub width: usize,
 }
 
+/// The stored files of a trace, the oldest first, each with the epoch up to which it is.
+pub type StoredTrace = Vec<(u64, Arc<Vec<RecordBatch>>)>;
+
 /// Whether the past of a node's output lies outside; `views`: whether that of each view does.
 pub fn is_live(node: &Node, views: &[bool]) -> bool {
     match node {
@@ -268,13 +271,7 @@ impl Root {
     ///
     /// # Errors
     /// Columns that do not fit.
-    pub fn restore(
-        &self,
-        shape: &Shape,
-        files: &[Vec<(u64, Arc<Vec<RecordBatch>>)>],
-        buckets: std::ops::Range<usize>,
-        state: Restored,
-    ) -> Result<()> {
+    pub fn restore(&self, shape: &Shape, files: &[StoredTrace], buckets: std::ops::Range<usize>, state: Restored) -> Result<()> {
         for ((trace, shape), files) in self.traces.borrow_mut().iter_mut().zip(&shape.traces).zip(files) {
             for (epoch, batches) in files {
                 let content = shape.decode(batches, buckets.clone())?;

@@ -5,8 +5,8 @@
 
 use crate::epoch::{Checkpoint, Recovered};
 use crate::error::{Error, Result, Retry};
-use crate::operator::root::Roots;
-use crate::runtime::{Image, StoredTrace};
+use crate::operator::root::{Roots, StoredTrace};
+use crate::runtime::Image;
 use crate::state::{FileRef, Manifest, RootFiles, read};
 use crate::store::Store;
 use std::sync::Arc;

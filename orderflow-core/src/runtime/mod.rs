@@ -26,4 +26,4 @@ pub(crate) use ledger::{LogDriver, LogState};
 pub(crate) use ports::{Flight, Output, SinkPort, SourcePort, WorkerPort};
 pub(crate) use shell::{DriverThread, SinkThread, queue, start_engine, start_workers};
 pub(crate) use sinks::{SinkDriver, SinkState};
-pub(crate) use worker::{Begin, Blueprint, Core, Image, OutputPlan, SourcePlan, StoredTrace, ToWorker, ViewPlan};
+pub(crate) use worker::{Begin, Blueprint, Core, Image, OutputPlan, SourcePlan, ToWorker, ViewPlan};

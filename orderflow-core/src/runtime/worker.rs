@@ -11,7 +11,7 @@ use crate::ingest::Ingest;
 use crate::operator::closure::panic_text;
 use crate::operator::eval::Rejects;
 use crate::operator::keep::State;
-use crate::operator::root::{Restored, Root, Roots, Shape};
+use crate::operator::root::{Restored, Root, Roots, Shape, StoredTrace};
 use crate::operator::{Context, Failure, Node, Order};
 use crate::source::Fetch;
 use arrow::array::RecordBatch;
@@ -57,9 +57,6 @@ pub(crate) struct Image {
     /// For each root its traces' files, each with the epoch up to which it is; `None` for a root that was not stored.
     pub(crate) roots: Vec<Option<Vec<StoredTrace>>>,
 }
-
-/// The files of a trace, the oldest first.
-pub(crate) type StoredTrace = Vec<(u64, Arc<Vec<RecordBatch>>)>;
 
 /// What every root was given since it was sealed last, by root and trace.
 pub(crate) type SealedRoots = Vec<Vec<Sealed>>;
