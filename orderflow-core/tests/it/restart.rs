@@ -3,6 +3,9 @@
 //! A whole pipeline runs on one thread, a step at a time, over stores that die or lie at the n-th operation; cuts into fetches and epochs are
 //! a function of the log, so equality is exact.
 
+mod forgetful;
+mod stored;
+
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use orderflow_core::data::Changes;
@@ -10,15 +13,14 @@ use orderflow_core::epoch::Limits;
 use orderflow_core::error::{Kind, Result};
 use orderflow_core::format::Format;
 use orderflow_core::sink::files::{DataSet, JsonLines};
-use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer};
 use orderflow_core::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, Reader, Source, SourceContext, SourceStatus, memory};
 use orderflow_core::store::faulty::{Fault, Faulty};
 use orderflow_core::store::{Folder, Memory, Store};
 use orderflow_core::testing::tier;
-use orderflow_core::time::{Clock, Epoch, Partition, Position, Positions};
+use orderflow_core::time::{Clock, Partition, Position, Positions};
 use orderflow_core::{Error, Pipeline, Running};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 const ROWS: u64 = 90;
@@ -339,86 +341,6 @@ fn a_finished_run_goes_on_where_the_log_has_grown() {
     }
 }
 
-/// A sink without a memory of its own: it takes rows and forgets that it did.
-struct Forgetful(Arc<Mutex<Vec<Epoch>>>);
-
-struct ForgetfulWriter(Forgetful, SinkContext, Option<Progress>);
-
-impl Sink for Forgetful {
-    fn columns(&self, _: &Input) -> Result<Option<Vec<Column>>> {
-        Ok(None)
-    }
-
-    fn guarantee(&self, _kept: bool) -> Guarantee {
-        Guarantee::AtLeastOnce
-    }
-
-    fn kind(&self) -> &'static str {
-        "forgetful"
-    }
-
-    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
-        Ok(Opened { writer: Box::new(ForgetfulWriter(*self, context, None)), progress: None })
-    }
-}
-
-impl Writer for ForgetfulWriter {
-    fn write(&mut self, closed: Closed) -> Result<()> {
-        self.0.0.lock().unwrap().push(closed.epoch);
-        self.2 = Some(Progress { writer: self.1.writer, epoch: closed.epoch, part: 0 });
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn poll(&mut self, _: Duration) -> Result<Committed> {
-        Ok(Committed { progress: self.2, ..Committed::default() })
-    }
-
-    fn close(self: Box<Self>) -> Result<()> {
-        Ok(())
-    }
-}
-
-#[test]
-fn a_sink_that_never_gets_a_row_is_not_missed() {
-    let nothing = ("routed", "SELECT k, v FROM numbers WHERE v > 1000", 7);
-    let world = World::new();
-    for rows in [20, 40, 60, 90] {
-        live(&[nothing, TOTALS], &world, Logged { rows, ..LOG }).unwrap();
-    }
-    assert_eq!(world.rows()["routed"], "");
-}
-
-#[test]
-fn a_sink_that_forgets_goes_on_after_what_the_ledger_saw_it_take_and_a_new_one_gets_all() {
-    let state: Arc<dyn Store> = Arc::new(Memory::new());
-    let clock = Clock::manual(1_000_000);
-    let (old, new) = (Arc::new(Mutex::new(vec![])), Arc::new(Mutex::new(vec![])));
-    let mut last = Epoch(0);
-    for (rows, sinks) in [(40, vec![&old]), (80, vec![&old]), (90, vec![&old, &new])] {
-        let mut flow = Pipeline::new("forgetful");
-        flow.source("numbers", Logged { rows, ..LOG }).unwrap();
-        let view = flow.view("totals", TOTALS.1).unwrap();
-        sinks.into_iter().for_each(|seen| drop(view.sink(Forgetful(seen.clone())).unwrap()));
-        let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 11, bytes: u64::MAX };
-        let flow = flow.dead_letters(Forgetful(Arc::default())).epochs(limits).clock(clock.clone()).state_on(state.clone(), "state");
-        let mut stepper = flow.stepper().unwrap();
-        while stepper.step().unwrap().is_some() {
-            clock.advance(Duration::from_secs(1));
-        }
-        let taken = std::mem::take(&mut *old.lock().unwrap());
-        assert_eq!(taken.first(), Some(&last.next()), "not what it took before");
-        if rows == 90 {
-            let all = new.lock().unwrap();
-            assert_eq!((all.first(), all.last()), (Some(&last), taken.last()), "all that was before, as one epoch, and what came then");
-        }
-        last = *taken.last().unwrap();
-    }
-}
-
 #[test]
 fn what_does_not_fit_is_refused_and_nothing_is_written() {
     let views = &[TOTALS];
@@ -446,132 +368,6 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
     let world = fresh();
     let stranger = World { every: ALWAYS, state: Arc::new(Memory::new()), sinks: world.sinks.clone() };
     refused(&stranger, views, LOG, "already holds a data set");
-}
-
-/// Until a checkpoint is complete that is not the first: where every partition of the log stood then.
-fn live_until_stored(views: &[View], world: &World) -> [Position; PARTITIONS as usize] {
-    let clock = Clock::manual(1_000_000);
-    let mut stepper = pipeline(views, world, LOG, &clock).unwrap().stepper().unwrap();
-    let (mut stored, mut complete) = (None, 0);
-    while complete < 3 {
-        match stepper.step().unwrap().expect("it does not end before") {
-            true => {}
-            false => clock.advance(Duration::from_secs(1)),
-        }
-        let newest = stepper.status().checkpoint;
-        complete += usize::from(newest != stored);
-        stored = newest;
-    }
-    // the bindings until the older of two checkpoints are one in the newest base; positions of the newest are looked up by a start
-    drop(stepper);
-    let mut resumed = pipeline(views, world, LOG, &clock).unwrap().stepper().unwrap();
-    assert!(resumed.step().is_ok());
-    assert_eq!(resumed.status().restored, stored, "it goes on where it was stored");
-    let at = resumed.status().sources[0].status.partitions.iter().map(|p| p.position).collect::<Vec<_>>();
-    at.try_into().unwrap_or_default()
-}
-
-#[test]
-fn what_is_stored_need_not_be_read_again() {
-    for views in PIPELINES {
-        let world = World::new();
-        live_until_stored(views, &world);
-        // the log has forgotten the beginning: only stored state can go on
-        let log = Logged { gone: [4; PARTITIONS as usize], ..LOG };
-        live(views, &world, log.clone()).unwrap();
-        assert_eq!(world.rows(), unkilled(views), "{}", views[0].0);
-        let e = live(views, &World::new(), log).unwrap_err();
-        assert!(e.to_string().contains("no longer holds"), "{e}");
-    }
-}
-
-#[test]
-fn a_flipped_bit_in_the_newest_checkpoint_makes_the_older_one_do() {
-    for views in PIPELINES {
-        let expected = unkilled(views);
-        let build = || {
-            let world = World::new();
-            live_until_stored(views, &world);
-            world
-        };
-        let names = |world: &World| {
-            let newest = world.state.list("checkpoints/").unwrap().pop().unwrap();
-            let manifest: serde_json::Value = serde_json::from_slice(&world.state.get(&newest).unwrap().unwrap()).unwrap();
-            let epoch = manifest["epoch"].as_u64().unwrap();
-            // those that the older one does not need
-            let own = |n: &String| n.starts_with(&format!("roots/{epoch:010}"));
-            let files: Vec<String> = world.state.list("roots/").unwrap().into_iter().filter(own).collect();
-            (epoch, [files, vec![newest]].concat())
-        };
-        for number in 0..names(&build()).1.len() {
-            let world = build();
-            let (epoch, names) = names(&world);
-            let Some(name) = names.get(number) else { continue };
-            let mut bytes = world.state.get(name).unwrap().unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 4;
-            world.state.put_bytes(name, &bytes).unwrap();
-            let mut stepper = pipeline(views, &world, LOG, &Clock::manual(0)).unwrap().stepper().unwrap();
-            assert!(stepper.step().is_ok());
-            let restored = stepper.status().restored.expect("the older one is good");
-            assert!(restored.0 < epoch, "{name}");
-            drop(stepper);
-            survive(views, &world);
-            assert_eq!(world.rows(), expected, "{name}");
-        }
-    }
-}
-
-#[test]
-fn files_of_state_do_not_pile_up() {
-    let world = World::new();
-    live(&[TOTALS, EXTREMES, KINDS], &world, LOG).unwrap();
-    let manifests = world.state.list("checkpoints/").unwrap();
-    assert_eq!(manifests.len(), 2, "two are kept: {manifests:?}");
-    let needed: std::collections::BTreeSet<String> = manifests
-        .iter()
-        .flat_map(|m| {
-            let manifest: serde_json::Value = serde_json::from_slice(&world.state.get(m).unwrap().unwrap()).unwrap();
-            let files = manifest["roots"].as_array().unwrap().iter().flat_map(|r| r["traces"].as_array().unwrap().clone());
-            files.flat_map(|t| t.as_array().unwrap().clone()).map(|f| f["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-        })
-        .collect();
-    let there = world.state.list("roots/").unwrap();
-    let unneeded = there.iter().filter(|n| !needed.contains(*n)).count();
-    // a file that was merged at the very end is needed by the next checkpoint only
-    assert!(unneeded <= 1 && there.len() <= 8, "{there:?}");
-}
-
-#[test]
-fn a_view_and_a_sink_that_are_new_get_everything() {
-    let half = Logged { rows: 50, ..LOG };
-    let world = World::new();
-    live(&[TOTALS], &world, half.clone()).unwrap();
-    // derived from what is stored, of the source itself, and a sink of its rows
-    survive(&[TOTALS, SIZES, KINDS, ROUTED, SPLIT], &world);
-    let sums = |rows: &BTreeMap<&str, String>, sink: &str| {
-        let mut sums: BTreeMap<String, i64> = BTreeMap::new();
-        for line in rows[sink].lines() {
-            let mut row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
-            let diff = row.remove("diff").unwrap().as_i64().unwrap();
-            row.remove("epoch");
-            *sums.entry(format!("{row:?}")).or_default() += diff;
-        }
-        sums.retain(|_, n| *n != 0);
-        sums
-    };
-    let (got, want) = (world.rows(), unkilled(&[TOTALS, SIZES, KINDS, ROUTED, SPLIT]));
-    for sink in ["totals", "sizes", "kinds", "routed", "split"] {
-        assert_eq!(sums(&got, sink), sums(&want, sink), "{sink}");
-    }
-    // of views that are derived the log's beginning is not needed
-    let world = World::new();
-    live(&[TOTALS], &world, half).unwrap();
-    live(&[TOTALS, SIZES, KINDS], &world, Logged { gone: [10; PARTITIONS as usize], ..LOG }).unwrap();
-    let got = world.rows();
-    for sink in ["totals", "sizes", "kinds"] {
-        assert_eq!(sums(&got, sink), sums(&want, sink), "{sink}");
-    }
 }
 
 #[tokio::test]
