@@ -163,8 +163,11 @@ impl CheckpointDriver {
     /// Takes over the files of kept checkpoints and deletes those of lower generations that none of them needs.
     fn clean(&mut self, kept: &[Checkpoint]) -> Result<()> {
         for checkpoint in kept {
-            let manifest = Manifest::load(&*self.store, checkpoint)?;
-            self.know(checkpoint, &manifest);
+            match Manifest::load(&*self.store, checkpoint) {
+                Ok(manifest) => self.know(checkpoint, &manifest),
+                Err(e) if e.retry() == Retry::Backoff => return Err(e),
+                Err(e) => tracing::warn!("an older checkpoint is of no use any more: {e}"),
+            }
         }
         let older = |name: &str| {
             let generation = name.rsplit_once("-g").and_then(|(_, rest)| rest.get(..4)?.parse::<u64>().ok());

@@ -60,9 +60,9 @@ impl Checkpoints {
         self.under_way.is_none() && self.settling.is_none()
     }
 
-    /// Whether roots were given so much that nothing more should be read.
+    /// Whether roots were given so much since the checkpoint under way began that nothing more should be read before it is complete.
     pub(super) fn is_full(&self) -> bool {
-        self.port.is_there() && self.unsaved > 4 * UNSAVED
+        self.under_way.is_some() && self.unsaved > 4 * UNSAVED
     }
 }
 
@@ -109,6 +109,7 @@ impl Engine {
         let Some(c) = checkpoints.under_way.as_mut() else { return Ok(false) };
         if !c.given && c.sealed.iter().all(Option::is_some) {
             c.given = true;
+            checkpoints.unsaved = 0;
             let sealed = c.sealed.iter_mut().filter_map(Option::take).collect();
             checkpoints.port.give(Job::Write { epoch: c.epoch, sealed });
             return Ok(true);

@@ -78,6 +78,17 @@ fn a_flipped_bit_in_the_newest_checkpoint_makes_the_older_one_do() {
 }
 
 #[test]
+fn a_damaged_older_checkpoint_is_no_reason_to_stop() {
+    let views = &[TOTALS, EXTREMES];
+    let world = World::new();
+    live_until_stored(views, &world);
+    let older = world.state.list("checkpoints/").unwrap().remove(0);
+    world.state.put_bytes(&older, b"{").unwrap();
+    survive(views, &world);
+    assert_eq!(world.rows(), unkilled(views));
+}
+
+#[test]
 fn files_of_state_do_not_pile_up() {
     let world = World::new();
     live(&[TOTALS, EXTREMES, KINDS], &world, LOG).unwrap();
