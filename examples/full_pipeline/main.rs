@@ -146,7 +146,9 @@ async fn run(options: Options) -> Result<()> {
 async fn produce_once(options: &Options, brokers: &str, name: &str, state: &Path, pace: &Arc<Pace>) -> Result<Producing> {
     let mut flow = Pipeline::new(format!("{name}_producer"));
     let orders = flow.source("generator", options.recipe().rate(options.rate).source(Arc::new(Raw)))?;
-    orders.route(Kafka::sink(brokers).prefix(&options.topic_prefix).partitions(PARTITIONS).topic(order::TOPIC))?;
+    let topic = Kafka::sink(brokers).prefix(&options.topic_prefix).partitions(PARTITIONS).topic(order::TOPIC);
+    // keys as without state; stamped when they are sent, for a topic forgets what is stamped with the time of an old order
+    orders.route(topic.key_sql("CAST(_offset AS VARCHAR)").timestamp_sql("CAST(NULL AS BIGINT)"))?;
     let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
     let flow = flow.epochs(limits).memory(16 << 20).state(state.join("producer"));
     let (running, pace) = (flow.start().await?, pace.clone());
