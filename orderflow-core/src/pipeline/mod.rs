@@ -235,7 +235,8 @@ impl Pipeline {
         self
     }
 
-    /// How often views are stored while there is input, with [`Pipeline::state`]; every 10 s by default. Only what changed is written.
+    /// How often views are stored while there is input, with [`Pipeline::state`]; every 10 s by default. Only what changed is written,
+    /// by a thread of its own; sinks are asked to commit then, so files close at least as often.
     pub fn checkpoint_every(self, interval: Duration) -> Self {
         self.flow().options.checkpoint_every = interval;
         self

@@ -214,7 +214,7 @@ fn unkilled(views: &[View]) -> BTreeMap<&'static str, String> {
 fn crash_points(views: &[View]) -> std::iter::StepBy<std::ops::RangeInclusive<u64>> {
     let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
     live(views, &World::new().through(&counting), LOG).unwrap();
-    (1..=counting.operations() + 1).step_by(tier::of(11, 11, 1))
+    (1..=counting.operations() + 1).step_by(tier::of(11, 23, 1))
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn killed_again_while_it_reads_again_nothing_is_lost_or_doubled() {
         (seed >> 33) % n + 1
     };
     let expected: Vec<_> = PIPELINES.iter().map(|views| unkilled(views)).collect();
-    let schedules = tier::of(40, 200, 5000);
+    let schedules = tier::of(40, 150, 5000);
     for schedule in 0..schedules {
         let which = schedule % PIPELINES.len();
         let world = World::with(if schedule % 3 == 0 { AT_THE_END } else { ALWAYS });
