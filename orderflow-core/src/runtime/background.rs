@@ -2,8 +2,13 @@
 //!
 //! Invariant: jobs are done in the order in which they were given; whoever closes a port knows that the driver has let go of its store.
 
-use crate::error::Error;
+use super::backoff::Backoff;
+use crate::error::{Error, Result, Retry};
+use crate::time::Clock;
 use std::time::Duration;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Does jobs one after the other, and may have to try one again.
 pub(crate) trait Driver: Send + 'static {
@@ -26,6 +31,52 @@ pub(crate) trait Driver: Send + 'static {
 
     /// Notes that the driver is out of order.
     fn fail(state: &mut Self::State, e: Error);
+}
+
+/// How tries at the state's disk went, and when the next one is due.
+pub(crate) struct Tries {
+    clock: Clock,
+    backoff: Backoff,
+    /// Why it is waiting, if it is.
+    pub(super) waits: Option<String>,
+    /// Why it is out of order.
+    pub(super) failed: Option<Error>,
+}
+
+impl Tries {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), waits: None, failed: None }
+    }
+
+    /// What is left of the pause before the next try.
+    pub(super) fn pause(&self) -> Duration {
+        self.backoff.left(self.clock.elapsed()).unwrap_or_default()
+    }
+
+    /// Whether the next try may be made now.
+    pub(super) fn is_due(&self) -> bool {
+        self.failed.is_none() && self.pause().is_zero()
+    }
+
+    /// Notes how a try went; true if it worked.
+    pub(super) fn note(&mut self, outcome: Result<()>) -> bool {
+        match outcome {
+            Ok(()) => {
+                self.backoff.worked();
+                self.waits = None;
+                return true;
+            }
+            Err(e) if e.retry() == Retry::Backoff => {
+                if self.waits.is_none() {
+                    tracing::warn!("waiting for the state: {e}");
+                }
+                self.backoff.failed(self.clock.elapsed());
+                self.waits = Some(e.to_string());
+            }
+            Err(e) => self.failed = Some(e.at("state")),
+        }
+        false
+    }
 }
 
 /// Where a driver runs.

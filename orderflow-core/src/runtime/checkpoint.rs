@@ -8,8 +8,7 @@
 //! epoch. A file is deleted when no checkpoint that is kept needs it and the base that says so is durable. Small files are merged into larger ones
 //! among those of complete checkpoints only.
 
-use super::background::Driver;
-use super::backoff::Backoff;
+use super::background::{Driver, Tries};
 use super::worker::SealedRoots;
 use crate::dataflow::partials::Partials;
 use crate::epoch::Checkpoint;
@@ -22,8 +21,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Rows of one batch in a file.
 const ROWS: usize = 64 * 1024;
 /// Files of about one size that are merged at once.
@@ -67,18 +64,16 @@ pub(crate) struct CheckpointDriver {
     owned: BTreeSet<String>,
     merges: u64,
     queue: VecDeque<Job>,
-    clock: Clock,
-    backoff: Backoff,
+    tries: Tries,
     state: CheckpointState,
 }
 
 impl CheckpointDriver {
     /// Of roots of these shapes, which were restored from `files`.
     pub(crate) fn new(store: Arc<dyn Store>, generation: u64, shapes: Vec<Shape>, files: Vec<Vec<Vec<FileRef>>>, clock: Clock) -> Self {
-        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        let (queue, state) = (VecDeque::new(), CheckpointState::default());
+        let (queue, tries, state) = (VecDeque::new(), Tries::new(clock), CheckpointState::default());
         let (manifests, owned) = (vec![], BTreeSet::new());
-        Self { store, generation, shapes, files, manifests, owned, merges: 0, queue, clock, backoff, state }
+        Self { store, generation, shapes, files, manifests, owned, merges: 0, queue, tries, state }
     }
 
     fn work(&mut self) -> Result<()> {
@@ -245,30 +240,19 @@ impl Driver for CheckpointDriver {
     }
 
     fn is_idle(&self) -> bool {
-        self.queue.is_empty() || self.state.failed.is_some()
+        self.queue.is_empty() || self.tries.failed.is_some()
     }
 
     fn pause(&self) -> Duration {
-        self.backoff.left(self.clock.elapsed()).unwrap_or_default()
+        self.tries.pause()
     }
 
     fn step(&mut self) -> CheckpointState {
-        while !self.is_idle() && self.pause().is_zero() {
-            match self.work() {
-                Ok(()) => {
-                    self.backoff.worked();
-                    self.state.waits = None;
-                }
-                Err(e) if e.retry() == Retry::Backoff => {
-                    if self.state.waits.is_none() {
-                        tracing::warn!("waiting for the state: {e}");
-                    }
-                    self.backoff.failed(self.clock.elapsed());
-                    self.state.waits = Some(e.to_string());
-                }
-                Err(e) => self.state.failed = Some(e.at("state")),
-            }
+        while !self.is_idle() && self.tries.is_due() {
+            let outcome = self.work();
+            self.tries.note(outcome);
         }
+        (self.state.waits, self.state.failed) = (self.tries.waits.clone(), self.tries.failed.clone());
         self.state.clone()
     }
 

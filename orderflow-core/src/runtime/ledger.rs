@@ -3,16 +3,12 @@
 //! Invariant: an epoch is called durable only when its binding, and everything written before it, survives a crash. The log is written by
 //! one thread (or by the engine's own, when it runs inline).
 
-use super::background::Driver;
-use super::backoff::Backoff;
+use super::background::{Driver, Tries};
 use crate::epoch::{Entry, Log};
-use crate::error::{Error, Retry};
+use crate::error::Error;
 use crate::time::{Clock, Epoch};
 use std::collections::VecDeque;
 use std::time::Duration;
-
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is known of the log.
 #[derive(Clone, Debug, Default)]
@@ -31,16 +27,14 @@ pub(crate) struct LogState {
 pub(crate) struct LogDriver {
     log: Log,
     queue: VecDeque<Entry>,
-    clock: Clock,
-    backoff: Backoff,
+    tries: Tries,
     state: LogState,
 }
 
 impl LogDriver {
     /// A driver of a log in which all epochs up to `durable` are bound.
     pub(crate) fn new(log: Log, durable: Epoch, clock: Clock) -> Self {
-        let (backoff, state) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), LogState { durable, ..LogState::default() });
-        Self { log, queue: VecDeque::new(), clock, backoff, state }
+        Self { log, queue: VecDeque::new(), tries: Tries::new(clock), state: LogState { durable, ..LogState::default() } }
     }
 }
 
@@ -53,36 +47,25 @@ impl Driver for LogDriver {
     }
 
     fn is_idle(&self) -> bool {
-        self.queue.is_empty() || self.state.failed.is_some()
+        self.queue.is_empty() || self.tries.failed.is_some()
     }
 
     fn pause(&self) -> Duration {
-        self.backoff.left(self.clock.elapsed()).unwrap_or_default()
+        self.tries.pause()
     }
 
     fn step(&mut self) -> LogState {
-        while self.state.failed.is_none() && self.pause().is_zero() {
+        while self.tries.is_due() {
             let Some(next) = self.queue.front() else { break };
-            match self.log.write(next) {
-                Ok(()) => {
-                    match self.queue.pop_front() {
-                        Some(Entry::Bound(binding)) => self.state.durable = binding.epoch,
-                        Some(Entry::Base(_)) => self.state.bases += 1,
-                        _ => {}
-                    }
-                    self.backoff.worked();
-                    self.state.waits = None;
+            if self.tries.note(self.log.write(next)) {
+                match self.queue.pop_front() {
+                    Some(Entry::Bound(binding)) => self.state.durable = binding.epoch,
+                    Some(Entry::Base(_)) => self.state.bases += 1,
+                    _ => {}
                 }
-                Err(e) if e.retry() == Retry::Backoff => {
-                    if self.state.waits.is_none() {
-                        tracing::warn!("waiting for the state: {e}");
-                    }
-                    self.backoff.failed(self.clock.elapsed());
-                    self.state.waits = Some(e.to_string());
-                }
-                Err(e) => self.state.failed = Some(e.at("state")),
             }
         }
+        (self.state.waits, self.state.failed) = (self.tries.waits.clone(), self.tries.failed.clone());
         self.state.clone()
     }
 

@@ -12,7 +12,6 @@
 mod batch;
 mod group;
 mod open;
-mod raw;
 mod reader;
 mod ready;
 mod watch;
@@ -23,16 +22,17 @@ use crate::config::KafkaSource;
 use orderflow_core::Result;
 use orderflow_core::arrow::datatypes::SchemaRef;
 use orderflow_core::format::Format;
+use orderflow_core::format::raw::Raw;
 use orderflow_core::source::{Reader, Source, SourceContext};
 use std::sync::Arc;
 
 impl Source for KafkaSource {
     fn schema(&self) -> SchemaRef {
-        self.format.as_ref().map_or_else(|| raw::NoColumns.schema(), |f| f.schema())
+        self.format.as_ref().map_or_else(|| Raw.schema(), |f| f.schema())
     }
 
     fn format(&self) -> Option<Arc<dyn Format>> {
-        Some(self.format.clone().unwrap_or_else(|| Arc::new(raw::NoColumns)))
+        Some(self.format.clone().unwrap_or_else(|| Arc::new(Raw)))
     }
 
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
