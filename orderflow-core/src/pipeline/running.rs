@@ -163,6 +163,17 @@ impl Running {
         Ok(self.status())
     }
 
+    /// Stores the views now, with everything that was read when this was called, and waits until that survives a crash and every sink holds it;
+    /// a start goes on from there. Answers with the epoch. It comes by itself [every so often](crate::Pipeline::checkpoint_every) and at a good end.
+    ///
+    /// # Errors
+    /// A pipeline without `state(…)`, or with an operator of the user's own; what ended the pipeline.
+    pub async fn checkpoint(&self) -> Result<Epoch> {
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        self.ask(Request::Checkpoint(tx))?;
+        rx.await.map_err(|_| self.why_gone())?
+    }
+
     /// Why there is no answer: the engine's own error if it failed.
     fn why_gone(&self) -> Error {
         match self.status().phase {

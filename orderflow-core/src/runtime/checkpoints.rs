@@ -7,7 +7,7 @@ use super::background::Port;
 use super::checkpoint::{CheckpointDriver, CheckpointState, Job};
 use super::engine::Engine;
 use super::worker::{SealedRoots, ToWorker};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::time::Epoch;
 use std::time::Duration;
 
@@ -30,7 +30,12 @@ pub(crate) struct Checkpoints {
     pub(super) complete: Option<Epoch>,
     /// The base that says that the newest one is complete, by number.
     settling: Option<u64>,
+    /// Who waits for one of at least this epoch.
+    asked: Vec<(Epoch, CheckpointReply)>,
 }
+
+/// Takes the epoch of a complete checkpoint.
+pub(crate) type CheckpointReply = tokio::sync::oneshot::Sender<Result<Epoch>>;
 
 struct UnderWay {
     epoch: Epoch,
@@ -53,6 +58,7 @@ impl Checkpoints {
             under_way: None,
             complete: restored,
             settling: None,
+            asked: vec![],
         }
     }
 
@@ -67,10 +73,43 @@ impl Checkpoints {
 }
 
 impl Engine {
+    /// Somebody wants everything that was read until now to be stored.
+    pub(super) fn ask_checkpoint(&mut self, reply: CheckpointReply) {
+        let newest = if self.mint.is_empty() { self.ledger.tail() } else { self.mint.epoch() };
+        if self.checkpoints.port.is_there() {
+            return self.checkpoints.asked.push((newest, reply));
+        }
+        let e = Error::user(format!("nothing of pipeline {} is stored", self.pipeline));
+        let why = "it was started without state(…), or has an operator of its own, of which nobody knows what it remembers";
+        let _ = reply.send(Err(e.why(why))); // the asker may have gone
+    }
+
+    /// Answers who waits for what is there, and begins what no epoch would begin.
+    fn answer_checkpoints(&mut self) -> bool {
+        if self.checkpoints.asked.is_empty() {
+            return false;
+        }
+        let complete = self.checkpoints.complete.unwrap_or_default();
+        let (done, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.checkpoints.asked).into_iter().partition(|(until, _)| *until <= complete);
+        self.checkpoints.asked = waiting;
+        let answered = !done.is_empty();
+        for (_, reply) in done {
+            let _ = reply.send(Ok(complete)); // the asker may have gone
+        }
+        let quiet = self.checkpoints.is_quiet() && self.mint.is_empty() && self.flight.minted.is_empty() && self.replay.epoch().is_none();
+        if quiet && self.checkpoints.asked.iter().any(|(until, _)| *until <= self.flight.complete) {
+            self.begin_checkpoint(self.flight.complete);
+            return true;
+        }
+        answered
+    }
+
     /// Begins a checkpoint as of `epoch`, which was just closed, if it is time.
     pub(super) fn checkpoint_if_due(&mut self, epoch: Epoch) {
         let c = &self.checkpoints;
-        if c.port.is_there() && c.is_quiet() && (self.clock.elapsed() >= c.last + c.every || c.unsaved >= UNSAVED) {
+        let due = self.clock.elapsed() >= c.last + c.every || c.unsaved >= UNSAVED || !c.asked.is_empty();
+        if c.port.is_there() && c.is_quiet() && due {
             self.begin_checkpoint(epoch);
         }
     }
@@ -100,6 +139,10 @@ impl Engine {
             return Err(e.clone());
         }
         checkpoints.state = state;
+        if self.answer_checkpoints() {
+            return Ok(true);
+        }
+        let checkpoints = &mut self.checkpoints;
         if checkpoints.settling.is_some_and(|base| self.written.bases >= base) {
             checkpoints.settling = None;
             checkpoints.complete = self.ledger.checkpoints().last().map(|c| c.epoch);

@@ -11,7 +11,7 @@
 //! within bounds; a position is acknowledged only when every sink holds everything before it.
 
 use super::background::Port;
-use super::checkpoints::Checkpoints;
+use super::checkpoints::{CheckpointReply, Checkpoints};
 use super::ledger::{LogDriver, LogState};
 use super::ports::{Flight, Output, SourcePort, WorkerPort};
 use super::status::{Phase, Status};
@@ -73,6 +73,8 @@ pub(crate) enum Request {
     Resume,
     /// Answer when everything that the sources hold now is in the views.
     Settle(tokio::sync::oneshot::Sender<()>),
+    /// Store the views now; answer when that is complete.
+    Checkpoint(CheckpointReply),
 }
 
 /// The engine.
@@ -168,6 +170,7 @@ impl Engine {
                 (Request::Resume, Phase::Paused) => self.phase = Phase::Running,
                 (Request::Read { views, reply }, _) => self.read(&views, reply),
                 (Request::Settle(answer), _) => self.settling.push((None, answer)),
+                (Request::Checkpoint(reply), _) => self.ask_checkpoint(reply),
                 _ => {}
             }
         }
@@ -357,6 +360,9 @@ impl Engine {
                 }
                 Ok(Request::Settle(answer)) => {
                     let _ = answer.send(()); // the asker may have gone
+                }
+                Ok(Request::Checkpoint(reply)) => {
+                    let _ = reply.send(self.checkpoints.complete.ok_or_else(gone)); // the asker may have gone
                 }
                 Ok(_) => {}
                 Err(crossbeam_channel::TryRecvError::Empty) => return true,

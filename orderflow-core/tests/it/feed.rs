@@ -58,7 +58,8 @@ impl Source for FeedSource {
 
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
         *self.wake.lock().unwrap() = context.wake;
-        Ok(Box::new(FeedReader { name: context.name, from: self.from, at: 0 }))
+        let at = context.resume.unwrap_or_default().into_values().next().unwrap_or(0);
+        Ok(Box::new(FeedReader { name: context.name, from: self.from, at }))
     }
 }
 

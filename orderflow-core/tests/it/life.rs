@@ -145,3 +145,40 @@ async fn wrong_pipelines_are_refused_with_a_hint() {
     let e = flow.view("v", "SELECT now() AS t FROM numbers").err().unwrap();
     assert!(e.to_string().contains("now"), "{e}");
 }
+
+#[tokio::test]
+async fn a_checkpoint_can_be_asked_for() {
+    let state: Arc<dyn orderflow_core::store::Store> = Arc::new(orderflow_core::store::Memory::new());
+    let start = async |source| {
+        let mut flow = Pipeline::new("stored");
+        flow.source("numbers", source).unwrap();
+        flow.view("total", "SELECT sum(n) AS n FROM numbers").unwrap();
+        let (dead, _letters) = memory::sink(1);
+        let never = std::time::Duration::from_secs(1 << 30);
+        flow.dead_letters(dead.auto_ack()).state_on(state.clone(), "state").checkpoint_every(never).start().await.unwrap()
+    };
+    let (to, source) = feed(schema());
+    let running = start(source).await;
+    to.send(batch(&[1, 2]), vec![1; 2]);
+    let read = running.settled().await.unwrap();
+    let epoch = running.checkpoint().await.unwrap();
+    assert!(epoch >= read.complete && running.status().checkpoint == Some(epoch), "{epoch}");
+    assert_eq!(running.checkpoint().await.unwrap(), epoch, "nothing came since");
+    // what was read and is in no closed epoch yet is stored, too
+    to.send(batch(&[4]), vec![1]);
+    running.settled().await.unwrap();
+    assert!(running.checkpoint().await.unwrap() > epoch);
+    running.stop().await.unwrap();
+    assert!(running.checkpoint().await.unwrap_err().to_string().contains("ended"));
+    // another source that gives nothing: everything comes from what is stored
+    let (to, source) = feed(schema());
+    let running = start(source).await;
+    to.send(batch(&[8]), vec![1]);
+    running.settled().await.unwrap();
+    assert_eq!(numbers(&running.query("SELECT n FROM total").await.unwrap()), [15]);
+    let (_to, source) = feed(schema());
+    let mut flow = Pipeline::new("unstored");
+    flow.source("numbers", source).unwrap();
+    let e = flow.start().await.unwrap().checkpoint().await.unwrap_err();
+    assert!(e.to_string().contains("without state"), "{e}");
+}
