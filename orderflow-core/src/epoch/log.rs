@@ -10,7 +10,7 @@
 
 use super::Binding;
 use super::entry::{Checkpoint, Entry, Start};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Retry};
 use crate::sink::{Progress, WriterId};
 use crate::store::Store;
 use crate::time::{Epoch, Positions};
@@ -101,12 +101,16 @@ impl Log {
         let writer = WriterId { ledger: rand::random(), generation: 0 };
         let mut log = Log { store, place: place.to_owned(), writer, nonce: rand::random(), next: 1, base: 1, openings: vec![] };
         for _ in 0..TRIES {
-            let recovered = log.read()?;
+            let recovered = match log.read() {
+                // who wrote until now goes on while this one reads, and deletes what a newer base replaces
+                Err(e) if e.retry() == Retry::Never && log.is_behind()? => continue,
+                read => read?,
+            };
             judge(&recovered)?;
             let writer = WriterId { generation: log.writer.generation + 1, ..log.writer };
             if log.append(&Entry::Opened(writer))? {
                 // the writer before may have gone on and made room below: a slot that only was free again wins nothing
-                if log.slots()?.last().is_some_and(|last| *last >= log.next) {
+                if log.is_behind()? {
                     continue;
                 }
                 log.writer = writer;
@@ -170,9 +174,14 @@ impl Log {
         names.iter().map(|n| n.strip_prefix(FOLDER).and_then(|n| n.parse().ok()).ok_or_else(|| foreign(n))).collect()
     }
 
-    fn entry(&self, slot: u64) -> Result<Entry> {
-        let bytes = self.store.get(&name(slot))?.ok_or_else(|| self.damaged(slot, "it is missing"))?;
-        Entry::decode(&bytes, slot).map(|(entry, _)| entry).map_err(|why| self.damaged(slot, why))
+    /// Whether there is an entry behind those that were read.
+    fn is_behind(&self) -> Result<bool> {
+        Ok(self.slots()?.last().is_some_and(|last| *last >= self.next))
+    }
+
+    fn entry(&self, slot: u64) -> Result<Option<Entry>> {
+        let decode = |bytes: Vec<u8>| Entry::decode(&bytes, slot).map(|(entry, _)| entry).map_err(|why| self.damaged(slot, why));
+        self.store.get(&name(slot))?.map(decode).transpose()
     }
 
     /// Reads everything that counts and finds the next free slot.
@@ -184,7 +193,7 @@ impl Log {
         // from the newest back to the newest base; before it only openings count, which are read when they stand alone
         let mut tail = vec![];
         for slot in slots.iter().rev() {
-            let entry = self.entry(*slot)?;
+            let entry = self.entry(*slot)?.ok_or_else(|| self.damaged(*slot, "it is missing"))?;
             let is_base = matches!(entry, Entry::Base(_));
             tail.push((*slot, entry));
             if is_base {
@@ -198,7 +207,8 @@ impl Log {
         }
         let base = self.base;
         for slot in slots.iter().filter(|s| **s < base) {
-            if let Entry::Opened(writer) = self.entry(*slot)? {
+            // one that is gone since it was listed was none: those of openings are never deleted
+            if let Some(Entry::Opened(writer)) = self.entry(*slot)? {
                 self.opening(*slot, writer)?;
             }
         }
