@@ -346,34 +346,47 @@ fn an_error_says_whether_it_passes_and_what_to_do() {
     assert_eq!(store.get("x").unwrap_err().retry(), Retry::Never);
 }
 
-/// A folder of its own in the bucket that `ORDERFLOW_S3` names.
-fn real_s3() -> Option<String> {
-    std::env::var("ORDERFLOW_S3").ok().map(|url| format!("{url}/store-{:016x}", rand::random::<u64>()))
+/// A real S3: a folder of its own in its bucket, and how to reach it.
+struct Real {
+    endpoint: String,
+    url: String,
 }
 
-#[test]
-fn real_s3_is_a_map() {
-    let Some(url) = real_s3() else { return };
+impl Real {
+    /// The one that `ORDERFLOW_S3` names by its endpoint and bucket.
+    fn s3() -> Option<Self> {
+        let place = std::env::var("ORDERFLOW_S3").ok()?;
+        let (endpoint, bucket) = place.rsplit_once('/').unwrap();
+        Some(Self { endpoint: endpoint.into(), url: format!("s3://{bucket}/store-{:016x}", rand::random::<u64>()) })
+    }
+
+    fn open(&self, folder: &str) -> Arc<dyn Store> {
+        self.open_with(&format!("{}/{folder}", self.url), "endpoint", &self.endpoint).unwrap()
+    }
+
+    fn open_with(&self, url: &str, name: &str, value: &str) -> Result<Arc<dyn Store>> {
+        let mut options = vec![("endpoint", &*self.endpoint), ("access_key_id", "test"), ("secret_access_key", "test")];
+        options.push((name, value));
+        crate::store::open_with(url, &options)
+    }
+}
+
+/// A folder of its own in the HDFS that `ORDERFLOW_HDFS` names.
+fn real_hdfs() -> Option<String> {
+    std::env::var("ORDERFLOW_HDFS").ok().map(|url| format!("{url}/store-{:016x}", rand::random::<u64>()))
+}
+
+/// The state machine of all stores, each time in a folder of its own.
+fn maps(open: &dyn Fn(&str) -> Arc<dyn Store>) {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: tier::of(4, 12, 100), ..ProptestConfig::default() });
-    runner
-        .run(&proptest::collection::vec(op(), 1..40), |ops| {
-            let place = format!("{url}/{:016x}", rand::random::<u64>());
-            same_as_a_map(&ops, &|| crate::store::open(&place).unwrap())
-        })
-        .unwrap();
+    let outcome = runner.run(&proptest::collection::vec(op(), 1..40), |ops| {
+        let folder = format!("{:016x}", rand::random::<u64>());
+        same_as_a_map(&ops, &|| open(&folder))
+    });
+    outcome.unwrap();
 }
 
-#[test]
-fn real_s3_lets_one_of_many_win() {
-    let Some(url) = real_s3() else { return };
-    let stores: Vec<_> = (0..4).map(|_| crate::store::open(&url).unwrap()).collect();
-    one_wins(&stores, tier::of(10, 20, 200));
-}
-
-#[test]
-fn real_s3_takes_large_objects_in_parts() {
-    let Some(url) = real_s3() else { return };
-    let store = crate::store::open(&url).unwrap();
+fn takes_any_size(store: &dyn Store) {
     for size in [0, PART, PART + 1, 3 * PART - 5] {
         let bytes: Vec<u8> = (0..size).map(|i| (i * 31 >> 3) as u8).collect();
         store.put_bytes("deep/large", &bytes).unwrap();
@@ -384,12 +397,45 @@ fn real_s3_takes_large_objects_in_parts() {
 }
 
 #[test]
+fn real_s3_is_a_map() {
+    let Some(real) = Real::s3() else { return };
+    maps(&|folder| real.open(folder));
+}
+
+#[test]
+fn real_s3_lets_one_of_many_win() {
+    let Some(real) = Real::s3() else { return };
+    one_wins(&(0..4).map(|_| real.open("race")).collect::<Vec<_>>(), tier::of(10, 20, 200));
+}
+
+#[test]
+fn real_s3_takes_large_objects_in_parts() {
+    let Some(real) = Real::s3() else { return };
+    takes_any_size(&*real.open(""));
+}
+
+#[test]
 fn real_s3_says_what_is_wrong() {
-    let Some(url) = real_s3() else { return };
-    let e = crate::store::open("s3://no-such-bucket-of-orderflow/x").unwrap_err();
+    let Some(real) = Real::s3() else { return };
+    let e = real.open_with("s3://no-such-bucket-of-orderflow/x", "region", "us-east-1").unwrap_err();
     assert!(e.retry() == Retry::Never && e.remedy().is_some_and(|h| h.contains("make the bucket")), "{e}");
-    let e = crate::store::open_with(&url, &[("colour", "blue")]).unwrap_err();
+    let e = real.open_with(&real.url, "colour", "blue").unwrap_err();
     assert!(e.to_string().contains("'colour' is no option of S3"), "{e}");
-    let e = crate::store::open_with(&url, &[("endpoint", "http://127.0.0.1:1")]).unwrap_err();
+    let e = real.open_with("s3:///x", "region", "us-east-1").unwrap_err();
+    assert!(e.to_string().contains("names no bucket"), "{e}");
+    let e = real.open_with(&real.url, "endpoint", "http://127.0.0.1:1").unwrap_err();
     assert!(e.retry() == Retry::Backoff && e.remedy().is_some_and(|h| h.contains("is the endpoint right")), "{e}");
+}
+
+#[test]
+fn real_hdfs_is_a_map() {
+    let Some(url) = real_hdfs() else { return };
+    maps(&|folder| crate::store::open(format!("{url}/{folder}")).unwrap());
+}
+
+#[test]
+fn real_hdfs_lets_one_of_many_win_and_takes_any_size() {
+    let Some(url) = real_hdfs() else { return };
+    one_wins(&(0..4).map(|_| crate::store::open(&url).unwrap()).collect::<Vec<_>>(), tier::of(10, 20, 200));
+    takes_any_size(&*crate::store::open(format!("{url}/sizes")).unwrap());
 }
