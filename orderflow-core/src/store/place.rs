@@ -46,9 +46,9 @@ pub fn open_with(place: impl AsRef<Path>, options: &[(&str, &str)]) -> Result<Ar
     let place = place.display().to_string();
     match kind {
         #[cfg(feature = "s3")]
-        "s3" | "s3a" => Ok(Arc::new(super::object::s3(&place, rest, options)?)),
+        "s3" | "s3a" => Ok(Arc::new(super::object::s3::open(&place, rest, options)?)),
         #[cfg(feature = "hdfs")]
-        "hdfs" => Ok(Arc::new(super::object::hdfs(&place, rest, options)?)),
+        "hdfs" => Ok(Arc::new(super::object::hdfs::open(&place, rest, options)?)),
         "s3" | "s3a" | "hdfs" => {
             let feature = kind.trim_end_matches('a');
             Err(Error::user(format!("this build knows no {kind}://: {rest} cannot be opened"))

@@ -7,16 +7,15 @@
 //! Invariant: the only condition ever put on a write is "if there is no object of that name", and opening asks whether the store keeps it: all
 //! that commits goes through that door. Nobody locks anything: of two processes the one that wins the next slot goes on.
 
-mod connect;
+#[cfg(feature = "hdfs")]
+pub(super) mod hdfs;
+#[cfg(feature = "s3")]
+pub(super) mod s3;
 mod said;
 #[cfg(test)]
 mod tests;
 mod upload;
 
-#[cfg(feature = "hdfs")]
-pub(super) use connect::hdfs;
-#[cfg(feature = "s3")]
-pub(super) use connect::s3;
 pub use object_store;
 
 use crate::error::{Error, Result};
