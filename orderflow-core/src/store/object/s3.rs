@@ -30,7 +30,8 @@ pub(in crate::store) fn open(url: &str, rest: &str, options: &[(&str, &str)]) ->
         builder = builder.with_config(key, *value);
     }
     // whoever writes http:// means it
-    if builder.get_config_value(&AmazonS3ConfigKey::Endpoint).is_some_and(|e| e.starts_with("http://")) {
+    let endpoints = [AmazonS3ConfigKey::Endpoint, AmazonS3ConfigKey::S3Endpoint];
+    if endpoints.iter().any(|key| builder.get_config_value(key).is_some_and(|e| e.starts_with("http://"))) {
         builder = builder.with_allow_http(true);
     }
     let store = Arc::new(builder.build().map_err(|e| Error::user(format!("{url} cannot be used")).caused_by(e))?);
