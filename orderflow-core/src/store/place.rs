@@ -43,20 +43,25 @@ pub fn open_with(place: impl AsRef<Path>, options: &[(&str, &str)]) -> Result<Ar
             }
         };
     };
-    let place = place.display().to_string();
+    open_url(&place.display().to_string(), kind, rest, options)
+}
+
+#[cfg_attr(not(any(feature = "s3", feature = "hdfs")), expect(unused_variables, reason = "no kind of URL is known"))]
+fn open_url(place: &str, kind: &str, rest: &str, options: &[(&str, &str)]) -> Result<Arc<dyn Store>> {
+    let missing = |feature: &str| {
+        let why = format!("this build is without the feature {feature}");
+        Err(Error::user(format!("{place} cannot be opened")).why(why).hint(format!("build with the feature {feature}")))
+    };
     match kind {
         #[cfg(feature = "s3")]
-        "s3" | "s3a" => Ok(Arc::new(super::object::s3::open(&place, rest, options)?)),
+        "s3" | "s3a" => Ok(Arc::new(super::object::s3::open(place, rest, options)?)),
         #[cfg(feature = "hdfs")]
-        "hdfs" => Ok(Arc::new(super::object::hdfs::open(&place, rest, options)?)),
-        "s3" | "s3a" | "hdfs" => {
-            let feature = kind.trim_end_matches('a');
-            Err(Error::user(format!("this build knows no {kind}://: {rest} cannot be opened"))
-                .hint(format!("build with the feature {feature}")))
-        }
+        "hdfs" => Ok(Arc::new(super::object::hdfs::open(place, rest, options)?)),
+        "s3" | "s3a" if cfg!(not(feature = "s3")) => missing("s3"),
+        "hdfs" if cfg!(not(feature = "hdfs")) => missing("hdfs"),
         _ => {
-            Err(Error::user(format!("'{place}' is of a kind that is not known"))
-                .hint("name a folder by its path alone, or s3://… or hdfs://…"))
+            let error = Error::user(format!("'{place}' is of a kind that is not known"));
+            Err(error.hint("name a folder by its path alone, or s3://… or hdfs://…"))
         }
     }
 }

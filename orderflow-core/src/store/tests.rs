@@ -219,7 +219,7 @@ fn a_place_is_a_path_or_a_url_of_a_kind_that_is_known() {
     {
         if !known {
             let e = open(url).unwrap_err();
-            assert!((e.kind(), e.retry()) == (Kind::User, Retry::Never) && e.to_string().contains("with the feature"), "{e}");
+            assert!((e.kind(), e.retry()) == (Kind::User, Retry::Never) && e.to_string().contains("without the feature"), "{e}");
         }
     }
 }

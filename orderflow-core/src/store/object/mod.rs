@@ -86,13 +86,13 @@ impl Objects {
         let path = self.path(&format!("{OWN}/door-{:016x}", rand::random::<u64>()))?;
         self.create(&path, b"1")?;
         let overwritten = self.create(&path, b"2")?;
-        self.remove(&path)?;
-        match overwritten {
-            false => Ok(()),
-            true => Err(Error::user(format!("{} cannot keep what must be written once", self.place))
+        let removed = self.remove(&path);
+        if overwritten {
+            return Err(Error::user(format!("{} cannot keep what must be written once", self.place))
                 .why("it overwrote an object that was to be written only if there was none")
-                .hint("take a store that honours If-None-Match, or a local folder")),
+                .hint("take a store that honours If-None-Match, or a local folder"));
         }
+        removed
     }
 
     fn path(&self, name: &str) -> Result<Path> {
