@@ -48,20 +48,24 @@ pub fn open_with(place: impl AsRef<Path>, options: &[(&str, &str)]) -> Result<Ar
 
 #[cfg_attr(not(any(feature = "s3", feature = "hdfs")), expect(unused_variables, reason = "no kind of URL is known"))]
 fn open_url(place: &str, kind: &str, rest: &str, options: &[(&str, &str)]) -> Result<Arc<dyn Store>> {
-    let missing = |feature: &str| {
-        let why = format!("this build is without the feature {feature}");
-        Err(Error::user(format!("{place} cannot be opened")).why(why).hint(format!("build with the feature {feature}")))
-    };
     match kind {
         #[cfg(feature = "s3")]
         "s3" | "s3a" => Ok(Arc::new(super::object::s3::open(place, rest, options)?)),
         #[cfg(feature = "hdfs")]
         "hdfs" => Ok(Arc::new(super::object::hdfs::open(place, rest, options)?)),
-        "s3" | "s3a" if cfg!(not(feature = "s3")) => missing("s3"),
-        "hdfs" if cfg!(not(feature = "hdfs")) => missing("hdfs"),
+        #[cfg(not(feature = "s3"))]
+        "s3" | "s3a" => Err(not_built(place, "s3")),
+        #[cfg(not(feature = "hdfs"))]
+        "hdfs" => Err(not_built(place, "hdfs")),
         _ => {
             let error = Error::user(format!("'{place}' is of a kind that is not known"));
             Err(error.hint("name a folder by its path alone, or s3://… or hdfs://…"))
         }
     }
+}
+
+#[cfg(not(all(feature = "s3", feature = "hdfs")))]
+fn not_built(place: &str, feature: &str) -> Error {
+    let why = format!("this build is without the feature {feature}");
+    Error::user(format!("{place} cannot be opened")).why(why).hint(format!("build with the feature {feature}"))
 }
