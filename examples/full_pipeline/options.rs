@@ -28,11 +28,11 @@ pub(crate) struct Options {
     /// Worker threads of the dataflow
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) workers: usize,
-    /// Folder for the results [default: out/<UTC time>, or results in the folder of --state]
-    #[arg(long, value_name = "DIR")]
+    /// Where the results go: a folder, or s3://… [default: out/<UTC time>, or results in the place of --state]
+    #[arg(long, value_name = "DIR|URL")]
     pub(crate) out: Option<PathBuf>,
-    /// Folder that remembers how far everything is: the same command goes on where it stopped, whatever stopped it, and every row is out once
-    #[arg(long, value_name = "DIR")]
+    /// Folder, or s3://bucket/prefix with the feature s3, that remembers how far everything is: the same command goes on where it stopped, whatever stopped it, and every row is out once
+    #[arg(long, value_name = "DIR|URL")]
     pub(crate) state: Option<PathBuf>,
     /// With --state: how often views are stored, in seconds
     #[arg(long, default_value_t = 10, value_name = "SECONDS", requires = "state")]

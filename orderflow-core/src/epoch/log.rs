@@ -10,7 +10,7 @@
 
 use super::Binding;
 use super::entry::{Checkpoint, Entry, Start};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Retry};
 use crate::sink::{Progress, WriterId};
 use crate::store::Store;
 use crate::time::{Epoch, Positions};
@@ -100,13 +100,19 @@ impl Log {
     pub fn open(store: Arc<dyn Store>, place: &str, judge: impl Fn(&Recovered) -> Result<()>) -> Result<(Self, Recovered)> {
         let writer = WriterId { ledger: rand::random(), generation: 0 };
         let mut log = Log { store, place: place.to_owned(), writer, nonce: rand::random(), next: 1, base: 1, openings: vec![] };
+        // a try reads only what is new, so that it can be faster than the next entry of who wrote until now
+        let mut known = BTreeMap::new();
         for _ in 0..TRIES {
-            let recovered = log.read()?;
+            let recovered = match log.read(&mut known) {
+                // who wrote until now goes on while this one reads, and deletes what a newer base replaces
+                Err(e) if e.retry() == Retry::Never && log.is_behind()? => continue,
+                read => read?,
+            };
             judge(&recovered)?;
             let writer = WriterId { generation: log.writer.generation + 1, ..log.writer };
             if log.append(&Entry::Opened(writer))? {
                 // the writer before may have gone on and made room below: a slot that only was free again wins nothing
-                if log.slots()?.last().is_some_and(|last| *last >= log.next) {
+                if log.is_behind()? {
                     continue;
                 }
                 log.writer = writer;
@@ -170,13 +176,24 @@ impl Log {
         names.iter().map(|n| n.strip_prefix(FOLDER).and_then(|n| n.parse().ok()).ok_or_else(|| foreign(n))).collect()
     }
 
-    fn entry(&self, slot: u64) -> Result<Entry> {
-        let bytes = self.store.get(&name(slot))?.ok_or_else(|| self.damaged(slot, "it is missing"))?;
-        Entry::decode(&bytes, slot).map(|(entry, _)| entry).map_err(|why| self.damaged(slot, why))
+    /// Whether there is an entry behind those that were read.
+    fn is_behind(&self) -> Result<bool> {
+        Ok(self.slots()?.last().is_some_and(|last| *last >= self.next))
+    }
+
+    /// An entry, which is written once, so that one that is known need not be read again.
+    fn entry(&self, slot: u64, known: &mut BTreeMap<u64, Entry>) -> Result<Option<Entry>> {
+        if let Some(entry) = known.get(&slot) {
+            return Ok(Some(entry.clone()));
+        }
+        let Some(bytes) = self.store.get(&name(slot))? else { return Ok(None) };
+        let (entry, _) = Entry::decode(&bytes, slot).map_err(|why| self.damaged(slot, why))?;
+        known.insert(slot, entry.clone());
+        Ok(Some(entry))
     }
 
     /// Reads everything that counts and finds the next free slot.
-    fn read(&mut self) -> Result<Recovered> {
+    fn read(&mut self, known: &mut BTreeMap<u64, Entry>) -> Result<Recovered> {
         let slots = self.slots()?;
         let mut recovered = Recovered::default();
         (self.next, self.base) = (slots.last().map_or(1, |last| last + 1), 1);
@@ -184,7 +201,7 @@ impl Log {
         // from the newest back to the newest base; before it only openings count, which are read when they stand alone
         let mut tail = vec![];
         for slot in slots.iter().rev() {
-            let entry = self.entry(*slot)?;
+            let entry = self.entry(*slot, known)?.ok_or_else(|| self.damaged(*slot, "it is missing"))?;
             let is_base = matches!(entry, Entry::Base(_));
             tail.push((*slot, entry));
             if is_base {
@@ -198,7 +215,8 @@ impl Log {
         }
         let base = self.base;
         for slot in slots.iter().filter(|s| **s < base) {
-            if let Entry::Opened(writer) = self.entry(*slot)? {
+            // one that is gone since it was listed was none: those of openings are never deleted
+            if let Some(Entry::Opened(writer)) = self.entry(*slot, known)? {
                 self.opening(*slot, writer)?;
             }
         }

@@ -7,7 +7,8 @@ use crate::store::faulty::{Fault, Faulty};
 use crate::store::{Memory, Store};
 use crate::time::{Epoch, Partition};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 fn fetch(from: u64, to: u64) -> Fetch {
     let rows = (to - from) as usize;
@@ -68,6 +69,79 @@ fn a_log_gives_back_what_was_written_and_counts_its_openings() {
         }
     );
     assert_eq!(store.list("ledger/").unwrap().len(), 5, "three openings, a base and a binding");
+}
+
+/// A store whose n-th reading call is preceded by what another process does meanwhile.
+#[derive(Debug)]
+struct Meanwhile {
+    below: Memory,
+    calls: AtomicU64,
+    at: u64,
+    other: Mutex<Option<Log>>,
+}
+
+impl Meanwhile {
+    fn read(&self) {
+        if self.calls.fetch_add(1, Ordering::SeqCst) + 1 == self.at
+            && let Some(mut log) = self.other.lock().unwrap().take()
+        {
+            let base =
+                Base { start: start(), segments: vec![binding(3, 0, 15)], after: vec![], held: BTreeMap::new(), checkpoints: vec![] };
+            log.write(&Entry::Base(base)).unwrap();
+        }
+    }
+}
+
+impl Store for Meanwhile {
+    fn get(&self, name: &str) -> crate::Result<Option<Vec<u8>>> {
+        self.read();
+        self.below.get(name)
+    }
+
+    fn put(&self, name: &str) -> crate::Result<Box<dyn crate::store::Upload>> {
+        self.below.put(name)
+    }
+
+    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> crate::Result<bool> {
+        self.below.put_if_absent(name, bytes)
+    }
+
+    fn publish(&self, staged: &str, name: &str) -> crate::Result<bool> {
+        self.below.publish(staged, name)
+    }
+
+    fn list(&self, folder: &str) -> crate::Result<Vec<String>> {
+        self.read();
+        self.below.list(folder)
+    }
+
+    fn delete(&self, name: &str) -> crate::Result<()> {
+        self.below.delete(name)
+    }
+}
+
+#[test]
+fn who_takes_over_from_a_writer_at_work_is_not_told_that_the_ledger_is_damaged() {
+    // opened, started, three bindings; the base and the deletions come before any one of the newcomer's reading calls
+    for at in 1..=12 {
+        let below = Memory::new();
+        let store: Arc<dyn Store> = Arc::new(below.clone());
+        let (mut log, _) = open(&store).unwrap();
+        log.write(&Entry::Started(start())).unwrap();
+        for e in 1..=3 {
+            log.write(&Entry::Bound(binding(e, 5 * (e - 1), 5 * e))).unwrap();
+        }
+        let meanwhile = Arc::new(Meanwhile { below, calls: AtomicU64::new(0), at, other: Mutex::new(Some(log)) });
+        let (second, found) = Log::open(meanwhile.clone(), "here", |_| Ok(())).unwrap_or_else(|e| panic!("at {at}: {e}"));
+        assert_eq!(second.writer().generation, 2);
+        let all = found.replay(None, false).into_iter().reduce(|mut all, next| {
+            all.extend(next);
+            all
+        });
+        assert_eq!(all, Some(binding(3, 0, 15)), "at {at}");
+        // a base that comes after the newcomer's last look finds its slot taken
+        assert!(meanwhile.other.lock().unwrap().is_none() || at > meanwhile.calls.load(Ordering::SeqCst));
+    }
 }
 
 #[test]

@@ -106,7 +106,8 @@ pub(crate) struct Options {
 /// Where a pipeline keeps what it must know after a crash.
 #[derive(Clone, Debug)]
 pub(crate) enum State {
-    Folder(PathBuf),
+    /// A path or a URL.
+    At(PathBuf),
     Store(Arc<dyn Store>, String),
 }
 
@@ -221,15 +222,18 @@ impl Pipeline {
     /// Keeps in this folder what must be known after a crash, so that the same pipeline, started again, goes on where it stopped: sinks that
     /// keep their progress hold every row once. The folder is made if it is not there, and belongs to one process at a time.
     ///
+    /// Also a [URL](crate::store::open) of a store that machines share: `s3://bucket/prefix`, `hdfs://namenode:9000/folder`. No process can
+    /// lock it: there the newer one takes over, and the older stops at the next thing it would write.
+    ///
     /// Views are stored at [checkpoints](Pipeline::checkpoint_every), and a start goes on after the newest one: what came later is read again from the
     /// sources, which must be able to give it once more (not a channel). A pipeline with an [operator](Stream::operator) of its own reads
     /// everything again.
-    pub fn state(self, folder: impl Into<PathBuf>) -> Self {
-        self.flow().options.state = Some(State::Folder(folder.into()));
+    pub fn state(self, place: impl Into<PathBuf>) -> Self {
+        self.flow().options.state = Some(State::At(place.into()));
         self
     }
 
-    /// As [`Pipeline::state`], in any store; `name` is what messages call it.
+    /// As [`Pipeline::state`], in any store, such as one [with options](crate::store::open_with); `name` is what messages call it.
     pub fn state_on(self, store: Arc<dyn Store>, name: impl Into<String>) -> Self {
         self.flow().options.state = Some(State::Store(store, name.into()));
         self

@@ -16,7 +16,7 @@ use crate::runtime::{
 };
 use crate::sink::{Guarantee, Sink, SinkContext};
 use crate::source::{SourceContext, Waker};
-use crate::store::{Folder, Store};
+use crate::store::{self, Store};
 use crate::time::Epoch;
 use arrow::datatypes::SchemaRef;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,7 +67,7 @@ impl Flow {
         let dead = match (self.dead_letters.take(), &self.options.state) {
             (Some(sink), _) => sink,
             (None, None) => crate::sink::dead_letter::default_sink(&self.name),
-            (None, Some(State::Folder(path))) => Box::new(crate::sink::dead_letter::DeadLetters::append(path.join("dead_letters"))),
+            (None, Some(State::At(place))) => Box::new(crate::sink::dead_letter::DeadLetters::append(place.join("dead_letters"))),
             (None, Some(State::Store(..))) => {
                 return Err(Error::user("a pipeline with its state in a store has no default place for bad records")
                     .hint("name one with dead_letters(…)"));
@@ -123,7 +123,7 @@ struct Kept {
 fn recover(state: Option<&State>, plan: &BTreeMap<String, String>) -> Result<Option<Kept>> {
     let (store, place) = match state {
         None => return Ok(None),
-        Some(State::Folder(path)) => (Arc::new(Folder::open(path)?) as Arc<dyn Store>, path.display().to_string()),
+        Some(State::At(place)) => (store::open(place)?, place.display().to_string()),
         Some(State::Store(store, name)) => (store.clone(), name.clone()),
     };
     let fits = |found: &Recovered| found.start.as_ref().map_or(Ok(()), |start| same_plan(&place, &start.plan, plan));

@@ -12,6 +12,9 @@
 
 pub mod fs;
 pub mod memory;
+#[cfg(feature = "objects")]
+pub mod object;
+mod place;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
@@ -20,6 +23,9 @@ mod tests;
 
 pub use fs::Folder;
 pub use memory::Memory;
+#[cfg(feature = "objects")]
+pub use object::Objects;
+pub use place::{is_url, open, open_with};
 
 use crate::error::{Error, Result};
 use std::fmt;
@@ -42,7 +48,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What could not be created.
     fn put(&self, name: &str) -> Result<Box<dyn Upload>>;
 
-    /// Writes a small object unless the name is taken: `true` if it was written, `false` if there was one, which then is durable.
+    /// Writes a small object unless the name is taken: `true` if it was written, `false` if there was one, which then is durable. It may be the one of
+    /// an earlier try, also of one that a client made by itself: who must know puts something of its own into the bytes and reads them back.
     ///
     /// # Errors
     /// What could not be written; the object may exist all the same.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Get(usize),
     Put(usize, Vec<u8>),
     Abandon(usize, Vec<u8>),
@@ -22,7 +22,7 @@ enum Op {
 const NAMES: [&str; 6] = ["a", "b.txt", "deep/a", "deep/er/b", "deep/er/c", "deeper/x"];
 const FOLDERS: [&str; 5] = ["", "deep/", "deep/er/", "deeper/", "none/"];
 
-fn op() -> impl Strategy<Value = Op> {
+pub(super) fn op() -> impl Strategy<Value = Op> {
     let name = || 0..NAMES.len();
     let bytes = || proptest::collection::vec(any::<u8>(), 0..40);
     prop_oneof![
@@ -38,7 +38,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Runs the operations on a store and on a map, and compares every answer and the end.
-fn same_as_a_map(ops: &[Op], open: &dyn Fn() -> Arc<dyn Store>) -> Result<(), TestCaseError> {
+pub(super) fn same_as_a_map(ops: &[Op], open: &dyn Fn() -> Arc<dyn Store>) -> Result<(), TestCaseError> {
     let mut store = open();
     let mut model: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
     for op in ops {
@@ -111,23 +111,29 @@ fn of_many_who_put_if_absent_one_wins() {
     let dir = tempfile::tempdir().unwrap();
     let stores: [Arc<dyn Store>; 2] = [Arc::new(Memory::new()), Arc::new(Folder::open(dir.path()).unwrap())];
     for store in stores {
-        for round in 0..20 {
-            let name = format!("slots/{round}");
-            let won: Vec<bool> = std::thread::scope(|s| {
-                let tries: Vec<_> = (0..8u8)
-                    .map(|i| {
-                        s.spawn({
-                            let (store, name) = (store.clone(), name.clone());
-                            move || store.put_if_absent(&name, &[i; 9]).unwrap()
-                        })
+        one_wins(&[store], 20);
+    }
+}
+
+/// Eight writers, each through the next of these stores, which are one and the same, race for each of some names.
+pub(super) fn one_wins(stores: &[Arc<dyn Store>], rounds: usize) {
+    for round in 0..rounds {
+        let name = format!("slots/{round}");
+        let won: Vec<bool> = std::thread::scope(|s| {
+            let of = |i: u8| stores[i as usize % stores.len()].clone();
+            let tries: Vec<_> = (0..8u8)
+                .map(|i| {
+                    s.spawn({
+                        let (store, name) = (of(i), name.clone());
+                        move || store.put_if_absent(&name, &[i; 9]).unwrap()
                     })
-                    .collect();
-                tries.into_iter().map(|t| t.join().unwrap()).collect()
-            });
-            assert_eq!(won.iter().filter(|w| **w).count(), 1, "{store:?}");
-            let winner = won.iter().position(|w| *w).unwrap() as u8;
-            assert_eq!(store.get(&name).unwrap().unwrap(), [winner; 9]);
-        }
+                })
+                .collect();
+            tries.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(won.iter().filter(|w| **w).count(), 1, "{stores:?}");
+        let winner = won.iter().position(|w| *w).unwrap() as u8;
+        assert_eq!(stores[0].get(&name).unwrap().unwrap(), [winner; 9]);
     }
 }
 
@@ -195,4 +201,25 @@ fn publishing_what_is_not_there_says_so() {
     assert!(store.publish("_staging/x", "x").unwrap());
     assert!(!store.publish("_staging/x", "x").unwrap());
     assert_eq!(store.get("x").unwrap().unwrap(), b"1");
+}
+
+#[test]
+fn a_place_is_a_path_or_a_url_of_a_kind_that_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path().join("s3:/folder")).unwrap();
+    assert!(dir.path().join("s3:/folder/.orderflow/lock").exists() && !is_url("s3:/folder") && !is_url("://x"), "{store:?}");
+    let e = open_with(dir.path().join("x"), &[("region", "here")]).unwrap_err();
+    assert!(e.to_string().contains("'region' is no option of the folder"), "{e}");
+    for url in ["gs://bucket/prefix", "file:///tmp/x"] {
+        let e = open(url).unwrap_err();
+        assert!(is_url(url) && e.to_string().contains("kind that is not known") && e.remedy().is_some(), "{e}");
+    }
+    for (url, known) in
+        [("s3://bucket/x", cfg!(feature = "s3")), ("s3a://bucket/x", cfg!(feature = "s3")), ("hdfs://h/x", cfg!(feature = "hdfs"))]
+    {
+        if !known {
+            let e = open(url).unwrap_err();
+            assert!((e.kind(), e.retry()) == (Kind::User, Retry::Never) && e.to_string().contains("without the feature"), "{e}");
+        }
+    }
 }

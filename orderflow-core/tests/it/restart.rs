@@ -4,6 +4,7 @@
 //! a function of the log, so equality is exact.
 
 mod forgetful;
+mod shared;
 mod stored;
 
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};

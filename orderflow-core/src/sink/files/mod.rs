@@ -24,7 +24,7 @@ pub use jsonl::JsonLines;
 
 use crate::error::{Error, Result};
 use crate::sink::{Column, Guarantee, Input, Opened, Sink, SinkContext, signed};
-use crate::store::{Folder, Store};
+use crate::store::{self, Store};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::path::PathBuf;
@@ -95,7 +95,7 @@ enum Place {
 }
 
 impl<F: FileFormat> DataSet<F> {
-    /// Appends to the data set in a local folder, which is made if it is not there.
+    /// Appends to the data set in a local folder, which is made if it is not there, or at a [URL](store::open).
     pub fn append(folder: impl Into<PathBuf>, format: F) -> Self {
         Self { place: Place::Folder(folder.into()), format, roll: Roll::default() }
     }
@@ -148,7 +148,7 @@ impl<F: FileFormat> Sink for DataSet<F> {
         let schema = signed::schema(&context.schema)?;
         self.format.encoder(&schema)?;
         let (store, name) = match self.place {
-            Place::Folder(path) => (Arc::new(Folder::open(&path)?) as Arc<dyn Store>, path.display().to_string()),
+            Place::Folder(path) => (store::open(&path)?, path.display().to_string()),
             Place::Store(store, name) => (store, name),
         };
         let (log, progress) = record::Log::open(store.clone(), &name, self.format.kind(), &context)?;

@@ -81,6 +81,14 @@ fn conforms() {
     conformance::sink(&mut InFolder(tempfile::tempdir().unwrap()));
 }
 
+#[cfg(feature = "objects")]
+#[test]
+fn conforms_in_an_object_store() {
+    let memory = Arc::new(crate::store::object::object_store::memory::InMemory::new());
+    let objects = crate::store::Objects::over(memory.clone(), "set", "memory").unwrap();
+    conformance::sink(&mut InStore(Arc::new(objects.in_parts(memory, 100))));
+}
+
 fn open(store: &Arc<dyn Store>, generation: u64) -> Result<(Box<dyn Writer>, Option<Progress>)> {
     let opened = start(on(store).roll_rows(4), context(1, generation, &schema()))?;
     Ok((opened.writer, opened.progress))

@@ -1,0 +1,196 @@
+//! State that no process can lock: in an object store, in memory and in a real S3, where the newer of two processes takes over.
+
+use super::*;
+use orderflow_core::store::object::object_store::memory::InMemory;
+use orderflow_core::store::{self, Objects};
+use std::process::{Child, Command, Stdio};
+
+impl World {
+    /// With everything in stores of these names.
+    fn on(store: impl Fn(&str) -> Arc<dyn Store>) -> Self {
+        let mut world = Self::new();
+        world.state = store("state");
+        world.sinks.iter_mut().for_each(|(name, at)| *at = store(name));
+        world
+    }
+
+    /// As another process sees what is in this object store.
+    fn in_objects(memory: &Arc<InMemory>) -> Self {
+        Self::on(|name| {
+            let objects = Objects::over(memory.clone(), &format!("here/{name}"), name.to_owned()).unwrap();
+            Arc::new(objects.in_parts(memory.clone(), 1000))
+        })
+    }
+}
+
+/// Dies at one operation in so many and starts again, in worlds of their own.
+fn killed(views: &[View], stride: usize, world: &dyn Fn() -> World) {
+    let expected = unkilled(views);
+    let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
+    live(views, &World::new().through(&counting), LOG).unwrap();
+    for (turn, at) in (1..=counting.operations()).step_by(stride).enumerate() {
+        let world = world();
+        let fault = Fault::ALL[turn % 4];
+        let faulty = Faulty::new(Arc::new(Memory::new()), at, fault);
+        if let Err(e) = live_until(views, &world.through(&faulty), LOG, || faulty.is_dead()) {
+            assert_eq!(e.retry(), orderflow_core::error::Retry::Backoff, "{fault:?} at {at}: {e}");
+        }
+        survive(views, &world);
+        assert_eq!(world.rows(), expected, "{fault:?} at {at}");
+    }
+}
+
+#[test]
+fn killed_at_any_operation_on_object_stores_and_started_again() {
+    for views in [PIPELINES[0], PIPELINES[3]] {
+        killed(views, tier::of(23, 7, 1), &|| World::in_objects(&Arc::new(InMemory::new())));
+    }
+}
+
+#[test]
+fn of_two_processes_on_one_store_the_newer_goes_on_and_the_older_stops() {
+    let views = &[ROUTED, TOTALS];
+    let expected = unkilled(views);
+    for before in (0..).step_by(tier::of(37, 11, 3)) {
+        let memory = Arc::new(InMemory::new());
+        let clock = Clock::manual(1_000_000);
+        let start = || pipeline(views, &World::in_objects(&memory), LOG, &clock).unwrap().stepper().unwrap();
+        let mut older = start();
+        for _ in 0..before {
+            match older.step().unwrap() {
+                Some(true) => {}
+                Some(false) => clock.advance(Duration::from_secs(1)),
+                None => {
+                    assert!(before > 100, "it ended before anybody could take over");
+                    return;
+                }
+            }
+        }
+        let mut newer = start();
+        let (mut stopped, mut done) = (None, false);
+        for _ in 0..100_000 {
+            if stopped.is_none() {
+                stopped = older.step().map(|s| assert!(s.is_some(), "the older ended well after {before}")).err();
+            }
+            if !done {
+                done = newer.step().unwrap().is_none();
+            } else if stopped.is_some() {
+                break;
+            }
+            clock.advance(Duration::from_secs(1));
+        }
+        let stopped = stopped.expect("the older goes on");
+        assert!(stopped.retry() == orderflow_core::error::Retry::Never && stopped.to_string().contains("taken over"), "{stopped}");
+        assert!(done, "the newer does not end");
+        assert_eq!(World::in_objects(&memory).rows(), expected, "taken over after {before} steps");
+    }
+}
+
+/// Endpoint and bucket of the S3 that `ORDERFLOW_S3` names.
+fn s3() -> Option<(String, String)> {
+    let place = std::env::var("ORDERFLOW_S3").ok()?;
+    let (endpoint, bucket) = place.rsplit_once('/').unwrap();
+    Some((endpoint.to_owned(), format!("s3://{bucket}/restart-{:016x}", rand::random::<u64>())))
+}
+
+#[test]
+fn real_s3_killed_at_some_operations_and_started_again() {
+    let Some((endpoint, url)) = s3() else { return };
+    let options = [("endpoint", &*endpoint), ("access_key_id", "test"), ("secret_access_key", "test")];
+    killed(PIPELINES[1], tier::of(29, 13, 1), &|| {
+        let world = rand::random::<u64>();
+        World::on(|name| store::open_with(format!("{url}/{world:016x}/{name}"), &options).unwrap())
+    });
+}
+
+/// What the child processes read: it never ends.
+const ENDLESS: Logged = Logged { rows: u64::MAX, ..LOG };
+
+fn process(endpoint: &str, url: &str, seconds: Option<u64>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "restart::shared::child", "--ignored", "--nocapture"]).env("ORDERFLOW_SHARED_URL", url);
+    command.env("AWS_ENDPOINT_URL", endpoint).env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    command.env("ORDERFLOW_SHARED_SECONDS", seconds.map(|s| s.to_string()).unwrap_or_default());
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+#[ignore = "the child of real_s3_by_url_alone_the_newer_of_two_processes_takes_over"]
+fn child() {
+    let url = std::env::var("ORDERFLOW_SHARED_URL").unwrap();
+    let seconds = std::env::var("ORDERFLOW_SHARED_SECONDS").unwrap().parse().ok();
+    let run = async {
+        let mut flow = Pipeline::new("shared");
+        flow.source("numbers", ENDLESS)?;
+        flow.view("totals", TOTALS.1)?.sink(DataSet::append(format!("{url}/rows"), JsonLines).roll_rows(100))?;
+        let limits = Limits { interval: Duration::from_millis(50), rows: 200, bytes: u64::MAX };
+        let flow = flow.epochs(limits).checkpoint_every(Duration::from_millis(400)).state(format!("{url}/state"));
+        let running = flow.start().await?;
+        match seconds {
+            None => running.wait().await,
+            Some(seconds) => {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                running.drain().await
+            }
+        }
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run).unwrap();
+}
+
+/// Counts and sums by group after the first `rows` rows of the endless log; `None` if no fetch ends there.
+fn batch(rows: u64) -> Option<BTreeMap<i64, (i64, i64)>> {
+    let partitions = (0..PARTITIONS).map(|id| (Partition::new("numbers", id), 0));
+    let mut reader = LoggedReader { log: ENDLESS, at: partitions.collect() };
+    let (mut read, mut totals) = (0, BTreeMap::<i64, (i64, i64)>::new());
+    while read < rows {
+        let Polled::Fetch(fetch) = reader.poll().unwrap() else { unreachable!("it is endless") };
+        for (k, v) in (fetch.from..fetch.to).map(|p| row(fetch.partition.id, p)) {
+            let total = totals.entry(k).or_default();
+            *total = (total.0 + 1, total.1 + v);
+        }
+        read += fetch.to - fetch.from;
+    }
+    (read == rows).then_some(totals)
+}
+
+#[test]
+fn real_s3_by_url_alone_the_newer_of_two_processes_takes_over() {
+    let Some((endpoint, url)) = s3() else { return };
+    let mut killed = process(&endpoint, &url, None);
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(killed.try_wait().unwrap().is_none(), "{}", said(killed));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let mut older = process(&endpoint, &url, None);
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(older.try_wait().unwrap().is_none(), "{}", said(older));
+    let newer = process(&endpoint, &url, Some(3));
+    let stopped = said(older);
+    assert!(stopped.contains("taken over") && !stopped.contains("damaged"), "{stopped}");
+    let output = newer.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let options = [("endpoint", &*endpoint), ("access_key_id", "test"), ("secret_access_key", "test")];
+    let rows = store::open_with(format!("{url}/rows"), &options).unwrap();
+    let mut totals: BTreeMap<(i64, i64, i64), i64> = BTreeMap::new();
+    for name in rows.list("").unwrap().into_iter().filter(|n| n.starts_with("lane-")) {
+        for line in String::from_utf8(rows.get(&name).unwrap().unwrap()).unwrap().lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let [k, n, v, diff] = ["k", "n", "v", "diff"].map(|c| row[c].as_i64().unwrap());
+            *totals.entry((k, n, v)).or_default() += diff;
+        }
+    }
+    totals.retain(|_, n| *n != 0);
+    assert!(totals.values().all(|n| *n == 1), "{totals:?}");
+    let totals: BTreeMap<i64, (i64, i64)> = totals.into_keys().map(|(k, n, v)| (k, (n, v))).collect();
+    let read: i64 = totals.values().map(|(n, _)| n).sum();
+    assert!(read > 1000, "{read} rows are too few to show anything");
+    assert_eq!(batch(read as u64), Some(totals), "what two processes and a killed one did is what one would have done");
+}
+
+/// What a process said on its way to its end.
+fn said(process: Child) -> String {
+    let output = process.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
