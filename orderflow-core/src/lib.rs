@@ -23,5 +23,5 @@ pub mod time;
 pub use arrow;
 pub use datafusion;
 pub use error::{Error, Result};
-pub use pipeline::{Pipeline, Running};
+pub use pipeline::{OnChange, Pipeline, Running};
 pub use runtime::{Phase, SinkStatus, SourceReport, Status};
