@@ -1,6 +1,7 @@
 //! The engine of orderflow: plans, dataflow, epochs, formats, and the contracts of sources and sinks.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may do what only one room may"))]
 
+pub mod admin;
 pub mod data;
 pub mod dataflow;
 pub mod egress;

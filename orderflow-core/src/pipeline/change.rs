@@ -165,7 +165,7 @@ fn unnumbered(label: &str) -> (&str, usize) {
 }
 
 /// Gives sinks the names that they have now: once they were called by their place in the pipeline, `sink 3, parquet of totals`.
-pub(super) fn renamed(mut found: Recovered) -> Recovered {
+pub(crate) fn renamed(mut found: Recovered) -> Recovered {
     let old = |label: &str| {
         let (number, name) = label.strip_prefix("sink ")?.split_once(", ")?;
         Some((number.parse::<usize>().ok()?, format!("sink {name}")))

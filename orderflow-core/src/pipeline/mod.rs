@@ -6,6 +6,7 @@ mod running;
 mod start;
 mod stream;
 
+pub(crate) use change::renamed;
 pub use change::{Difference, Fate, OnChange, PartDifference, StateDifference, StateFate};
 pub use running::Running;
 pub use stream::{Stream, Typed};

@@ -82,7 +82,7 @@ impl Flow {
             sources.push((s.name, s.source));
         }
         let source = |i: usize| plans[i].name.to_string();
-        let roots = Roots::of(views.iter().map(|v| &v.node), outputs.iter().map(|o| &o.node), &source)?;
+        let roots = Roots::of(views.iter().map(|v| (&*v.name, &v.node)), outputs.iter().map(|o| &o.node), &source)?;
         let blueprint = Arc::new(Blueprint { pipeline: self.name.clone(), sources: plans, views, outputs, roots });
         Ok(Parts { blueprint, sources, sinks, computed })
     }
@@ -118,7 +118,7 @@ impl Flow {
         let Some(seen) = Log::look(store.clone(), &place)? else { return Ok(None) };
         let Lowered { views, outputs, computed } = self.lower_all()?;
         let source = |i: usize| self.sources[i].name.to_string();
-        let roots = Roots::of(views.iter().map(|v| &v.node), outputs.iter().map(|o| &o.node), &source)?;
+        let roots = Roots::of(views.iter().map(|v| (&*v.name, &v.node)), outputs.iter().map(|o| &o.node), &source)?;
         let found = change::renamed(seen.found);
         Ok(found.start.is_some().then(|| compare(&*store, &found, &computed, roots.as_ref()).1))
     }
@@ -279,7 +279,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         if let Some(roots) = &roots {
             let none = || roots.shapes.iter().map(|s| vec![vec![]; s.traces.len()]).collect();
             let files = restored.as_ref().map_or_else(none, |r| r.files.clone());
-            let driver = CheckpointDriver::new(store, generation, roots.shapes.clone(), files, engine.clock.clone());
+            let driver = CheckpointDriver::new(store, generation, roots.clone(), files, engine.clock.clone());
             engine.checkpoints.port = port(driver, &format!("{name}-state"), threads, &wake)?;
             engine.checkpoints.port.give(Job::Clean { kept: engine.ledger.checkpoints().to_vec() });
         }
