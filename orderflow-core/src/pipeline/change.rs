@@ -270,6 +270,10 @@ pub(super) fn changed(found: &mut Recovered, difference: &Difference, generation
     let Some(start) = &mut found.start else { return };
     start.plan = difference.parts.iter().filter_map(|p| Some((p.name.clone(), p.is.clone()?))).collect();
     for sink in difference.parts.iter().filter(|p| p.fate != Fate::Unchanged && p.name.starts_with("sink ")) {
+        // older versions did not write down the queries of sinks that were added: what holds something is not new
+        if sink.fate == Fate::New && found.held.contains_key(&sink.name) {
+            continue;
+        }
         found.held.remove(&sink.name);
         if sink.fate == Fate::Gone {
             found.births.remove(&sink.name)
@@ -301,9 +305,10 @@ mod tests {
     fn a_change_reaches_whatever_reads_it() {
         let kept = plan(&[("view a", "1"), ("view b", "2"), ("view c", "3"), ("view d", "4"), ("sink x of b", "5"), ("sink x of d", "6")]);
         let views = computed(&[("view a", "one", &[]), ("view b", "2", &["a"]), ("view d", "4", &[]), ("view e", "7", &["a"])]);
-        let sinks = computed(&[("sink x of b", "5", &["b"]), ("sink x of d", "6", &["d"]), ("sink x of d", "6", &["d"])]);
+        let d = |name| (name, "6", &["d"][..]);
+        let sinks = computed(&[("sink x of b", "5", &["b"]), d("sink x of d"), d("sink x of d"), d("sink z of d")]);
         let labels = labels(&kept, &sinks);
-        assert_eq!(labels, ["sink x of b", "sink x of d", "sink x of d #2"]);
+        assert_eq!(labels, ["sink x of b", "sink x of d", "sink x of d #2", "sink z of d"]);
         let difference = Difference { parts: compare(&kept, &views, &sinks, &labels), states: vec![] };
         let fates: Vec<(&str, Fate)> = difference.parts.iter().map(|p| (p.name.as_str(), p.fate)).collect();
         use Fate::*;
@@ -317,6 +322,7 @@ mod tests {
                 ("sink x of b", Changed),
                 ("sink x of d", Unchanged),
                 ("sink x of d #2", New),
+                ("sink z of d", New),
                 ("view c", Gone),
             ]
         );
@@ -327,13 +333,17 @@ mod tests {
         let held = |label: &str| (label.to_owned(), None);
         let start = Some(Start { plan: kept, ..Start::default() });
         let births = [("sink x of d".to_owned(), 2), ("sink y of c".to_owned(), 2)].into();
-        let held = [held("sink x of b"), held("sink x of d"), held("dead letters")].into();
+        let held = [held("sink x of b"), held("sink x of d"), held("sink z of d"), held("dead letters")].into();
         let mut found = Recovered { start, held, births, ..Recovered::default() };
         changed(&mut found, &difference, 7);
-        assert_eq!(found.held.keys().collect::<Vec<_>>(), ["dead letters", "sink x of d"]);
-        assert_eq!(found.births["sink x of b"], 7);
+        assert_eq!(
+            found.held.keys().collect::<Vec<_>>(),
+            ["dead letters", "sink x of d", "sink z of d"],
+            "of one an older version did not say that it was added"
+        );
+        assert_eq!((found.births["sink x of b"], found.births.get("sink z of d")), (7, None));
         assert_eq!((found.births["sink x of d"], found.births["sink x of d #2"]), (2, 7));
-        assert_eq!(found.start.unwrap().plan.len(), 7);
+        assert_eq!(found.start.unwrap().plan.len(), 8);
     }
 
     #[test]

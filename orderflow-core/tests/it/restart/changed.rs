@@ -24,7 +24,7 @@ fn told_until(views: &[View], world: &World, log: Logged, dead: impl Fn() -> boo
     panic!("it does not end: {:?}", stepper.status());
 }
 
-fn told(views: &[View], world: &World, log: Logged) -> Result<()> {
+pub(super) fn told(views: &[View], world: &World, log: Logged) -> Result<()> {
     told_until(views, world, log, || false)
 }
 
