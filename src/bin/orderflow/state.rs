@@ -159,7 +159,7 @@ fn show(found: &Description) {
 /// Prints a table, numbers from column `numbers` on; nothing if it has no rows.
 fn table(header: &[&str], numbers: usize, rows: impl Iterator<Item = Vec<String>>) {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(header.iter().copied());
     let mut any = false;
     for row in rows {
