@@ -72,7 +72,7 @@ fn a_changed_query_is_refused_with_the_difference_and_rebuilt_when_told() {
         "\n  was ",
         "\n  is  ",
         "view sizes: changed, through totals",
-        "sink jsonl of sizes: changed, through totals",
+        "sink jsonl of sizes: changed, through sizes",
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }
