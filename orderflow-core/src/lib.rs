@@ -1,6 +1,7 @@
 //! The engine of orderflow: plans, dataflow, epochs, formats, and the contracts of sources and sinks.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may do what only one room may"))]
 
+pub mod admin;
 pub mod data;
 pub mod dataflow;
 pub mod egress;
@@ -23,5 +24,5 @@ pub mod time;
 pub use arrow;
 pub use datafusion;
 pub use error::{Error, Result};
-pub use pipeline::{Pipeline, Running};
+pub use pipeline::{OnChange, Pipeline, Running};
 pub use runtime::{Phase, SinkStatus, SourceReport, Status};

@@ -23,6 +23,7 @@ const CORE: &[&[&str]] = &[
     &["ingest", "egress"],
     &["runtime"],
     &["pipeline"],
+    &["admin"],
     &["testing"],
 ];
 

@@ -11,6 +11,7 @@ mod layers;
 mod orders;
 mod orders_stream;
 mod real;
+mod state_tools;
 mod support;
 #[path = "../../orderflow-core/src/testing/tier.rs"]
 #[expect(unreachable_pub, reason = "the engine's own file: its test kit is no feature of this package")]

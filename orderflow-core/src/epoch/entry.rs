@@ -15,14 +15,15 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Version of the format, written into every entry. Version 1 had no checkpoints, and one binding in a base.
-const FORMAT: u32 = 2;
+/// Version of the format, written into every entry. Version 1 had no checkpoints, and one binding in a base; version 2 no births of sinks, and no
+/// times of openings.
+const FORMAT: u32 = 3;
 
 /// One fact about a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A process has opened the ledger: nobody of a lower generation writes any more.
-    Opened(WriterId),
+    /// A process has opened the ledger, at this time in milliseconds since 1970, where it is known: nobody of a lower generation writes any more.
+    Opened(WriterId, Option<i64>),
     /// Epoch 0: where every source begins, and what the pipeline computes.
     Started(Start),
     /// The input of an epoch.
@@ -52,6 +53,9 @@ pub struct Base {
     /// Every sink, all of which hold these epochs, with the newest progress seen of it: that of its last epoch with rows, so it may
     /// be older, or none.
     pub held: BTreeMap<String, Option<Progress>>,
+    /// The generation in which the present life of a sink began, for those that came or changed later, or were reset: rows that an older
+    /// generation wrote into such a sink are of an earlier life.
+    pub births: BTreeMap<String, u64>,
     /// The complete checkpoints that are kept, the oldest first.
     pub checkpoints: Vec<Checkpoint>,
 }
@@ -80,6 +84,8 @@ enum Stored {
     Opened {
         ledger: String,
         generation: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<i64>,
     },
     Started(StoredStart),
     Bound(StoredBinding),
@@ -92,6 +98,8 @@ enum Stored {
         segments: Vec<StoredBinding>,
         after: Vec<StoredBinding>,
         held: BTreeMap<String, Option<StoredProgress>>,
+        #[serde(default)]
+        births: BTreeMap<String, u64>,
         #[serde(default)]
         checkpoints: Vec<StoredCheckpoint>,
     },
@@ -201,7 +209,7 @@ impl Entry {
     /// The bytes of this entry for `slot`, by the opening called `nonce`.
     pub(super) fn encode(&self, slot: u64, nonce: u64) -> Result<Vec<u8>> {
         let entry = match self {
-            Entry::Opened(w) => Stored::Opened { ledger: format!("{:032x}", w.ledger), generation: w.generation },
+            Entry::Opened(w, at) => Stored::Opened { ledger: format!("{:032x}", w.ledger), generation: w.generation, at: *at },
             Entry::Started(start) => Stored::Started(StoredStart::new(start)),
             Entry::Bound(b) => Stored::Bound(StoredBinding::new(b)),
             Entry::Base(base) => Stored::Base {
@@ -222,6 +230,7 @@ impl Entry {
                         (sink.clone(), p.as_ref().map(stored))
                     })
                     .collect(),
+                births: base.births.clone(),
                 checkpoints: base
                     .checkpoints
                     .iter()
@@ -251,10 +260,10 @@ impl Entry {
             return Err(format!("it belongs to slot {}", e.slot));
         }
         let entry = match e.entry {
-            Stored::Opened { ledger, generation } => Entry::Opened(WriterId { ledger: hex(&ledger)?, generation }),
+            Stored::Opened { ledger, generation, at } => Entry::Opened(WriterId { ledger: hex(&ledger)?, generation }, at),
             Stored::Started(start) => Entry::Started(start.start()),
             Stored::Bound(b) => Entry::Bound(b.binding()?),
-            Stored::Base { start, binding, segments, after, held, checkpoints } => {
+            Stored::Base { start, binding, segments, after, held, births, checkpoints } => {
                 let bindings =
                     |b: Vec<StoredBinding>| b.into_iter().map(StoredBinding::binding).collect::<std::result::Result<Vec<_>, _>>();
                 let checkpoint = |c: StoredCheckpoint| -> std::result::Result<_, String> {
@@ -265,6 +274,7 @@ impl Entry {
                     segments: bindings(binding.into_iter().chain(segments).collect())?,
                     after: bindings(after)?,
                     held: BTreeMap::new(),
+                    births,
                     checkpoints: checkpoints.into_iter().map(checkpoint).collect::<std::result::Result<_, _>>()?,
                 };
                 for (sink, p) in held {
@@ -294,7 +304,8 @@ mod tests {
         let progress = Progress { writer, epoch: Epoch(4), part: 1 };
         let start = Start { positions, plan: [("view totals".to_owned(), "a\nb".to_owned())].into() };
         vec![
-            Entry::Opened(writer),
+            Entry::Opened(writer, Some(1_700_000_000_000)),
+            Entry::Opened(writer, None),
             Entry::Started(start.clone()),
             Entry::Bound(binding.clone()),
             Entry::Base(Base {
@@ -303,6 +314,7 @@ mod tests {
                 after: vec![binding],
                 checkpoints: vec![Checkpoint { epoch: Epoch(5), manifest: "checkpoints/x".into(), crc: 0xfe }],
                 held: [("parquet of totals".to_owned(), Some(progress)), ("b".to_owned(), None)].into(),
+                births: [("b".to_owned(), 3)].into(),
             }),
         ]
     }
@@ -336,14 +348,15 @@ mod tests {
     }
 
     #[test]
-    fn the_first_format_can_still_be_read() {
+    fn older_formats_can_still_be_read() {
         let stored = "{\"epoch\":1,\"minted_at\":5,\"ranges\":[{\"source\":\"orders\",\"topic\":\"t\",\"partition\":0,\"from\":0,\"to\":3,\
                        \"rows\":3,\"bytes\":9,\"fingerprint\":\"00000000000000ff\"}]}";
-        let read = |entry: String| {
-            let written = format!("{{\"format\":1,\"slot\":2,\"nonce\":\"000000000000002a\",\"entry\":{entry}}}");
+        let of = |format: u32, entry: String| {
+            let written = format!("{{\"format\":{format},\"slot\":2,\"nonce\":\"000000000000002a\",\"entry\":{entry}}}");
             let bytes = format!("{:08x}\n{written}", crc32fast::hash(written.as_bytes()));
             Entry::decode(bytes.as_bytes(), 2).unwrap()
         };
+        let read = |entry: String| of(1, entry);
         let range = Range { from: 0, to: 3, rows: 3, bytes: 9, fingerprint: 255 };
         let ranges = BTreeMap::from([(("orders".into(), Partition::new("t", 0)), range)]);
         let binding = Binding { epoch: Epoch(1), ranges, minted_at: 5 };
@@ -353,5 +366,14 @@ mod tests {
         );
         let expected = Base { segments: vec![binding.clone()], after: vec![binding], ..Base::default() };
         assert_eq!(read(base), (Entry::Base(expected), 42));
+        let writer = WriterId { ledger: 255, generation: 4 };
+        assert_eq!(of(2, "{\"Opened\":{\"ledger\":\"ff\",\"generation\":4}}".to_owned()), (Entry::Opened(writer, None), 42));
+        let base = format!(
+            "{{\"Base\":{{\"start\":{{\"positions\":[],\"plan\":{{}}}},\"segments\":[{stored}],\"after\":[],\
+             \"held\":{{\"sink 0, jsonl of v\":{{\"ledger\":\"ff\",\"generation\":4,\"epoch\":1,\"part\":0}}}},\
+             \"checkpoints\":[{{\"epoch\":1,\"manifest\":\"m\",\"crc\":\"fe\"}}]}}}}"
+        );
+        let Entry::Base(base) = of(2, base).0 else { panic!("a base") };
+        assert_eq!((base.held.len(), base.births.len(), base.checkpoints[0].crc), (1, 0, 0xfe));
     }
 }

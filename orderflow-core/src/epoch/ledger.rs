@@ -21,6 +21,7 @@ pub struct Ledger {
     start: Start,
     segments: Vec<Binding>,
     bindings: VecDeque<Binding>,
+    births: BTreeMap<String, u64>,
     /// Complete ones, the oldest first, and the epoch of the one under way.
     checkpoints: Vec<Checkpoint>,
     under_way: Option<Epoch>,
@@ -41,6 +42,7 @@ impl Ledger {
             start: found.start.clone().unwrap_or_default(),
             segments: found.segments.clone(),
             bindings: found.bindings.iter().cloned().collect(),
+            births: found.births.clone(),
             checkpoints: found.checkpoints.clone(),
             under_way: None,
             base: found.base(),
@@ -133,6 +135,7 @@ impl Ledger {
             segments: self.segments.clone(),
             after: self.bindings.iter().cloned().collect(),
             held: held(),
+            births: self.births.clone(),
             checkpoints: self.checkpoints.clone(),
         })
     }

@@ -9,7 +9,7 @@
 //! [`Base`](super::Base) behind them is durable and says what they said; those of an opening never are.
 
 use super::Binding;
-use super::entry::{Checkpoint, Entry, Start};
+use super::entry::{Base, Checkpoint, Entry, Start};
 use crate::error::{Error, Result, Retry};
 use crate::sink::{Progress, WriterId};
 use crate::store::Store;
@@ -32,6 +32,8 @@ pub struct Recovered {
     pub bindings: Vec<Binding>,
     /// Every sink that holds the oldest epochs, with the newest progress that was seen of it.
     pub held: BTreeMap<String, Option<Progress>>,
+    /// As in [`Base::births`].
+    pub births: BTreeMap<String, u64>,
     /// Complete checkpoints, the oldest first.
     pub checkpoints: Vec<Checkpoint>,
 }
@@ -62,6 +64,23 @@ impl Recovered {
         until.into_iter().chain(after).chain(self.bindings.iter().cloned()).collect()
     }
 
+    /// The newest epoch that is bound.
+    pub fn tail(&self) -> Epoch {
+        self.bindings.last().map_or(self.base(), |b| b.epoch)
+    }
+
+    /// All of it as one entry.
+    pub fn as_base(&self) -> Base {
+        Base {
+            start: self.start.clone().unwrap_or_default(),
+            segments: self.segments.clone(),
+            after: self.bindings.clone(),
+            held: self.held.clone(),
+            births: self.births.clone(),
+            checkpoints: self.checkpoints.clone(),
+        }
+    }
+
     /// Where each partition of a source stood at the end of epoch `from`, or where it began.
     pub fn positions(&self, source: &str, from: Option<Epoch>) -> Positions {
         let mut positions = self.start.as_ref().and_then(|s| s.positions.get(source)).cloned().unwrap_or_default();
@@ -84,7 +103,35 @@ pub struct Log {
     next: u64,
     /// Slots before this one are not needed, but for the openings among them.
     base: u64,
-    openings: Vec<u64>,
+    openings: Vec<Opening>,
+}
+
+/// One opening of a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    slot: u64,
+    /// Whose.
+    pub writer: WriterId,
+    /// When, in milliseconds since 1970; older versions did not write it down.
+    pub at: Option<i64>,
+}
+
+/// A ledger as somebody finds it who only looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// All openings, the oldest first.
+    pub openings: Vec<Opening>,
+    /// Its entries.
+    pub entries: usize,
+    /// What they say.
+    pub found: Recovered,
+}
+
+impl Seen {
+    /// Who writes.
+    pub fn writer(&self) -> WriterId {
+        self.openings.last().map_or(WriterId { ledger: 0, generation: 0 }, |o| o.writer)
+    }
 }
 
 fn name(slot: u64) -> String {
@@ -93,13 +140,12 @@ fn name(slot: u64) -> String {
 
 impl Log {
     /// Wins the ledger in `store`, which messages call `place`: everything in it is read, checked and shown to `judge`, and the next slot is
-    /// taken for a new generation. What an older generation left to delete is deleted.
+    /// taken for a new generation, at the time `now` (milliseconds since 1970). What an older generation left to delete is deleted.
     ///
     /// # Errors
     /// What cannot be read or written; entries that are damaged or missing, or that `judge` refuses: nothing is written or deleted then.
-    pub fn open(store: Arc<dyn Store>, place: &str, judge: impl Fn(&Recovered) -> Result<()>) -> Result<(Self, Recovered)> {
-        let writer = WriterId { ledger: rand::random(), generation: 0 };
-        let mut log = Log { store, place: place.to_owned(), writer, nonce: rand::random(), next: 1, base: 1, openings: vec![] };
+    pub fn open(store: Arc<dyn Store>, place: &str, now: i64, judge: impl Fn(&Recovered) -> Result<()>) -> Result<(Self, Recovered)> {
+        let mut log = Self::closed(store, place);
         // a try reads only what is new, so that it can be faster than the next entry of who wrote until now
         let mut known = BTreeMap::new();
         for _ in 0..TRIES {
@@ -110,18 +156,65 @@ impl Log {
             };
             judge(&recovered)?;
             let writer = WriterId { generation: log.writer.generation + 1, ..log.writer };
-            if log.append(&Entry::Opened(writer))? {
+            if log.append(&Entry::Opened(writer, Some(now)))? {
                 // the writer before may have gone on and made room below: a slot that only was free again wins nothing
                 if log.is_behind()? {
                     continue;
                 }
                 log.writer = writer;
-                log.openings.push(log.next - 1);
+                log.openings.push(Opening { slot: log.next - 1, writer, at: Some(now) });
                 log.sweep();
                 return Ok((log, recovered));
             }
         }
         Err(Error::external(format!("the state in {place} is being written by somebody else")).hint("stop the other one"))
+    }
+
+    fn closed(store: Arc<dyn Store>, place: &str) -> Self {
+        let writer = WriterId { ledger: rand::random(), generation: 0 };
+        Log { store, place: place.to_owned(), writer, nonce: rand::random(), next: 1, base: 1, openings: vec![] }
+    }
+
+    /// Reads a ledger without winning it, also while its writer goes on: nothing is written. `None` if there is none.
+    ///
+    /// # Errors
+    /// What cannot be read; entries that are damaged or missing.
+    pub fn look(store: Arc<dyn Store>, place: &str) -> Result<Option<Seen>> {
+        let mut log = Self::closed(store, place);
+        for _ in 0..TRIES {
+            let slots = log.slots()?;
+            if slots.is_empty() {
+                return Ok(None);
+            }
+            match log.read(&mut BTreeMap::new()) {
+                Ok(found) => return Ok(Some(Seen { openings: log.openings, entries: slots.len(), found })),
+                // its writer may have deleted meanwhile what a newer base replaces
+                Err(_) if log.slots()? != slots => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::external(format!("the state in {place} changes faster than it can be read")))
+    }
+
+    /// Begins a ledger in a store that has none, from what another one knew: `writer` counts as its first opening. Until the last object is there,
+    /// whoever opens it is refused.
+    ///
+    /// # Errors
+    /// What cannot be written; a store that has a ledger.
+    pub fn plant(store: Arc<dyn Store>, place: &str, writer: WriterId, now: i64, base: &Base) -> Result<()> {
+        let mut log = Self::closed(store, place);
+        let taken = || Error::user(format!("{place} holds a state already")).hint("name an empty folder");
+        if !log.slots()?.is_empty() {
+            return Err(taken());
+        }
+        // a base that nobody opened cannot be taken for the whole, an opening without a base can
+        for (slot, entry) in [(2, Entry::Base(base.clone())), (1, Entry::Opened(writer, Some(now)))] {
+            log.next = slot;
+            if !log.append(&entry)? {
+                return Err(taken());
+            }
+        }
+        Ok(())
     }
 
     /// Who writes.
@@ -216,13 +309,13 @@ impl Log {
         let base = self.base;
         for slot in slots.iter().filter(|s| **s < base) {
             // one that is gone since it was listed was none: those of openings are never deleted
-            if let Some(Entry::Opened(writer)) = self.entry(*slot, known)? {
-                self.opening(*slot, writer)?;
+            if let Some(Entry::Opened(writer, at)) = self.entry(*slot, known)? {
+                self.opening(Opening { slot: *slot, writer, at })?;
             }
         }
         for (slot, entry) in tail {
             match entry {
-                Entry::Opened(writer) => self.opening(slot, writer)?,
+                Entry::Opened(writer, at) => self.opening(Opening { slot, writer, at })?,
                 Entry::Started(start) => recovered.start = Some(start),
                 Entry::Bound(binding) => {
                     let last = recovered.bindings.last().or(recovered.segments.last()).map(|b| b.epoch);
@@ -236,6 +329,7 @@ impl Log {
                     recovered.segments = base.segments;
                     recovered.bindings = base.after;
                     recovered.held = base.held;
+                    recovered.births = base.births;
                     recovered.checkpoints = base.checkpoints;
                 }
             }
@@ -246,12 +340,12 @@ impl Log {
         Ok(recovered)
     }
 
-    fn opening(&mut self, slot: u64, writer: WriterId) -> Result<()> {
-        if !self.openings.is_empty() && writer.ledger != self.writer.ledger {
-            return Err(self.damaged(slot, "it belongs to another ledger"));
+    fn opening(&mut self, opening: Opening) -> Result<()> {
+        if !self.openings.is_empty() && opening.writer.ledger != self.writer.ledger {
+            return Err(self.damaged(opening.slot, "it belongs to another ledger"));
         }
-        self.openings.push(slot);
-        self.writer = writer;
+        self.openings.push(opening);
+        self.writer = opening.writer;
         Ok(())
     }
 
@@ -261,7 +355,7 @@ impl Log {
             return;
         }
         let sweep = || -> Result<()> {
-            let mut old = self.slots()?.into_iter().filter(|s| *s < self.base && !self.openings.contains(s));
+            let mut old = self.slots()?.into_iter().filter(|s| *s < self.base && self.openings.iter().all(|o| o.slot != *s));
             old.try_for_each(|slot| self.store.delete(&name(slot)))
         };
         if let Err(e) = sweep() {

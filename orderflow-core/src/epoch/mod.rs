@@ -12,10 +12,10 @@ mod resume;
 pub use binding::{Binding, Range};
 pub use entry::{Base, Checkpoint, Entry, Start};
 pub use ledger::Ledger;
-pub use log::{Log, Recovered};
+pub use log::{Log, Opening, Recovered, Seen};
 pub use mint::{Limits, Mint};
 pub use replay::{Admit, Replay};
-pub use resume::{Resume, resume};
+pub use resume::{Known, Resume, resume};
 
 #[cfg(test)]
 mod tests;

@@ -39,6 +39,11 @@ impl Replay {
         self.epochs.front().map(|b| b.epoch)
     }
 
+    /// Whether one of the epochs that are left ends as `epoch`.
+    pub fn ends(&self, epoch: Epoch) -> bool {
+        self.epochs.iter().any(|b| b.epoch == epoch)
+    }
+
     /// Where each partition of a source is read from.
     pub fn positions(&self, source: &str) -> Positions {
         let mut positions = Positions::new();

@@ -13,17 +13,33 @@ pub enum Resume {
     New,
 }
 
-/// Decides for a sink that holds `found`, under ledger `writer` whose newest epoch is `tail` and which remembers `remembered` of that sink.
+/// What the ledger knows of a sink.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// Who opens it.
+    pub writer: WriterId,
+    /// The newest epoch bound.
+    pub tail: Epoch,
+    /// Its newest progress, if any was seen.
+    pub remembered: Option<Progress>,
+    /// The generation in which its present life began, if it came, changed or was reset after the first start.
+    pub born: Option<u64>,
+    /// All epochs up to this one it holds, however old its last row is; `None` if it is new since.
+    pub base: Option<Epoch>,
+}
+
+/// Decides for a sink that holds `found`; `ends` says whether what is read again can be cut after an epoch.
 ///
 /// # Errors
-/// The sink belongs to another ledger, is ahead of this one, or has lost what it held.
-pub fn resume(sink: &str, writer: WriterId, tail: Epoch, found: Option<Progress>, remembered: Option<Progress>) -> Result<Resume> {
+/// The sink belongs to another ledger, is ahead of this one, has lost what it held, or holds rows of an earlier life, perhaps of another query.
+pub fn resume(sink: &str, known: Known, found: Option<Progress>, ends: impl Fn(Epoch) -> bool) -> Result<Resume> {
+    let Known { writer, tail, remembered, born, base } = known;
     let choices = "write into a new place, delete what is there, or use the state that belongs to it";
     match (found, remembered) {
-        (None, None) => Ok(Resume::New),
+        (None, None) => Ok(base.map_or(Resume::New, Resume::After)),
         (None, Some(r)) => Err(Error::user(format!("{sink} has lost what it held"))
             .why(format!("the ledger remembers {r}, the sink holds nothing"))
-            .hint(choices)),
+            .hint(format!("{choices}; or reset it (orderflow reset-sink), and it gets everything again"))),
         (Some(p), _) if p.writer.ledger != writer.ledger => {
             Err(Error::user(format!("{sink} was written by another pipeline or another state"))
                 .why(format!("it holds {p}, this is ledger {:032x}", writer.ledger))
@@ -32,10 +48,20 @@ pub fn resume(sink: &str, writer: WriterId, tail: Epoch, found: Option<Progress>
         (Some(p), _) if p.epoch > tail => Err(Error::user(format!("{sink} is ahead of the state"))
             .why(format!("it holds {p}, the state ends at epoch {tail}"))
             .hint("the state was rolled back: restore the newer one, or write into a new place")),
+        (Some(p), _) if born.is_some_and(|born| p.writer.generation < born) => Err(Error::user(format!("{sink} holds rows of before"))
+            .why(format!("it holds {p}; since then its query changed, or it was reset, or the pipeline went on without it"))
+            .hint("rows of two queries are not mixed: write into a new place, or delete what is there; then it gets everything")),
         (Some(p), Some(r)) if p.epoch < r.epoch => Err(Error::user(format!("{sink} has lost a part of what it held"))
             .why(format!("it holds {p}, the ledger remembers {r}"))
             .hint(choices)),
-        (Some(p), _) => Ok(Resume::After(p.epoch)),
+        // the oldest epochs are read again as one, which a sink that holds them must not get
+        (Some(p), _) => match base {
+            Some(base) => Ok(Resume::After(p.epoch.max(base))),
+            None if ends(p.epoch) => Ok(Resume::After(p.epoch)),
+            None => Err(Error::user(format!("{sink} cannot be given what comes after its last epoch"))
+                .why(format!("it holds {p}, and that epoch is no longer told from the ones after it"))
+                .hint("write into a new place, or delete what is there; then it gets everything")),
+        },
     }
 }
 
@@ -45,19 +71,27 @@ mod tests {
 
     #[test]
     fn every_combination_is_decided() {
-        let me = WriterId { ledger: 7, generation: 2 };
-        let at = |ledger, epoch| Some(Progress { writer: WriterId { ledger, generation: 1 }, epoch: Epoch(epoch), part: 0 });
-        let decide = |found, remembered| resume("the sink", me, Epoch(10), found, remembered);
-        assert_eq!(decide(None, None).unwrap(), Resume::New);
-        assert_eq!(decide(at(7, 10), None).unwrap(), Resume::After(Epoch(10)));
-        assert_eq!(decide(at(7, 4), at(7, 4)).unwrap(), Resume::After(Epoch(4)));
-        for (found, remembered, says) in [
-            (at(8, 4), None, "another pipeline"),
-            (at(7, 11), None, "ahead of the state"),
-            (None, at(7, 4), "has lost what it held"),
-            (at(7, 3), at(7, 4), "has lost a part"),
+        let me = WriterId { ledger: 7, generation: 3 };
+        let at = |ledger, generation, epoch| Some(Progress { writer: WriterId { ledger, generation }, epoch: Epoch(epoch), part: 0 });
+        let decide = |found, remembered, born, base: Option<u64>| {
+            let known = Known { writer: me, tail: Epoch(10), remembered, born, base: base.map(Epoch) };
+            resume("the sink", known, found, |epoch| epoch == Epoch(3) || epoch >= Epoch(6))
+        };
+        assert_eq!(decide(None, None, None, None).unwrap(), Resume::New);
+        assert_eq!(decide(None, None, Some(2), None).unwrap(), Resume::New);
+        assert_eq!(decide(None, None, None, Some(6)).unwrap(), Resume::After(Epoch(6)), "it never had a row");
+        assert_eq!(decide(at(7, 1, 10), None, None, None).unwrap(), Resume::After(Epoch(10)));
+        assert_eq!(decide(at(7, 1, 4), at(7, 1, 4), None, Some(6)).unwrap(), Resume::After(Epoch(6)));
+        assert_eq!(decide(at(7, 2, 3), None, Some(2), None).unwrap(), Resume::After(Epoch(3)), "it has the first part of its first rows");
+        for (found, remembered, born, base, says) in [
+            (at(8, 1, 4), None, None, None, "another pipeline"),
+            (at(7, 1, 11), None, None, None, "ahead of the state"),
+            (None, at(7, 1, 4), None, Some(6), "has lost what it held"),
+            (at(7, 1, 3), at(7, 1, 4), None, Some(6), "has lost a part"),
+            (at(7, 1, 9), None, Some(2), None, "holds rows of before"),
+            (at(7, 2, 4), None, Some(2), None, "cannot be given what comes after"),
         ] {
-            let e = decide(found, remembered).unwrap_err();
+            let e = decide(found, remembered, born, base).unwrap_err();
             assert!(e.to_string().contains(says) && e.remedy().is_some(), "{e}");
         }
     }

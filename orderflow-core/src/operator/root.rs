@@ -9,7 +9,8 @@
 //! ```
 //! Invariant: what [`TraceShape::encode`] wrote, [`TraceShape::decode`] reads back: typed columns, never row bytes, which may change with Arrow.
 
-use super::aggregate::Aggregate;
+use super::aggregate::{Aggregate, StoredRows};
+use super::map::Step;
 use super::{Node, keep};
 use crate::data::rowkey::RowCodec;
 use crate::dataflow::arrange::{Accs, Arrangement, Bytes, Sealed};
@@ -17,6 +18,8 @@ use crate::dataflow::partials::Partials;
 use crate::error::{Error, Result};
 use arrow::array::{ArrayRef, AsArray, Decimal128Array, RecordBatch, UInt8Array};
 use arrow::datatypes::{DataType, Decimal128Type, Field, Schema, SchemaRef, UInt8Type};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::PhysicalExpr;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +34,19 @@ pub struct Shape {
     pub text: String,
     /// Its traces.
     pub traces: Vec<TraceShape>,
+    /// How they make rows.
+    pub rows: StoredRows,
+}
+
+/// A view whose rows are those of a root, but for the choice and the names of columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootView {
+    /// Its name.
+    pub view: String,
+    /// Number of the root.
+    pub root: usize,
+    /// Its columns: name, and number among the root's.
+    pub columns: Vec<(String, usize)>,
 }
 
 /// The columns of a stored trace: bucket, key columns, accumulators.
@@ -62,6 +78,8 @@ pub fn is_live(node: &Node, views: &[bool]) -> bool {
 pub struct Roots {
     /// Its roots, in the order in which they are rendered.
     pub shapes: Vec<Shape>,
+    /// The views that can be read from them without the pipeline.
+    pub views: Vec<RootView>,
     /// Whether something is computed from state again: roots must show their rows after a start.
     pub feeds: bool,
     /// Whether the past of what each sink is given lies outside.
@@ -69,31 +87,36 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Of the views, and then of what sinks are given; `source` names a source. `None` if a user's own operator may hold what nobody can store.
+    /// Of the views with their names, and then of what sinks are given; `source` names a source. `None` if a user's own operator may hold what nobody can store.
     pub fn of<'a>(
-        views: impl IntoIterator<Item = &'a Node>,
+        views: impl IntoIterator<Item = (&'a str, &'a Node)>,
         outputs: impl IntoIterator<Item = &'a Node>,
         source: &dyn Fn(usize) -> String,
     ) -> Result<Option<Self>> {
         let mut roots = Roots::default();
-        let mut known = Views { live: vec![], state: vec![], texts: vec![], source };
-        for node in views {
+        let mut known = Views { live: vec![], state: vec![], texts: vec![], rows: vec![], source };
+        for (name, node) in views {
             if !roots.visit(node, &known)? {
                 return Ok(None);
             }
+            let mut rows = known.rows(node, roots.shapes.len());
             let (live, state, text) = (is_live(node, &known.live), known.has_state(node), known.text(node));
             // the rows of a view that can be read: in the aggregate that they come from, or kept
             match (state, live) {
                 (true, _) => {}
                 (false, true) => {
-                    let traces = shape(&keep::all_columns(&node.schema())?);
-                    roots.shapes.push(Shape { text: format!("{VERSION} rows of {text}"), traces });
+                    let plan = keep::all_columns(&node.schema())?;
+                    rows = Some((roots.shapes.len(), all(&node.schema())));
+                    let (text, traces) = (format!("{VERSION} rows of {text}"), trace_shapes(&plan));
+                    roots.shapes.push(Shape { text, traces, rows: StoredRows::of(&plan, true)? });
                 }
                 (false, false) => roots.feeds = true,
             }
             known.live.push(live);
             known.state.push(state);
             known.texts.push(text);
+            roots.views.extend(rows.clone().map(|(root, columns)| RootView { view: name.to_owned(), root, columns }));
+            known.rows.push(rows);
         }
         for node in outputs {
             if !roots.visit(node, &known)? {
@@ -113,7 +136,8 @@ impl Roots {
         }
         match node {
             Node::Aggregate(input, plan) if is_live(input, &views.live) => {
-                self.shapes.push(Shape { text: format!("{VERSION} {}", views.text(node)), traces: shape(plan) });
+                let text = format!("{VERSION} {}", views.text(node));
+                self.shapes.push(Shape { text, traces: trace_shapes(plan), rows: StoredRows::of(plan, false)? });
             }
             Node::Aggregate(..) => self.feeds = true,
             Node::Custom(..) => return Ok(false),
@@ -129,6 +153,8 @@ struct Views<'a> {
     /// Whether an aggregate can answer for its rows.
     state: Vec<bool>,
     texts: Vec<String>,
+    /// The root that has its rows, and which of its columns they are.
+    rows: Vec<Option<(usize, Vec<(String, usize)>)>>,
     source: &'a dyn Fn(usize) -> String,
 }
 
@@ -140,6 +166,28 @@ impl Views<'_> {
             Node::Map(input, _) => self.has_state(input),
             Node::View { view, .. } => self.state[*view],
             _ => false,
+        }
+    }
+
+    /// The root that has the rows of a node, where only columns are chosen and named above it; `roots` are known, the node's own the last of them.
+    fn rows(&self, node: &Node, roots: usize) -> Option<(usize, Vec<(String, usize)>)> {
+        match node {
+            Node::Aggregate(input, plan) if is_live(input, &self.live) => Some((roots.checked_sub(1)?, all(&plan.schema))),
+            Node::View { view, columns, .. } => {
+                let (root, below) = self.rows[*view].as_ref()?;
+                Some((*root, columns.iter().map(|c| below[*c].clone()).collect()))
+            }
+            Node::Map(input, map) => {
+                let (root, mut columns) = self.rows(input, roots)?;
+                for step in &map.steps {
+                    let Step::Project(exprs, schema) = step else { return None };
+                    let column = |e: &Arc<dyn PhysicalExpr>| e.downcast_ref::<Column>().map(|c| columns[c.index()].1);
+                    let chosen = exprs.iter().map(column).collect::<Option<Vec<_>>>()?;
+                    columns = schema.fields().iter().map(|f| f.name().clone()).zip(chosen).collect();
+                }
+                Some((root, columns))
+            }
+            _ => None,
         }
     }
 
@@ -158,7 +206,12 @@ impl Views<'_> {
     }
 }
 
-fn shape(plan: &Aggregate) -> Vec<TraceShape> {
+fn all(schema: &SchemaRef) -> Vec<(String, usize)> {
+    schema.fields().iter().enumerate().map(|(i, f)| (f.name().clone(), i)).collect()
+}
+
+/// The traces of an aggregate: its groups, then one of values for each call that needs them.
+pub(super) fn trace_shapes(plan: &Aggregate) -> Vec<TraceShape> {
     let own = TraceShape { types: plan.key_types.clone(), descending: 0, width: plan.width };
     let values = plan.values.iter().map(|v| TraceShape {
         types: plan.key_types.iter().chain([&v.data_type]).cloned().collect(),

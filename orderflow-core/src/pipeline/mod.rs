@@ -1,10 +1,13 @@
 //! The builder that users touch: sources and sinks as values, SQL and fluent calls on one plan, `start()`.
 
+mod change;
 mod restore;
 mod running;
 mod start;
 mod stream;
 
+pub(crate) use change::renamed;
+pub use change::{Difference, Fate, OnChange, PartDifference, StateDifference, StateFate};
 pub use running::Running;
 pub use stream::{Stream, Typed};
 
@@ -100,6 +103,8 @@ pub(crate) struct Options {
     pub(crate) memory: usize,
     pub(crate) clock: Clock,
     pub(crate) state: Option<State>,
+    pub(crate) wait_for_state: Duration,
+    pub(crate) on_change: OnChange,
     pub(crate) checkpoint_every: Duration,
 }
 
@@ -120,6 +125,8 @@ impl Pipeline {
             memory: 128 << 20,
             clock: Clock::system(),
             state: None,
+            wait_for_state: Duration::ZERO,
+            on_change: OnChange::default(),
             checkpoint_every: Duration::from_secs(10),
         };
         let flow = Flow {
@@ -236,6 +243,20 @@ impl Pipeline {
     /// As [`Pipeline::state`], in any store, such as one [with options](crate::store::open_with); `name` is what messages call it.
     pub fn state_on(self, store: Arc<dyn Store>, name: impl Into<String>) -> Self {
         self.flow().options.state = Some(State::Store(store, name.into()));
+        self
+    }
+
+    /// If another process has the [folder](Pipeline::state) open, a start waits this long for it to end before it is refused; not at all by default. A standby
+    /// takes over so.
+    pub fn wait_for_state(self, patience: Duration) -> Self {
+        self.flow().options.wait_for_state = patience;
+        self
+    }
+
+    /// What a start does if the [state](Pipeline::state) is that of a pipeline with other queries; [refuses](OnChange::Refuse) by default.
+    /// [`Pipeline::difference`] tells beforehand what differs.
+    pub fn on_change(self, on_change: OnChange) -> Self {
+        self.flow().options.on_change = on_change;
         self
     }
 

@@ -1,10 +1,11 @@
 //! From the builder to a running engine: plans are lowered, sinks opened, then sources, then workers started.
 
 use super::State;
+use super::change::{self, Computed, Difference, OnChange};
 use super::restore::Restored;
-use super::{Flow, Pipeline, Running, nothing_to_do};
+use super::{Flow, Options, Pipeline, Running, nothing_to_do};
 use crate::data::Rejected;
-use crate::epoch::{Entry, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
+use crate::epoch::{Base, Entry, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
 use crate::error::{Error, Result};
 use crate::operator::root::Roots;
 use crate::operator::{Lowering, Node, Order};
@@ -16,11 +17,12 @@ use crate::runtime::{
 };
 use crate::sink::{Guarantee, Sink, SinkContext};
 use crate::source::{SourceContext, Waker};
+use crate::state::Manifest;
 use crate::store::{self, Store};
 use crate::time::Epoch;
 use arrow::datatypes::SchemaRef;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 impl Flow {
     fn lower(&self, plan: &datafusion::logical_expr::LogicalPlan) -> Result<Node> {
@@ -45,15 +47,7 @@ impl Flow {
             let what = format!("source {} cannot give again what it gave before, so no state can be kept of it", source.name);
             return Err(Error::user(what).hint("leave state(…) away, or read from a topic or a file"));
         }
-        let text = |plan: &datafusion::logical_expr::LogicalPlan| plan.display_indent().to_string();
-        let mut plan: BTreeMap<String, String> = self.views.iter().map(|v| (format!("view {}", v.name), text(&v.plan))).collect();
-        for (number, output) in self.outputs.iter().enumerate() {
-            plan.insert(sink_label(number, output.sink.kind(), &output.view), text(&output.plan));
-        }
-        let views =
-            self.views.iter().map(|v| Ok(ViewPlan { name: v.name.clone(), node: self.lower(&v.plan)? })).collect::<Result<Vec<_>>>()?;
-        let mut outputs =
-            self.outputs.iter().map(|o| Ok(OutputPlan { view: o.view.clone(), node: self.lower(&o.plan)? })).collect::<Result<Vec<_>>>()?;
+        let Lowered { views, mut outputs, computed } = self.lower_all()?;
         let mut wanted: Vec<BTreeSet<usize>> = self.sources.iter().map(|_| BTreeSet::new()).collect();
         for node in views.iter().map(|v| &v.node).chain(outputs.iter().map(|o| &o.node)) {
             node.walk(&mut |n| {
@@ -88,62 +82,118 @@ impl Flow {
             sources.push((s.name, s.source));
         }
         let source = |i: usize| plans[i].name.to_string();
-        let roots = Roots::of(views.iter().map(|v| &v.node), outputs.iter().map(|o| &o.node), &source)?;
+        let roots = Roots::of(views.iter().map(|v| (&*v.name, &v.node)), outputs.iter().map(|o| &o.node), &source)?;
         let blueprint = Arc::new(Blueprint { pipeline: self.name.clone(), sources: plans, views, outputs, roots });
-        Ok(Parts { blueprint, sources, sinks, plan })
+        Ok(Parts { blueprint, sources, sinks, computed })
     }
+
+    fn lower_all(&self) -> Result<Lowered> {
+        let view = |v: &super::ViewDef| Ok(ViewPlan { name: v.name.clone(), node: self.lower(&v.plan)? });
+        let output = |o: &super::OutputDef| Ok(OutputPlan { view: o.view.clone(), node: self.lower(&o.plan)? });
+        let views = self.views.iter().map(view).collect::<Result<Vec<_>>>()?;
+        let outputs = self.outputs.iter().map(output).collect::<Result<Vec<_>>>()?;
+        let computed = |name: String, plan: &datafusion::logical_expr::LogicalPlan, node: &Node| {
+            let mut reads = vec![];
+            node.walk(&mut |n| {
+                if let Node::View { view, .. } = n {
+                    reads.push(views[*view].name.to_string());
+                }
+            });
+            Computed { name, text: plan.display_indent().to_string(), reads }
+        };
+        let of_views = self.views.iter().zip(&views).map(|(v, l)| computed(format!("view {}", v.name), &v.plan, &l.node)).collect();
+        let name = |o: &super::OutputDef| format!("sink {} of {}", o.sink.kind(), o.view);
+        let of_sinks = self.outputs.iter().zip(&outputs).map(|(o, l)| computed(name(o), &o.plan, &l.node)).collect();
+        Ok(Lowered { computed: (of_views, of_sinks), views, outputs })
+    }
+
+    /// Compares it with what `options.state` holds; `None` if that is nothing, or no state is kept.
+    fn difference(&self) -> Result<Option<Difference>> {
+        let (store, place) = match &self.options.state {
+            None => return Ok(None),
+            Some(State::At(place)) => match store::look(place)? {
+                Some(store) => (store, place.display().to_string()),
+                None => return Ok(None),
+            },
+            Some(State::Store(store, name)) => (store.clone(), name.clone()),
+        };
+        let Some(seen) = Log::look(store.clone(), &place)? else { return Ok(None) };
+        let Lowered { views, outputs, computed } = self.lower_all()?;
+        let source = |i: usize| self.sources[i].name.to_string();
+        let roots = Roots::of(views.iter().map(|v| (&*v.name, &v.node)), outputs.iter().map(|o| &o.node), &source)?;
+        let found = change::renamed(seen.found);
+        Ok(found.start.is_some().then(|| compare(&*store, &found, &computed, roots.as_ref()).1))
+    }
+}
+
+/// The plans of views and sinks, and what each of them computes.
+struct Lowered {
+    views: Vec<ViewPlan>,
+    outputs: Vec<OutputPlan>,
+    computed: (Vec<Computed>, Vec<Computed>),
 }
 
 struct Parts {
     blueprint: Arc<Blueprint>,
     sources: Vec<(Arc<str>, Box<dyn crate::source::Source>)>,
     sinks: Vec<(Arc<str>, SchemaRef, Box<dyn Sink>)>,
-    /// What each view and sink computes.
-    plan: BTreeMap<String, String>,
-}
-
-/// What the ledger calls a sink.
-fn sink_label(number: usize, kind: &str, view: &str) -> String {
-    format!("sink {number}, {kind} of {view}")
-}
-
-/// The same; the dead letters, which come last, stay the same sink however many others there are.
-fn ledger_label(number: usize, sinks: usize, kind: &str, view: &str) -> String {
-    if number + 1 == sinks { "dead letters".to_owned() } else { sink_label(number, kind, view) }
+    /// What each view and each sink but the dead letters computes.
+    computed: (Vec<Computed>, Vec<Computed>),
 }
 
 /// What was kept, and where.
 struct Kept {
     store: Arc<dyn Store>,
     log: Log,
+    /// As the pipeline is now, which the ledger does not say yet if there is a difference.
     found: Recovered,
+    difference: Difference,
+    /// What the ledger calls each sink but the dead letters.
+    labels: Vec<String>,
 }
 
-/// Opens what was kept, if anything is to be kept.
-fn recover(state: Option<&State>, plan: &BTreeMap<String, String>) -> Result<Option<Kept>> {
-    let (store, place) = match state {
+/// The names of the sinks, and what differs.
+fn compare(store: &dyn Store, found: &Recovered, now: &(Vec<Computed>, Vec<Computed>), roots: Option<&Roots>) -> (Vec<String>, Difference) {
+    let kept = found.start.as_ref().map(|s| s.plan.clone()).unwrap_or_default();
+    let labels = change::labels(&kept, &now.1);
+    let parts = change::compare(&kept, &now.0, &now.1, &labels);
+    // for show: what is used in the end is decided when it is read
+    let manifest = found.checkpoints.iter().rev().find_map(|c| Manifest::load(store, c).ok());
+    let states = change::states(manifest.as_ref(), roots.map_or(&[], |r| &r.shapes));
+    (labels, Difference { parts, states })
+}
+
+/// Opens what was kept, if anything is to be kept; waits for its owner to go for as long as the options say and somebody waits for the start.
+fn recover(options: &Options, parts: &Parts, waiting: &dyn Fn() -> bool) -> Result<Option<Kept>> {
+    let (store, place) = match &options.state {
         None => return Ok(None),
-        Some(State::At(place)) => (store::open(place)?, place.display().to_string()),
+        Some(State::At(place)) => (store::open_within(place, options.wait_for_state, waiting)?, place.display().to_string()),
         Some(State::Store(store, name)) => (store.clone(), name.clone()),
     };
-    let fits = |found: &Recovered| found.start.as_ref().map_or(Ok(()), |start| same_plan(&place, &start.plan, plan));
-    let (log, found) = Log::open(store.clone(), &place, fits)?;
-    Ok(Some(Kept { store, log, found }))
-}
-
-/// A pipeline that computes something else cannot go on where another one stopped.
-fn same_plan(place: &str, kept: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Result<()> {
-    let changed: Vec<&String> =
-        kept.iter().filter(|(name, text)| now.get(*name).is_some_and(|n| n != *text)).map(|(name, _)| name).collect();
-    let gone: Vec<&String> = kept.keys().filter(|name| name.starts_with("sink") && !now.contains_key(*name)).collect();
-    let Some(first) = changed.first().or(gone.first()) else { return Ok(()) };
-    let say = |names: &[&String], what| names.iter().map(|n| format!("{n} {what}")).collect::<Vec<_>>();
-    let differences = [say(&changed, "computes something else now"), say(&gone, "is not there any more")].concat().join("; ");
-    let was = kept.get(*first).map_or("", String::as_str);
-    let is = now.get(*first).map_or("nothing", String::as_str);
-    Err(Error::user(format!("the pipeline is not the one whose state is in {place}"))
-        .why(format!("{differences}. {first} was:\n{was}\nand is:\n{is}"))
-        .hint("put the query back, or start anew with another state and other sinks"))
+    let compare = |found: &Recovered| compare(&*store, found, &parts.computed, parts.blueprint.roots.as_ref());
+    let judge = |found: &Recovered| {
+        let found = change::renamed(found.clone());
+        if found.start.is_none() {
+            return Ok(());
+        }
+        let (labels, difference) = compare(&found);
+        if difference.must_be_told() && options.on_change == OnChange::Refuse {
+            return Err(difference.refused(&place));
+        }
+        let keeps = parts.sinks.iter().map(|(_, _, sink)| sink.guarantee(true) == Guarantee::ExactlyOnce);
+        change::judge_sinks(&found, &difference, &labels.iter().zip(keeps).collect())
+    };
+    let (log, found) = Log::open(store.clone(), &place, options.clock.unix_millis(), judge)?;
+    let mut found = change::renamed(found);
+    let (labels, mut difference) = compare(&found);
+    if found.start.is_none() {
+        difference.parts.clear();
+    }
+    if difference.must_be_told() {
+        tracing::warn!("the pipeline is not the one whose state is in {place}:\n{difference}");
+    }
+    change::changed(&mut found, &difference, log.writer().generation);
+    Ok(Some(Kept { store, log, found, difference, labels }))
 }
 
 /// What the engine and its handle share.
@@ -152,15 +202,19 @@ struct Shared {
     requests: crossbeam_channel::Receiver<Request>,
 }
 
-fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: bool) -> Result<Engine> {
+fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dyn Fn() -> bool, threads: bool) -> Result<Engine> {
     let (options, name) = (&flow.options, &flow.name);
-    let kept = recover(options.state.as_ref(), &parts.plan)?;
+    let kept = recover(options, &parts, waiting)?;
     let found = kept.as_ref().map(|k| k.found.clone()).unwrap_or_default();
     let mut ledger = kept.as_ref().map_or_else(Ledger::in_memory, |k| Ledger::of(k.log.writer(), &k.found));
-    let roots = parts.blueprint.roots.as_ref().filter(|_| kept.is_some());
-    let labels = parts.sinks.iter().enumerate().map(|(n, (view, _, sink))| ledger_label(n, parts.sinks.len(), sink.kind(), view));
-    let new_sinks: Vec<bool> = labels.map(|l| !found.held.contains_key(&l)).collect();
-    let restored = match (&kept, roots) {
+    let roots = parts.blueprint.roots.clone().filter(|_| kept.is_some());
+    // the dead letters, which come last, stay the same sink however many others there are
+    let (views, sinks) = &parts.computed;
+    let mut labels = kept.as_ref().map_or_else(|| change::labels(&BTreeMap::new(), sinks), |k| k.labels.clone());
+    let plan = views.iter().map(|v| &v.name).chain(&labels).cloned().zip(views.iter().chain(sinks).map(|c| c.text.clone())).collect();
+    labels.push("dead letters".to_owned());
+    let new_sinks: Vec<bool> = labels.iter().map(|l| !found.held.contains_key(l)).collect();
+    let restored = match (&kept, &roots) {
         (Some(kept), Some(roots)) => Restored::choose(&*kept.store, &found, roots, &new_sinks)?,
         _ => None,
     };
@@ -204,26 +258,41 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
         replay,
         ledger,
     };
-    if let Some(Kept { store, log, .. }) = kept {
+    let opened = open(&mut engine, parts, Ends { orders, labels, kept: kept.is_some() }, &found, &wake, threads).and_then(|()| {
+        let Some(Kept { store, mut log, difference, .. }) = kept else { return Ok(()) };
+        if !difference.is_empty() {
+            // before anything leaves: a sink that begins a new life must be known by then
+            log.write(&Entry::Base(Base { checkpoints: engine.ledger.checkpoints().to_vec(), ..found.as_base() }))?;
+        }
         let generation = log.writer().generation;
         let driver = LogDriver::new(log, engine.written.durable, engine.clock.clone());
         engine.log = port(driver, &format!("{name}-ledger"), threads, &wake)?;
-        if let Some(roots) = roots {
+        if found.start.is_none() {
+            let at = |s: &SourcePort| {
+                let first = s.reader.status().partitions.into_iter().map(|p| (p.partition, p.position));
+                (s.name.clone(), first.collect())
+            };
+            let start = Start { positions: engine.sources.iter().map(at).collect(), plan };
+            engine.log.give(Entry::Started(start.clone()));
+            engine.ledger.started(start);
+        }
+        if let Some(roots) = &roots {
             let none = || roots.shapes.iter().map(|s| vec![vec![]; s.traces.len()]).collect();
             let files = restored.as_ref().map_or_else(none, |r| r.files.clone());
-            let driver = CheckpointDriver::new(store, generation, roots.shapes.clone(), files, engine.clock.clone());
+            let driver = CheckpointDriver::new(store, generation, roots.clone(), files, engine.clock.clone());
             engine.checkpoints.port = port(driver, &format!("{name}-state"), threads, &wake)?;
             engine.checkpoints.port.give(Job::Clean { kept: engine.ledger.checkpoints().to_vec() });
         }
+        Ok(())
+    });
+    if let Err(e) = opened {
+        // what is open already lets go again
+        let _ = engine.fail(e.clone());
+        return Err(e);
     }
     if let Some(restored) = restored {
         let image = Arc::new(restored.image);
         engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Restore(image.clone())));
-    }
-    if let Err(e) = open(&mut engine, parts, orders, &found, &wake, threads) {
-        // what is open already lets go again
-        let _ = engine.fail(e.clone());
-        return Err(e);
     }
     Ok(engine)
 }
@@ -232,19 +301,27 @@ fn port<D: Driver>(driver: D, name: &str, threads: bool, wake: &Waker) -> Result
     Ok(if threads { Port::Thread(DriverThread::start(name, driver, wake.clone())?) } else { Port::Inline(Box::new(driver)) })
 }
 
-fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered, wake: &Waker, threads: bool) -> Result<()> {
+/// What sinks are opened with.
+struct Ends {
+    /// Of each sink, as those below.
+    orders: Vec<Order>,
+    labels: Vec<String>,
+    /// Whether the ledger survives the process.
+    kept: bool,
+}
+
+fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: &Waker, threads: bool) -> Result<()> {
     let name = engine.pipeline.clone();
-    let sinks = parts.sinks.len();
-    for (number, ((view, schema, sink), order)) in parts.sinks.into_iter().zip(orders).enumerate() {
-        let (kind, keeps_progress) = (sink.kind(), sink.guarantee(engine.log.is_there()) == Guarantee::ExactlyOnce);
-        let ledger_label = ledger_label(number, sinks, kind, &view);
+    let Ends { orders, labels, kept } = ends;
+    for (((view, schema, sink), order), ledger_label) in parts.sinks.into_iter().zip(orders).zip(labels) {
+        let (kind, keeps_progress) = (sink.kind(), sink.guarantee(kept) == Guarantee::ExactlyOnce);
         let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
         let context = SinkContext {
             pipeline: name.clone(),
             view: view.clone(),
             writer: engine.ledger.writer(),
             schema: schema.clone(),
-            kept: engine.log.is_there(),
+            kept,
             clock: engine.clock.clone(),
         };
         let label = format!("{kind} of {view}");
@@ -252,13 +329,17 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
         // a sink that keeps no progress goes on after what the ledger saw it take
         let progress = if keeps_progress { opened.progress } else { opened.progress.or(remembered) };
         let told = progress.map_or(Epoch(0), |p| p.epoch);
-        let gate = match resume(&label, engine.ledger.writer(), engine.ledger.tail(), progress, remembered)? {
+        let known = Known {
+            writer: engine.ledger.writer(),
+            tail: engine.ledger.tail(),
+            remembered,
+            born: found.births.get(&ledger_label).copied(),
+            base: known.then(|| found.base()),
+        };
+        let gate = match resume(&label, known, progress, |epoch| epoch >= found.base() || engine.replay.ends(epoch))? {
             Resume::After(epoch) => epoch,
             Resume::New => Epoch(0),
         };
-        // the oldest epochs are read again as one, which a sink that holds them must not get, however old its last row is
-        let oldest = if known || progress.is_some() { found.base() } else { Epoch(0) };
-        let gate = gate.max(oldest);
         let driver = SinkDriver::new(label.clone().into(), opened.writer, gate, told, engine.clock.clone());
         let port =
             if threads { SinkPort::Thread(SinkThread::start(&name, driver, wake.clone())?) } else { SinkPort::Inline(Box::new(driver)) };
@@ -276,15 +357,6 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
             SourceContext { pipeline: name.clone(), name: source.clone(), resume, wake: wake.clone(), clock: engine.clock.clone() };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
         engine.sources.push(SourcePort::new(source, reader));
-    }
-    if found.start.is_none() && engine.log.is_there() {
-        let at = |s: &SourcePort| {
-            let first = s.reader.status().partitions.into_iter().map(|p| (p.partition, p.position));
-            (s.name.clone(), first.collect())
-        };
-        let start = Start { positions: engine.sources.iter().map(at).collect(), plan: parts.plan };
-        engine.log.give(Entry::Started(start.clone()));
-        engine.ledger.started(start);
     }
     let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
     status.sources = engine.sources.iter().map(|s| s.report.clone()).collect();
@@ -309,9 +381,12 @@ impl Pipeline {
         let (ready_tx, ready) = tokio::sync::oneshot::channel();
         let shared = Shared { status: status.clone(), requests };
         let (name, workers) = (flow.name.clone(), flow.options.workers);
+        // gone with this future
+        let here = Arc::new(());
+        let waits = Arc::downgrade(&here);
         start_engine(
             &name,
-            move |wake| assemble(&flow, parts, shared, wake, true),
+            move |wake| assemble(&flow, parts, shared, wake, &|| Weak::strong_count(&waits) > 0, true),
             move |r| {
                 let _ = ready_tx.send(r); // nobody waits any more: the handle is gone, and its requests with it
             },
@@ -320,7 +395,17 @@ impl Pipeline {
             },
         )?;
         let thread = ready.await.map_err(|_| Error::internal("the engine ended while it started"))??;
+        drop(here);
         Ok(Running { name, workers, views, functions, status, requests: requests_tx, ended, thread })
+    }
+
+    /// What a start would find: how this pipeline differs from the one whose state is in the place that [`Pipeline::state`] names, and what would become
+    /// of what is stored. `None` if there is no state yet. Nothing is opened, written or locked.
+    ///
+    /// # Errors
+    /// State that cannot be read, or a pipeline that cannot be planned.
+    pub fn difference(&self) -> Result<Option<Difference>> {
+        self.flow().difference()
     }
 
     fn take(self) -> Flow {
@@ -356,7 +441,7 @@ impl Pipeline {
         let parts = flow.lay_out()?;
         let status = Arc::new(Mutex::new(Status::default()));
         let (requests_tx, requests) = queue();
-        let engine = assemble(&flow, parts, Shared { status: status.clone(), requests }, Waker::default(), false)?;
+        let engine = assemble(&flow, parts, Shared { status: status.clone(), requests }, Waker::default(), &|| true, false)?;
         Ok(Stepper { engine, status, requests: requests_tx })
     }
 }

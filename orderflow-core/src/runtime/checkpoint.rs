@@ -13,8 +13,8 @@ use super::worker::SealedRoots;
 use crate::dataflow::partials::Partials;
 use crate::epoch::Checkpoint;
 use crate::error::{Error, Result, Retry};
-use crate::operator::root::{Shape, TraceShape};
-use crate::state::{FileRef, Manifest, RootFiles, read, write};
+use crate::operator::root::{Roots, Shape, TraceShape};
+use crate::state::{FileRef, Manifest, RootFiles, ViewOf, read, write};
 use crate::store::Store;
 use crate::time::{Clock, Epoch};
 use std::collections::{BTreeSet, VecDeque};
@@ -56,6 +56,7 @@ pub(crate) struct CheckpointDriver {
     store: Arc<dyn Store>,
     generation: u64,
     shapes: Vec<Shape>,
+    views: Vec<ViewOf>,
     /// The content of each root's traces as of the newest checkpoint.
     files: Vec<Vec<Vec<FileRef>>>,
     /// Manifests that may be needed, with the names of their files.
@@ -69,11 +70,12 @@ pub(crate) struct CheckpointDriver {
 }
 
 impl CheckpointDriver {
-    /// Of roots of these shapes, which were restored from `files`.
-    pub(crate) fn new(store: Arc<dyn Store>, generation: u64, shapes: Vec<Shape>, files: Vec<Vec<Vec<FileRef>>>, clock: Clock) -> Self {
+    /// Of these roots, which were restored from `files`.
+    pub(crate) fn new(store: Arc<dyn Store>, generation: u64, roots: Roots, files: Vec<Vec<Vec<FileRef>>>, clock: Clock) -> Self {
         let (queue, tries, state) = (VecDeque::new(), Tries::new(clock), CheckpointState::default());
         let (manifests, owned) = (vec![], BTreeSet::new());
-        Self { store, generation, shapes, files, manifests, owned, merges: 0, queue, tries, state }
+        let views = roots.views.into_iter().map(|v| ViewOf { view: v.view, root: v.root, columns: v.columns }).collect();
+        Self { store, generation, shapes: roots.shapes, views, files, manifests, owned, merges: 0, queue, tries, state }
     }
 
     fn work(&mut self) -> Result<()> {
@@ -126,8 +128,10 @@ impl CheckpointDriver {
                 trace.extend(new.inspect(|f| self.state.bytes += f.bytes));
             }
         }
-        let roots = self.shapes.iter().zip(&files).map(|(s, f)| RootFiles { text: s.text.clone(), traces: f.clone() });
-        let manifest = Manifest::new(epoch, roots.collect());
+        let rows = |s: &Shape| serde_json::to_value(&s.rows).map_err(|e| Error::internal("a root cannot be described").caused_by(e));
+        let roots =
+            self.shapes.iter().zip(&files).map(|(s, f)| Ok(RootFiles { text: s.text.clone(), traces: f.clone(), rows: Some(rows(s)?) }));
+        let manifest = Manifest { views: self.views.clone(), ..Manifest::new(epoch, roots.collect::<Result<_>>()?) };
         let checkpoint = manifest.save(&*self.store, self.generation)?;
         self.files = files;
         self.know(&checkpoint, &manifest);

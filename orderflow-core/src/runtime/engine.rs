@@ -23,6 +23,7 @@ use crate::error::{Error, Result, Retry};
 use crate::sink::{Closed, Progress};
 use crate::time::{Clock, Epoch};
 use arrow::array::RecordBatch;
+use crossbeam_channel::TryRecvError;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -161,7 +162,16 @@ impl Engine {
 
     fn take_requests(&mut self) -> bool {
         let mut any = false;
-        while let Ok(request) = self.requests.try_recv() {
+        loop {
+            let request = match self.requests.try_recv() {
+                Ok(request) => request,
+                Err(TryRecvError::Empty) => return any,
+                // whoever waited for the start has gone
+                Err(TryRecvError::Disconnected) => {
+                    self.phase = Phase::Stopped;
+                    return true;
+                }
+            };
             any = true;
             match (request, &self.phase) {
                 (Request::Stop, _) => self.phase = Phase::Stopped,
@@ -174,7 +184,6 @@ impl Engine {
                 _ => {}
             }
         }
-        any
     }
 
     /// Looks how far the ledger is written.
@@ -354,7 +363,7 @@ impl Engine {
             }
             match self.requests.try_recv() {
                 Ok(Request::Read { views, reply }) => self.read(&views, reply),
-                Ok(Request::Stop) | Err(crossbeam_channel::TryRecvError::Disconnected) => {
+                Ok(Request::Stop) | Err(TryRecvError::Disconnected) => {
                     self.stop_workers();
                     return false;
                 }
@@ -365,7 +374,7 @@ impl Engine {
                     let _ = reply.send(self.checkpoints.complete.ok_or_else(gone)); // the asker may have gone
                 }
                 Ok(_) => {}
-                Err(crossbeam_channel::TryRecvError::Empty) => return true,
+                Err(TryRecvError::Empty) => return true,
             }
         }
     }

@@ -85,12 +85,34 @@ pub fn write(
     Ok(FileRef { name, upto, rows, bytes: out.bytes, crc: out.crc.finalize() })
 }
 
+/// Copies a file from one store to another, under the same name.
+///
+/// # Errors
+/// As [`read`], and what could not be written.
+pub fn copy(from: &dyn Store, to: &dyn Store, file: &FileRef) -> Result<()> {
+    to.put_bytes(&file.name, &bytes(from, file)?)
+}
+
 /// The batches of a file.
 ///
 /// # Errors
 /// [`Retry::Backoff`](crate::error::Retry) if it could not be read now; permanent if it is not there, or is not what was written.
 pub fn read(store: &dyn Store, file: &FileRef) -> Result<Vec<RecordBatch>> {
-    let damaged = |why: String| Error::external(format!("the stored state '{}' is damaged", file.name)).why(why).permanent();
+    let mut buffer = Buffer::from_vec(bytes(store, file)?);
+    let (mut decoder, mut batches) = (StreamDecoder::new(), vec![]);
+    while let Some(batch) = decoder.decode(&mut buffer).map_err(|e| damaged(file, e.to_string()))? {
+        batches.push(batch);
+    }
+    Ok(batches)
+}
+
+fn damaged(file: &FileRef, why: String) -> Error {
+    Error::external(format!("the stored state '{}' is damaged", file.name)).why(why).permanent()
+}
+
+/// All bytes of a file, checked.
+fn bytes(store: &dyn Store, file: &FileRef) -> Result<Vec<u8>> {
+    let damaged = |why: String| damaged(file, why);
     let bytes = store.get(&file.name)?.ok_or_else(|| damaged("it is not there".to_owned()))?;
     if bytes.len() as u64 != file.bytes {
         return Err(damaged(format!("it has {} bytes and should have {}", bytes.len(), file.bytes)));
@@ -98,10 +120,5 @@ pub fn read(store: &dyn Store, file: &FileRef) -> Result<Vec<RecordBatch>> {
     if crc32fast::hash(&bytes) != file.crc {
         return Err(damaged("its checksum is wrong".to_owned()));
     }
-    let mut buffer = Buffer::from_vec(bytes);
-    let (mut decoder, mut batches) = (StreamDecoder::new(), vec![]);
-    while let Some(batch) = decoder.decode(&mut buffer).map_err(|e| damaged(e.to_string()))? {
-        batches.push(batch);
-    }
-    Ok(batches)
+    Ok(bytes)
 }

@@ -19,6 +19,20 @@ pub struct Manifest {
     pub epoch: u64,
     /// The roots.
     pub roots: Vec<RootFiles>,
+    /// The views whose rows can be read from them; none in manifests of older versions.
+    #[serde(default)]
+    pub views: Vec<ViewOf>,
+}
+
+/// A view whose rows are those of a root, but for the choice and the names of columns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewOf {
+    /// Its name.
+    pub view: String,
+    /// Number of the root.
+    pub root: usize,
+    /// Its columns: name, and number among the root's.
+    pub columns: Vec<(String, usize)>,
 }
 
 /// The files of one root.
@@ -28,12 +42,15 @@ pub struct RootFiles {
     pub text: String,
     /// For each of its traces the files that together are its content, the oldest first.
     pub traces: Vec<Vec<FileRef>>,
+    /// How they make rows, for whoever can read it; not in manifests of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<serde_json::Value>,
 }
 
 impl Manifest {
     /// As of `epoch`.
     pub fn new(epoch: Epoch, roots: Vec<RootFiles>) -> Self {
-        Self { format: FORMAT, epoch: epoch.0, roots }
+        Self { format: FORMAT, epoch: epoch.0, roots, views: vec![] }
     }
 
     /// All files.

@@ -11,8 +11,8 @@
 mod file;
 mod manifest;
 
-pub use file::{FileRef, read, write};
-pub use manifest::{Manifest, RootFiles};
+pub use file::{FileRef, copy, read, write};
+pub use manifest::{Manifest, RootFiles, ViewOf};
 
 #[cfg(test)]
 mod tests;

@@ -37,7 +37,7 @@ fn a_file_is_read_as_it_was_written_and_any_flipped_bit_is_noticed() {
 fn a_manifest_is_what_the_checkpoint_says() {
     let store = Memory::new();
     let file = FileRef { name: "roots/a".into(), upto: 3, rows: 1, bytes: 2, crc: 3 };
-    let roots = vec![RootFiles { text: "orders | group by city".into(), traces: vec![vec![file.clone()], vec![]] }];
+    let roots = vec![RootFiles { text: "orders | group by city".into(), traces: vec![vec![file.clone()], vec![]], rows: None }];
     let manifest = Manifest::new(Epoch(3), roots);
     let checkpoint = manifest.save(&store, 2).unwrap();
     assert_eq!(checkpoint.manifest, "checkpoints/0000000003-g0002.json");

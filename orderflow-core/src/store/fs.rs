@@ -16,6 +16,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Folder of ours inside the store's: the lock, and what is being written.
 pub(super) const OWN: &str = ".orderflow";
@@ -30,9 +31,14 @@ struct Inner {
     /// Tells our asides from those of a dead process of the same number.
     nonce: u32,
     aside: AtomicU64,
+    /// Whether it was opened only to look.
+    looks: bool,
     /// Held as long as it is open; `None` where the file system knows no locks, and then nothing is swept.
     _lock: Option<File>,
 }
+
+/// How often a folder that is in use is tried again.
+const TRY_EVERY: Duration = Duration::from_millis(50);
 
 impl Folder {
     /// Makes the folder if it is not there, locks it, and sweeps what a dead process left half written.
@@ -40,10 +46,31 @@ impl Folder {
     /// # Errors
     /// A folder that cannot be made or written, or that another process, or another part of this one, has open.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        Self::open_within(root, Duration::ZERO, &|| false)
+    }
+
+    /// As [`Folder::open`]; a folder that is in use is tried again for as long as `patience` lasts and `waits` says so.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub fn open_within(root: impl Into<PathBuf>, patience: Duration, waits: &dyn Fn() -> bool) -> Result<Self> {
         let root = root.into();
         let own = root.join(OWN);
         make_folders(&own).map_err(|e| io_error("make the folder", own.display(), e))?;
-        let lock = lock(&root, &own)?;
+        let mut left = patience;
+        let lock = loop {
+            match lock(&own)? {
+                Lock::Ours(file) => break Some(file),
+                Lock::Unknown => break None,
+                Lock::Theirs(_) if !left.is_zero() && waits() => std::thread::sleep(TRY_EVERY.min(left)),
+                Lock::Theirs(holder) => {
+                    return Err(Error::user(format!("the folder {} is in use", root.display()))
+                        .why(format!("process {} has it open", if holder.is_empty() { "of unknown number" } else { &holder }))
+                        .hint("one writer a folder: stop the other one, wait for its end with wait_for_state(…), or name another folder"));
+                }
+            }
+            left = left.saturating_sub(TRY_EVERY);
+        };
         if lock.is_some() {
             for entry in fs::read_dir(&own).map_err(|e| io_error("list", own.display(), e))? {
                 let path = entry.map_err(|e| io_error("list", own.display(), e))?.path();
@@ -52,7 +79,16 @@ impl Folder {
                 }
             }
         }
-        Ok(Folder(Arc::new(Inner { root, nonce: rand::random(), aside: AtomicU64::new(0), _lock: lock })))
+        Ok(Folder(Arc::new(Inner { root, nonce: rand::random(), aside: AtomicU64::new(0), looks: false, _lock: lock })))
+    }
+
+    /// To look only: it is neither made nor locked nor swept, whoever has it open goes on, and every call that would write fails.
+    pub fn look(root: impl Into<PathBuf>) -> Self {
+        Folder(Arc::new(Inner { root: root.into(), nonce: 0, aside: AtomicU64::new(0), looks: true, _lock: None }))
+    }
+
+    fn may_write(&self) -> Result<()> {
+        if self.0.looks { Err(Error::internal(format!("{} was opened only to look", self.0.root.display()))) } else { Ok(()) }
     }
 
     /// Where it lies.
@@ -87,12 +123,14 @@ impl Store for Folder {
     }
 
     fn put(&self, name: &str) -> Result<Box<dyn Upload>> {
+        self.may_write()?;
         let path = self.path(name)?;
         let (file, aside) = self.aside()?;
         Ok(Box::new(FolderUpload { _store: self.clone(), file, aside, path, at: At::Open }))
     }
 
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        self.may_write()?;
         let path = self.path(name)?;
         let say = |e| io_error("write", path.display(), e);
         make_parent(&path).map_err(say)?;
@@ -114,6 +152,7 @@ impl Store for Folder {
     }
 
     fn publish(&self, staged: &str, name: &str) -> Result<bool> {
+        self.may_write()?;
         let (from, to) = (self.path(staged)?, self.path(name)?);
         let say = |e| io_error("rename to", to.display(), e);
         make_parent(&to).map_err(say)?;
@@ -157,6 +196,7 @@ impl Store for Folder {
     }
 
     fn delete(&self, name: &str) -> Result<()> {
+        self.may_write()?;
         let path = self.path(name)?;
         match fs::remove_file(&path) {
             Ok(()) => sync_parent(&path).map_err(|e| io_error("remove", path.display(), e)),
@@ -233,8 +273,16 @@ impl Drop for FolderUpload {
     }
 }
 
-/// Locks the folder; `None` where the file system knows no locks.
-fn lock(root: &Path, own: &Path) -> Result<Option<File>> {
+enum Lock {
+    Ours(File),
+    /// The number of the process that has it, if it could be read.
+    Theirs(String),
+    /// The file system knows no locks.
+    Unknown,
+}
+
+/// Locks the folder.
+fn lock(own: &Path) -> Result<Lock> {
     let path = own.join("lock");
     let say = |e| io_error("write", path.display(), e);
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(say)?;
@@ -243,15 +291,13 @@ fn lock(root: &Path, own: &Path) -> Result<Option<File>> {
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder); // only for the message
-            return Err(Error::user(format!("the folder {} is in use", root.display()))
-                .why(format!("process {} has it open", if holder.is_empty() { "of unknown number" } else { holder.trim() }))
-                .hint("one writer a folder: stop the other one, or name another folder"));
+            return Ok(Lock::Theirs(holder.trim().to_owned()));
         }
-        Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => return Ok(None),
+        Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => return Ok(Lock::Unknown),
         Err(TryLockError::Error(e)) => return Err(io_error("lock", path.display(), e)),
     }
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(say)?;
-    Ok(Some(file))
+    Ok(Lock::Ours(file))
 }
 
 /// Makes a folder and those above it, each of them durable.

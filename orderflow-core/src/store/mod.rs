@@ -25,7 +25,7 @@ pub use fs::Folder;
 pub use memory::Memory;
 #[cfg(feature = "objects")]
 pub use object::Objects;
-pub use place::{is_url, open, open_with};
+pub use place::{is_url, look, open, open_with, open_within};
 
 use crate::error::{Error, Result};
 use std::fmt;

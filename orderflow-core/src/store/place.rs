@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::store::{Folder, Store};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The kind of a URL and what follows `://`; nothing of a path.
 fn url(place: &Path) -> Option<(&str, &str)> {
@@ -26,6 +27,27 @@ pub fn is_url(place: impl AsRef<Path>) -> bool {
 /// A URL of a kind that is not known; a store that cannot be opened, does not answer, or cannot write an object only if it is not there.
 pub fn open(place: impl AsRef<Path>) -> Result<Arc<dyn Store>> {
     open_with(place, &[])
+}
+
+/// As [`open`]; a folder that is in use is tried again for as long as `patience` lasts and `waits` says so. A URL has no lock to wait for.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_within(place: impl AsRef<Path>, patience: Duration, waits: &dyn Fn() -> bool) -> Result<Arc<dyn Store>> {
+    let place = place.as_ref();
+    if is_url(place) { open(place) } else { Ok(Arc::new(Folder::open_within(place, patience, waits)?)) }
+}
+
+/// A store to look into only, also while somebody else has it open; `None` if there is no such folder.
+///
+/// # Errors
+/// As [`open`].
+pub fn look(place: impl AsRef<Path>) -> Result<Option<Arc<dyn Store>>> {
+    let place = place.as_ref();
+    if is_url(place) {
+        return open(place).map(Some);
+    }
+    Ok(if place.is_dir() { Some(Arc::new(Folder::look(place))) } else { None })
 }
 
 /// As [`open`], with options that go before the environment: `endpoint`, `region`, `access_key_id`, `secret_access_key` and all others of

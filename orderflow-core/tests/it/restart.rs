@@ -3,9 +3,11 @@
 //! A whole pipeline runs on one thread, a step at a time, over stores that die or lie at the n-th operation; cuts into fetches and epochs are
 //! a function of the log, so equality is exact.
 
+mod changed;
 mod forgetful;
 mod shared;
 mod stored;
+mod tools;
 
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};

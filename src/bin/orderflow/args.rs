@@ -3,11 +3,16 @@
 //! Invariant: nothing here reads, writes or waits; a mistake is told by clap, with the option it is in.
 
 use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// Makes orders and shows records.
+/// Makes orders, shows records, and looks after kept state.
 #[derive(Debug, Parser)]
-#[command(name = "orderflow", version, about = "Make orders into a Kafka topic, and show what a topic holds")]
+#[command(
+    name = "orderflow",
+    version,
+    about = "Make orders into a Kafka topic, show what a topic holds, look after the state of pipelines"
+)]
 pub(crate) struct CommandLine {
     /// What to do.
     #[command(subcommand)]
@@ -21,6 +26,73 @@ pub(crate) enum Command {
     Produce(Produce),
     /// Show the records of a topic as they come, until stopped.
     Tail(Tail),
+    /// Look into the state of a pipeline, check it, take rows out of it, copy it.
+    #[command(subcommand)]
+    State(State),
+    /// Forget what a sink holds, so that it begins anew; the pipeline must not be running.
+    ResetSink(ResetSink),
+}
+
+/// `orderflow state`.
+#[derive(Subcommand, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Show what a state is made of; the pipeline may be running.
+    Ls {
+        /// The folder that was given to the pipeline.
+        dir: PathBuf,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read every entry and file and compare checksums; ends with 1 if something is damaged. The pipeline may be running.
+    Verify {
+        /// The folder that was given to the pipeline.
+        dir: PathBuf,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the rows of a view, as of the newest checkpoint, to a file.
+    Export {
+        /// The folder that was given to the pipeline.
+        dir: PathBuf,
+        /// The view, or the number of a stored state as `ls` shows it.
+        what: String,
+        /// The file; its ending says the format.
+        #[arg(long, value_name = "FILE.parquet|csv|jsonl", value_parser = output)]
+        out: Output,
+    },
+    /// Copy a state under an id of its own, so that the copy can go on with other sinks; the pipeline may be running.
+    Fork {
+        /// The folder that was given to the pipeline.
+        dir: PathBuf,
+        /// An empty folder, or one that is not there.
+        new_dir: PathBuf,
+    },
+}
+
+/// `orderflow reset-sink`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ResetSink {
+    /// The folder that was given to the pipeline.
+    pub(crate) dir: PathBuf,
+    /// The sink, as `state ls` shows it: 'parquet of totals'.
+    pub(crate) sink: String,
+}
+
+/// A file to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub(crate) path: PathBuf,
+    pub(crate) format: Format,
+}
+
+/// By the ending of a file's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Parquet,
+    Csv,
+    JsonLines,
 }
 
 /// Which topic of which cluster.
@@ -102,6 +174,17 @@ impl Pace {
     }
 }
 
+fn output(text: &str) -> Result<Output, String> {
+    let path = PathBuf::from(text);
+    let format = match path.extension().and_then(|e| e.to_str()) {
+        Some("parquet") => Format::Parquet,
+        Some("csv") => Format::Csv,
+        Some("jsonl" | "ndjson") => Format::JsonLines,
+        _ => return Err(format!("'{text}' does not say a format: end it in .parquet, .csv or .jsonl")),
+    };
+    Ok(Output { path, format })
+}
+
 /// `2s`, `500ms`, `1m`, `1.5s`: a number and its unit, more than nothing.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is no length of time: write it as 2s, 500ms or 1m");
@@ -135,7 +218,7 @@ mod tests {
         let words = ["orderflow", "produce"].into_iter().chain(args.split_whitespace());
         match CommandLine::try_parse_from(words).map_err(|e| e.to_string())?.command {
             Command::Produce(produce) => Ok(produce),
-            Command::Tail(_) => Err("tail".into()),
+            other => Err(format!("{other:?}")),
         }
     }
 
@@ -173,6 +256,19 @@ mod tests {
         ] {
             let error = produce(args).unwrap_err();
             assert!(error.contains(option), "{args}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_ending_of_a_file_says_its_format() {
+        let parse = |words: &[&str]| CommandLine::try_parse_from([&["orderflow", "state"], words].concat()).map(|c| c.command);
+        let Ok(Command::State(State::Export { dir, what, out })) = parse(&["export", "d", "totals", "--out", "a.b.csv"]) else {
+            panic!("export")
+        };
+        assert_eq!((dir, what.as_str(), out.format), (PathBuf::from("d"), "totals", Format::Csv));
+        for wrong in ["a", "a.xlsx", "csv"] {
+            let e = parse(&["export", "d", "totals", "--out", wrong]).unwrap_err().to_string();
+            assert!(e.contains("--out") && e.contains(".parquet"), "{e}");
         }
     }
 

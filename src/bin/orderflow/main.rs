@@ -1,4 +1,4 @@
-//! `orderflow`: the producer of orders and the console consumer.
+//! `orderflow`: the producer of orders, the console consumer, and the tools for kept state.
 //!
 //! Invariant: what a command prints on the standard output is its result; everything about its progress goes to the standard error.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
@@ -6,6 +6,7 @@
 
 mod args;
 mod produce;
+mod state;
 mod tail;
 
 use args::{Command, CommandLine};
@@ -19,6 +20,8 @@ async fn main() -> ExitCode {
     let outcome = match CommandLine::parse().command {
         Command::Produce(options) => produce::run(options).await,
         Command::Tail(options) => tail::run(options).await,
+        Command::State(options) => state::run(options),
+        Command::ResetSink(options) => state::reset(options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

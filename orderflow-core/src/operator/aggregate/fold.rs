@@ -79,14 +79,14 @@ fn empty_hash() -> u64 {
     out[0]
 }
 
-struct Codecs {
+pub(super) struct Codecs {
     keys: RowCodec,
     values: Vec<RowCodec>,
     nulls: Vec<Vec<u8>>,
 }
 
 impl Codecs {
-    fn new(plan: &Aggregate) -> Result<Self> {
+    pub(super) fn new(plan: &Aggregate) -> Result<Self> {
         let keys = RowCodec::new(&plan.key_types, 0)?;
         let mut values = vec![];
         let mut nulls = vec![];
@@ -99,7 +99,7 @@ impl Codecs {
     }
 
     /// Rows of groups (keys with their bucket in front) and the values of each call, as a batch.
-    fn batch(&self, plan: &Aggregate, keys: &[&[u8]], values: Vec<Vec<Value>>) -> Result<RecordBatch> {
+    pub(super) fn batch(&self, plan: &Aggregate, keys: &[&[u8]], values: Vec<Vec<Value>>) -> Result<RecordBatch> {
         let n = keys.len();
         let mut columns: Vec<ArrayRef> = if plan.keys.is_empty() { vec![] } else { self.keys.decode(keys.iter().map(|k| &k[1..]))? };
         for (call, values) in plan.calls.iter().zip(values) {

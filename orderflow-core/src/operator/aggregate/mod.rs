@@ -13,11 +13,13 @@ mod combine;
 mod fold;
 mod groups;
 mod lower;
+mod stored;
 mod value;
 
 pub use fold::AggregateState;
 pub use groups::Groups;
 pub use lower::lower;
+pub use stored::StoredRows;
 
 use crate::dataflow::Stream;
 use crate::operator::eval::Blame;
@@ -25,6 +27,7 @@ use crate::operator::render::Failure;
 use crate::operator::root::Root;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_plan::PhysicalExpr;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
@@ -84,7 +87,7 @@ pub struct Call {
 }
 
 /// What an aggregate call computes. Indices are into [`Aggregate::values`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Func {
     /// Rows, or non-null arguments: words `[n]`; without argument and filter no word of its own.
     Count,

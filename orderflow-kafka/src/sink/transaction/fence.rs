@@ -55,7 +55,7 @@ impl Opening {
             }
             let client = init(&config, &self.id, &self.brokers)?;
             let found = self.book.settled(self.me, &config)?.get(&self.id).copied();
-            let held = found.unwrap_or(Held { writer: self.me, at: None });
+            let held = found.unwrap_or(Held { writer: self.me, at: None, by: None });
             match self.mark(&client, held.claim(self.me)) {
                 Ok(()) => return Ok(Entry::Won { client, held: held.progress() }),
                 // somebody came between: look again who it is

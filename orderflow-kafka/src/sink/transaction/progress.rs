@@ -17,24 +17,30 @@ pub(super) struct Held {
     pub(super) writer: WriterId,
     /// The newest epoch and part; `None` if nothing was written yet.
     pub(super) at: Option<(Epoch, u32)>,
+    /// The generation that wrote the newest epoch, where another one has claimed the sink since.
+    pub(super) by: Option<u64>,
 }
 
 impl Held {
     pub(super) fn claim(self, writer: WriterId) -> Self {
-        Self { writer, at: self.at }
+        Self { writer, at: self.at, by: self.at.map(|_| self.by.unwrap_or(self.writer.generation)) }
     }
 
     pub(super) fn progress(&self) -> Option<Progress> {
-        self.at.map(|(epoch, part)| Progress { writer: self.writer, epoch, part })
+        let writer = WriterId { generation: self.by.unwrap_or(self.writer.generation), ..self.writer };
+        self.at.map(|(epoch, part)| Progress { writer, epoch, part })
     }
 
     pub(super) fn to_json(self) -> String {
         let ledger = format!("{:032x}", self.writer.ledger);
-        match self.at {
-            None => json!({"ledger": ledger, "generation": self.writer.generation}),
-            Some((epoch, part)) => json!({"ledger": ledger, "generation": self.writer.generation, "epoch": epoch.0, "part": part}),
+        let mut json = json!({"ledger": ledger, "generation": self.writer.generation});
+        if let Some((epoch, part)) = self.at {
+            (json["epoch"], json["part"]) = (epoch.0.into(), part.into());
         }
-        .to_string()
+        if let Some(by) = self.by {
+            json["written_by"] = by.into();
+        }
+        json.to_string()
     }
 
     /// Fields that are not known are left for later versions.
@@ -47,7 +53,7 @@ impl Held {
                 None => None,
                 Some(epoch) => Some((Epoch(epoch.as_u64()?), u32::try_from(value.get("part")?.as_u64()?).ok()?)),
             };
-            Some(Self { writer: WriterId { ledger, generation }, at })
+            Some(Self { writer: WriterId { ledger, generation }, at, by: value.get("written_by").and_then(Value::as_u64) })
         };
         read().ok_or_else(|| {
             Error::user(format!("topic '{topic}' holds a record that is no progress of orderflow's"))
@@ -94,7 +100,7 @@ mod tests {
     use super::*;
 
     fn held(ledger: u128, generation: u64, epoch: Option<u64>) -> Held {
-        Held { writer: WriterId { ledger, generation }, at: epoch.map(|e| (Epoch(e), 2)) }
+        Held { writer: WriterId { ledger, generation }, at: epoch.map(|e| (Epoch(e), 2)), by: None }
     }
 
     #[test]
@@ -107,6 +113,14 @@ mod tests {
         assert_eq!(held(42, 3, None).progress(), None);
         let newer = r#"{"ledger":"2a","generation":3,"epoch":17,"part":2,"more":[1]}"#;
         assert_eq!(Held::parse("t", newer.as_bytes()).unwrap(), at, "what a later version adds is passed over");
+    }
+
+    #[test]
+    fn a_claim_does_not_take_the_rows_for_its_own() {
+        let claimed = held(7, 3, Some(17)).claim(WriterId { ledger: 7, generation: 4 }).claim(WriterId { ledger: 7, generation: 5 });
+        assert_eq!((claimed.writer.generation, claimed.progress().unwrap().writer.generation), (5, 3));
+        assert_eq!(Held::parse("t", claimed.to_json().as_bytes()).unwrap(), claimed);
+        assert_eq!(held(7, 3, None).claim(WriterId { ledger: 7, generation: 4 }), held(7, 4, None));
     }
 
     #[test]

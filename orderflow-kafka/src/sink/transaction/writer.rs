@@ -206,7 +206,7 @@ impl TransactionalWriter {
     /// Puts the progress into the transaction, as its last record.
     fn conclude(&mut self) -> Result<()> {
         let Some(progress) = self.covered() else { return Ok(()) };
-        let held = Held { writer: progress.writer, at: Some((progress.epoch, progress.part)) };
+        let held = Held { writer: progress.writer, at: Some((progress.epoch, progress.part)), by: None };
         match produce(&self.marks, &self.opening.id, held) {
             Ok(()) => {
                 self.stage = Stage::Flushing;

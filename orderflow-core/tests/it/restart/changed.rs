@@ -1,0 +1,227 @@
+//! A pipeline with other queries over the state of an older one: what differs is said, nothing happens untold, and rows of two queries never mix.
+
+use super::*;
+use orderflow_core::epoch::Log;
+use orderflow_core::pipeline::{Fate, OnChange, StateFate};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const HALF: Logged = Logged { rows: 50, ..LOG };
+/// [`TOTALS`], computed otherwise.
+const SQUARES: View = ("totals", "SELECT k, count(*) AS n, sum(v * v) AS v FROM numbers GROUP BY k", 20);
+
+/// One life that may rebuild what changed, to the end of the log or to its death.
+fn told_until(views: &[View], world: &World, log: Logged, dead: impl Fn() -> bool) -> Result<()> {
+    let clock = Clock::manual(1_000_000);
+    let mut stepper = pipeline(views, world, log, &clock)?.on_change(OnChange::Rebuild).stepper()?;
+    for _ in 0..100_000 {
+        match stepper.step()? {
+            _ if dead() => return Ok(()),
+            Some(true) => {}
+            Some(false) => clock.advance(Duration::from_secs(1)),
+            None => return Ok(()),
+        }
+    }
+    panic!("it does not end: {:?}", stepper.status());
+}
+
+pub(super) fn told(views: &[View], world: &World, log: Logged) -> Result<()> {
+    told_until(views, world, log, || false)
+}
+
+fn copy(store: &Arc<dyn Store>) -> Arc<dyn Store> {
+    let copy: Arc<dyn Store> = Arc::new(Memory::new());
+    store.list("").unwrap().iter().for_each(|n| copy.put_bytes(n, &store.get(n).unwrap().unwrap()).unwrap());
+    copy
+}
+
+impl World {
+    fn copy(&self) -> World {
+        World { every: self.every, state: copy(&self.state), sinks: self.sinks.iter().map(|(n, s)| (*n, copy(s))).collect() }
+    }
+
+    /// The same with an empty place for this sink.
+    fn elsewhere(&self, sink: &'static str) -> World {
+        let mut sinks = self.sinks.clone();
+        sinks.insert(sink, Arc::new(Memory::new()));
+        World { every: self.every, state: self.state.clone(), sinks }
+    }
+}
+
+/// The final rows of a sink, with how often each is there.
+pub(super) fn sums(rows: &BTreeMap<&str, String>, sink: &str) -> BTreeMap<String, i64> {
+    let mut sums: BTreeMap<String, i64> = BTreeMap::new();
+    for line in rows[sink].lines() {
+        let mut row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+        let diff = row.remove("diff").unwrap().as_i64().unwrap();
+        row.remove("epoch");
+        *sums.entry(format!("{row:?}")).or_default() += diff;
+    }
+    sums.retain(|_, n| *n != 0);
+    sums
+}
+
+#[test]
+fn a_changed_query_is_refused_with_the_difference_and_rebuilt_when_told() {
+    let (old, new) = ([ROUTED, TOTALS, SIZES], [ROUTED, SQUARES, SIZES]);
+    let world = World::new();
+    live(&old, &world, HALF).unwrap();
+    let e = live(&new, &world, LOG).unwrap_err();
+    let text = e.to_string();
+    for says in [
+        "view totals: changed",
+        "\n  was ",
+        "\n  is  ",
+        "view sizes: changed, through totals",
+        "sink jsonl of sizes: changed, through sizes",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    assert!(text.contains("sink jsonl of routed: unchanged") && text.contains("state kept") && text.contains("state dropped"), "{text}");
+    assert!(e.kind() == Kind::User && e.remedy().is_some_and(|r| r.contains("OnChange::Rebuild")), "{e}");
+
+    let difference = pipeline(&new, &world, LOG, &Clock::manual(0)).unwrap().difference().unwrap().unwrap();
+    let fates = difference.states.iter().map(|s| s.fate).collect::<Vec<_>>();
+    assert_eq!(fates, [StateFate::Kept, StateFate::Rebuilt, StateFate::Dropped]);
+    assert!(difference.states[0].rows > 0 && difference.states[2].bytes > 0);
+
+    // rows of the old query are there: told or not, nothing is added to them
+    let before = world.rows();
+    let e = told(&new, &world, LOG).unwrap_err();
+    assert!(e.to_string().contains("holds rows of before") && e.remedy().is_some(), "{e}");
+    assert_eq!(world.rows(), before);
+    live(&old, &world, HALF).expect("nothing was changed by it");
+
+    let moved = world.elsewhere("totals").elsewhere("sizes");
+    told(&new, &moved, LOG).unwrap();
+    let (got, want) = (moved.rows(), unkilled(&new));
+    assert_eq!(got["routed"].lines().count(), want["routed"].lines().count(), "it was not touched");
+    for sink in ["totals", "sizes", "routed"] {
+        assert_eq!(sums(&got, sink), sums(&want, sink), "{sink}");
+    }
+    // from now on it is the new one
+    live(&new, &moved, LOG).unwrap();
+    assert_eq!(moved.rows(), got, "there was nothing new");
+    let e = live(&old, &moved, LOG).unwrap_err();
+    assert!(e.to_string().contains("view totals: changed"), "{e}");
+}
+
+#[test]
+fn a_sink_that_is_gone_is_forgotten_when_told_and_does_not_come_back_with_its_old_rows() {
+    let (both, one) = ([TOTALS, ROUTED], [ROUTED]);
+    let world = World::new();
+    live(&both, &world, HALF).unwrap();
+    let e = live(&one, &world, LOG).unwrap_err();
+    assert!(e.to_string().contains("sink jsonl of totals is not there any more"), "{e}");
+    told(&one, &world, LOG).unwrap();
+    assert_eq!(sums(&world.rows(), "routed"), sums(&unkilled(&both), "routed"));
+    // its base does not wait, and nothing remembers it
+    let seen = Log::look(world.state.clone(), "state").unwrap().unwrap();
+    assert_eq!(seen.found.held.keys().collect::<Vec<_>>(), ["dead letters", "sink jsonl of routed"]);
+    assert_eq!(seen.found.base(), seen.found.tail());
+    // epochs that it did not get are one by now: it would lose them, or get rows twice
+    let e = live(&both, &world, LOG).unwrap_err();
+    assert!(e.to_string().contains("holds rows of before"), "{e}");
+    let moved = world.elsewhere("totals");
+    live(&both, &moved, LOG).unwrap();
+    assert_eq!(sums(&moved.rows(), "totals"), sums(&unkilled(&both), "totals"));
+}
+
+#[test]
+fn killed_at_any_operation_while_it_is_rebuilt_the_new_pipeline_holds_what_it_would_hold() {
+    let (old, new) = ([ROUTED, TOTALS], [ROUTED, SQUARES, EXTREMES, SPLIT]);
+    // the newest base is younger than the newest checkpoint: a new sink gets its first rows in two pieces
+    let before = {
+        let world = World::with(Duration::from_secs(13));
+        let clock = Clock::manual(1_000_000);
+        let frequent: Vec<View> = old.iter().map(|(name, sql, _)| (*name, *sql, 1)).collect();
+        let mut stepper = pipeline(&frequent, &world, LOG, &clock).unwrap().stepper().unwrap();
+        loop {
+            assert!(stepper.step().unwrap().is_some(), "it ended before");
+            clock.advance(Duration::from_secs(1));
+            let seen = Log::look(world.state.clone(), "state").unwrap().unwrap();
+            if seen.found.checkpoints.last().is_some_and(|c| c.epoch < seen.found.base()) && seen.found.tail() > seen.found.base() {
+                break;
+            }
+        }
+        world
+    };
+    let build = || before.copy().elsewhere("totals");
+    let whole = build();
+    told(&new, &whole, LOG).unwrap();
+    let (expected, batch) = (whole.rows(), unkilled(&new));
+    for sink in ["routed", "totals", "extremes", "split"] {
+        assert_eq!(sums(&expected, sink), sums(&batch, sink), "{sink}");
+    }
+    let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
+    told(&new, &build().through(&counting), LOG).unwrap();
+    for (turn, at) in (1..=counting.operations() + 1).step_by(tier::of(5, 2, 1)).enumerate() {
+        for fault in Fault::ALL.into_iter().skip(tier::of(turn % 4, 0, 0)).take(tier::of(1, 4, 4)) {
+            let world = build();
+            let faulty = Faulty::new(Arc::new(Memory::new()), at, fault);
+            let _ = told_until(&new, &world.through(&faulty), LOG, || faulty.is_dead()); // dead or through
+            (0..3).find(|_| told(&new, &world, LOG).is_ok()).unwrap_or_else(|| panic!("{fault:?} at {at}: {:?}", told(&new, &world, LOG)));
+            assert_eq!(world.rows(), expected, "{fault:?} at {at}");
+        }
+    }
+}
+
+#[test]
+fn what_is_only_added_needs_no_word_and_is_remembered() {
+    let world = World::new();
+    assert_eq!(pipeline(&[TOTALS], &world, LOG, &Clock::manual(0)).unwrap().difference().unwrap(), None);
+    live(&[TOTALS], &world, HALF).unwrap();
+    assert!(pipeline(&[TOTALS], &world, LOG, &Clock::manual(0)).unwrap().difference().unwrap().unwrap().is_empty());
+    live(&[TOTALS, ROUTED], &world, HALF).unwrap();
+    // the one that was added is as much a part of the pipeline as the first
+    let other: View = ("routed", "SELECT k, v FROM numbers WHERE v % 3 <> 1", 7);
+    let e = live(&[TOTALS, other], &world, LOG).unwrap_err();
+    assert!(e.to_string().contains("view routed: changed"), "{e}");
+    let difference = pipeline(&[TOTALS, ROUTED, SIZES], &world, LOG, &Clock::manual(0)).unwrap().difference().unwrap().unwrap();
+    let new: Vec<&str> = difference.parts.iter().filter(|p| p.fate == Fate::New).map(|p| p.name.as_str()).collect();
+    assert_eq!((new, difference.must_be_told()), (vec!["view sizes", "sink jsonl of sizes"], false));
+}
+
+#[test]
+fn a_rebuild_needs_all_input_and_changes_nothing_without_it() {
+    let world = World::new();
+    live(&[ROUTED, TOTALS], &world, HALF).unwrap();
+    let (state, rows) = (copy(&world.state), world.rows());
+    let moved = world.elsewhere("totals");
+    let e = told(&[ROUTED, SQUARES], &moved, Logged { gone: [3; PARTITIONS as usize], ..LOG }).unwrap_err();
+    assert!(e.to_string().contains("no longer holds"), "{e}");
+    // but for the generation that tried
+    let names = |s: &Arc<dyn Store>| s.list("").unwrap().into_iter().filter(|n| !n.starts_with("ledger/")).collect::<Vec<_>>();
+    assert_eq!((names(&state), world.rows()), (names(&world.state), rows));
+    survive(&[ROUTED, TOTALS], &world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_waits_for_the_folder_and_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("state");
+    let flow = |patience| {
+        let mut flow = Pipeline::new("standby");
+        flow.source("numbers", LOG).unwrap();
+        flow.view("totals", TOTALS.1).unwrap();
+        flow.state(&folder).wait_for_state(patience)
+    };
+    let first = Folder::open(&folder).unwrap();
+    let e = flow(Duration::from_millis(120)).start().await.err().unwrap();
+    assert!(e.to_string().contains("in use") && e.to_string().contains(&std::process::id().to_string()), "{e}");
+    // nobody waits any more: it must not take over behind everybody's back
+    let given_up = tokio::time::timeout(Duration::from_millis(150), flow(Duration::from_secs(600)).start()).await;
+    assert!(given_up.is_err());
+    let over = Arc::new(AtomicBool::new(false));
+    let told = over.clone();
+    let waiting = tokio::spawn(flow(Duration::from_secs(600)).start());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished());
+    tokio::task::spawn_blocking(move || {
+        told.store(true, Ordering::SeqCst);
+        drop(first);
+    });
+    let second = waiting.await.unwrap().unwrap();
+    assert!(over.load(Ordering::SeqCst));
+    second.wait().await.unwrap();
+    assert_eq!(second.query("SELECT * FROM totals").await.unwrap()[0].num_rows(), 7);
+}
