@@ -34,6 +34,8 @@ pub struct Recovered {
     pub held: BTreeMap<String, Option<Progress>>,
     /// Complete checkpoints, the oldest first.
     pub checkpoints: Vec<Checkpoint>,
+    /// Rows of spooled sources up to this epoch are stored no more.
+    pub dropped: Epoch,
 }
 
 impl Recovered {
@@ -60,6 +62,14 @@ impl Recovered {
             }
         };
         until.into_iter().chain(after).chain(self.bindings.iter().cloned()).collect()
+    }
+
+    /// Where each partition of a source stood at the end of the last epoch, or where it began.
+    pub fn ends(&self, source: &str) -> Positions {
+        let mut positions = self.start.as_ref().and_then(|s| s.positions.get(source)).cloned().unwrap_or_default();
+        let all = self.segments.iter().chain(&self.bindings).flat_map(|b| &b.ranges).filter(|((of, _), _)| **of == *source);
+        positions.extend(all.map(|((_, partition), range)| (partition.clone(), range.to)));
+        positions
     }
 
     /// Where each partition of a source stood at the end of epoch `from`, or where it began.
@@ -219,6 +229,7 @@ impl Log {
                     recovered.bindings = base.after;
                     recovered.held = base.held;
                     recovered.checkpoints = base.checkpoints;
+                    recovered.dropped = base.dropped;
                 }
             }
         }

@@ -52,7 +52,7 @@ fn a_log_gives_back_what_was_written_and_counts_its_openings() {
     assert!(e.to_string().contains("taken over"), "{e}");
 
     let held = [("sink".to_owned(), Some(Progress { writer: second.writer(), epoch: Epoch(2), part: 0 }))].into();
-    let base = Base { start: start(), segments: vec![binding(2, 0, 10)], after: vec![binding(3, 10, 15)], held, checkpoints: vec![] };
+    let base = Base { start: start(), segments: vec![binding(2, 0, 10)], after: vec![binding(3, 10, 15)], held, ..Base::default() };
     second.write(&Entry::Base(base.clone())).unwrap();
     second.write(&Entry::Bound(binding(4, 15, 20))).unwrap();
     let (third, found) = open(&store).unwrap();
@@ -64,7 +64,7 @@ fn a_log_gives_back_what_was_written_and_counts_its_openings() {
             segments: base.segments,
             bindings: vec![binding(3, 10, 15), binding(4, 15, 20)],
             held: base.held,
-            checkpoints: vec![],
+            ..Recovered::default()
         }
     );
     assert_eq!(store.list("ledger/").unwrap().len(), 5, "three openings, a base and a binding");

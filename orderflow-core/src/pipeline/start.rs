@@ -2,7 +2,7 @@
 
 use super::State;
 use super::restore::Restored;
-use super::{Flow, Pipeline, Running, nothing_to_do};
+use super::{Flow, Pipeline, Running, SourceDef, nothing_to_do};
 use crate::data::Rejected;
 use crate::epoch::{Entry, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
 use crate::error::{Error, Result};
@@ -10,12 +10,12 @@ use crate::operator::root::Roots;
 use crate::operator::{Lowering, Node, Order};
 use crate::plan::InputKind;
 use crate::runtime::{
-    Begin, Blueprint, Bounds, CheckpointDriver, Checkpoints, Core, Driver, DriverThread, Engine, Flight, Job, LogDriver, LogState, Output,
-    OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Status, ToWorker,
-    ViewPlan, WorkerPort, queue, start_engine, start_workers,
+    Begin, Blueprint, Bounds, CheckpointDriver, Checkpoints, Core, Driver, DriverThread, Engine, Flight, Job, LogDriver, LogJob, LogState,
+    Output, OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Spool,
+    Spooling, Status, ToWorker, ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
 use crate::sink::{Guarantee, Sink, SinkContext};
-use crate::source::{SourceContext, Waker};
+use crate::source::{Rewind, SourceContext, Waker};
 use crate::store::{Folder, Store};
 use crate::time::Epoch;
 use arrow::datatypes::SchemaRef;
@@ -39,11 +39,12 @@ impl Flow {
         if !(1..=256).contains(&self.options.workers) {
             return Err(Error::user(format!("{} workers are not possible", self.options.workers)).hint("choose 1 to 256"));
         }
+        let bytes = |s: &&SourceDef| s.source.rewind() == Rewind::Spooled && s.format.is_some();
         if self.options.state.is_some()
-            && let Some(source) = self.sources.iter().find(|s| !s.source.rewinds())
+            && let Some(source) = self.sources.iter().find(bytes)
         {
-            let what = format!("source {} cannot give again what it gave before, so no state can be kept of it", source.name);
-            return Err(Error::user(what).hint("leave state(…) away, or read from a topic or a file"));
+            let what = format!("source {} gives bytes that it cannot give again, so no state can be kept of it", source.name);
+            return Err(Error::user(what).hint("leave state(…) away, or let the source decode them and give rows"));
         }
         let text = |plan: &datafusion::logical_expr::LogicalPlan| plan.display_indent().to_string();
         let mut plan: BTreeMap<String, String> = self.views.iter().map(|v| (format!("view {}", v.name), text(&v.plan))).collect();
@@ -167,6 +168,9 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
     let upto = restored.as_ref().map(|r| Epoch(r.image.upto));
     ledger.keep_checkpoints(|c| Some(c.epoch) <= upto);
     let fill = restored.as_ref().is_some_and(|r| r.fill);
+    if fill || upto < Some(found.dropped) && found.dropped > Epoch(0) {
+        still_there(&found, &parts.sources, restored.is_some())?;
+    }
     let replay = Replay::new(found.replay(upto, fill));
     let first = replay.epoch().unwrap_or(ledger.tail().next());
     let begin = Begin { first: first.0, storing: roots.is_some(), restoring: restored.is_some() };
@@ -202,11 +206,13 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
         checkpoints: Checkpoints::new(Port::None, options.checkpoint_every, upto, now),
         log: Port::None,
         replay,
+        spooling: Spooling::default(),
         ledger,
     };
     if let Some(Kept { store, log, .. }) = kept {
         let generation = log.writer().generation;
-        let driver = LogDriver::new(log, engine.written.durable, engine.clock.clone());
+        let spool = Spool::new(store.clone(), generation, &found, options.keep_spooled || roots.is_none());
+        let driver = LogDriver::new(log, spool, engine.written.durable, engine.clock.clone());
         engine.log = port(driver, &format!("{name}-ledger"), threads, &wake)?;
         if let Some(roots) = roots {
             let none = || roots.shapes.iter().map(|s| vec![vec![]; s.traces.len()]).collect();
@@ -225,7 +231,25 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
         let _ = engine.fail(e.clone());
         return Err(e);
     }
+    // all are judged: what older generations left may go
+    engine.log.give(LogJob::Clean);
     Ok(engine)
+}
+
+/// What spooled sources gave long ago is stored no more: nothing that needs it can begin.
+fn still_there(found: &Recovered, sources: &[(Arc<str>, Box<dyn crate::source::Source>)], restored: bool) -> Result<()> {
+    let gave =
+        |name: &Arc<str>| found.segments.iter().any(|b| b.epoch <= found.dropped && b.ranges.keys().any(|(source, _)| source == name));
+    let Some((name, _)) = sources.iter().find(|(name, source)| source.rewind() == Rewind::Spooled && gave(name)) else { return Ok(()) };
+    let what = format!("what source {name} gave up to epoch {} is not stored any more, and the source cannot give it again", found.dropped);
+    Err(match restored {
+        true => Error::user(what)
+            .why("a view or sink is new, and needs all input from the beginning")
+            .hint("leave it out, or start anew with another state and other sinks, with keep_spooled() if views are to be added later"),
+        false => Error::user(what)
+            .why("the views that are stored cannot be used, and would have to be computed again from the beginning")
+            .hint("restore the state from a copy, or start anew with another state and other sinks"),
+    })
 }
 
 fn port<D: Driver>(driver: D, name: &str, threads: bool, wake: &Waker) -> Result<Port<D>> {
@@ -266,8 +290,12 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
         engine.outputs.push(Output { name: view, kind, schema, order, label: ledger_label, keeps_progress, port, state });
     }
     for (source, value) in parts.sources {
-        // from where it began, or from where it is read again
+        // from where it began, or from where it is read again; behind all that is stored of it
+        let spooled = (engine.log.is_there() && value.rewind() == Rewind::Spooled).then(|| value.schema());
         let resume = found.start.as_ref().map(|_| {
+            if spooled.is_some() {
+                return found.ends(&source);
+            }
             let mut positions = found.positions(&source, engine.checkpoints.restored);
             positions.extend(engine.replay.positions(&source));
             positions
@@ -275,7 +303,7 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
         let context =
             SourceContext { pipeline: name.clone(), name: source.clone(), resume, wake: wake.clone(), clock: engine.clock.clone() };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
-        engine.sources.push(SourcePort::new(source, reader));
+        engine.sources.push(SourcePort::new(source, reader, spooled));
     }
     if found.start.is_none() && engine.log.is_there() {
         let at = |s: &SourcePort| {
@@ -283,7 +311,7 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
             (s.name.clone(), first.collect())
         };
         let start = Start { positions: engine.sources.iter().map(at).collect(), plan: parts.plan };
-        engine.log.give(Entry::Started(start.clone()));
+        engine.log.give(Entry::Started(start.clone()).into());
         engine.ledger.started(start);
     }
     let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
