@@ -16,7 +16,9 @@ use std::time::Duration;
 
 impl Engine {
     pub(super) fn has_room(&self) -> bool {
-        let reading = self.flight.open_bytes + self.flight.minted.iter().map(|m| m.1).sum::<usize>();
+        // what is read again is one epoch, however large, which nothing but reading on can close
+        let open = if self.replay.epoch().is_some() { 0 } else { self.flight.open_bytes };
+        let reading = open + self.flight.minted.iter().map(|m| m.1).sum::<usize>();
         let writing: usize = self.outputs.iter().map(|o| o.port.pending(&o.state)).sum();
         self.flight.minted.len() < EPOCHS_IN_FLIGHT
             && reading < self.bounds.reading

@@ -23,7 +23,7 @@ use arrow::datatypes::SchemaRef;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Objects of so many bytes are not joined any more: one is held in memory when it is read.
+/// Objects are joined into ones of up to so many bytes: one is held in memory when it is read.
 const JOINED: u64 = 64 << 20;
 
 /// The log's side: which objects there are.
@@ -55,9 +55,7 @@ impl Spool {
                 self.objects.push(object.clone());
                 binding.spool = vec![object];
             }
-            Entry::Base(base) => {
-                self.place(base)?;
-            }
+            Entry::Base(base) => self.place(base)?,
             _ => {}
         }
         Ok(())
@@ -66,9 +64,8 @@ impl Spool {
     fn place(&mut self, base: &mut Base) -> Result<()> {
         if self.keep {
             let ends: Vec<Epoch> = base.segments.iter().map(|b| b.epoch).collect();
-            ends.into_iter()
-                .scan(Epoch(0), |from, to| Some((std::mem::replace(from, to), to)))
-                .try_for_each(|(from, to)| self.join(from, to))?;
+            let begins = [Epoch(0)].into_iter().chain(ends.iter().copied());
+            begins.zip(&ends).try_for_each(|(from, to)| self.join(from, *to))?;
         } else {
             let covered = base.covered();
             let (gone, needed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.objects).into_iter().partition(|o| o.upto <= covered);
@@ -84,9 +81,13 @@ impl Spool {
     /// Joins small objects of the epochs after `from` until `to`, which are one in the ledger from now on.
     fn join(&mut self, from: Epoch, to: Epoch) -> Result<()> {
         let until = self.objects.iter().take_while(|o| o.upto <= to).count();
-        let large = self.objects[..until].iter().rposition(|o| o.upto <= from || o.bytes >= JOINED).map_or(0, |at| at + 1);
-        let sizes: Vec<u64> = self.objects[large..until].iter().map(|o| o.bytes).collect();
-        let Some(first) = run(&sizes).map(|at| large + at) else { return Ok(()) };
+        let (mut begin, mut bytes) = (until, 0);
+        while begin > 0 && self.objects[begin - 1].upto > from && bytes + self.objects[begin - 1].bytes <= JOINED {
+            begin -= 1;
+            bytes += self.objects[begin].bytes;
+        }
+        let sizes: Vec<u64> = self.objects[begin..until].iter().map(|o| o.bytes).collect();
+        let Some(first) = run(&sizes).map(|at| begin + at) else { return Ok(()) };
         let small = &self.objects[first..until];
         let upto = small.last().map_or(to, |o| o.upto);
         let name = format!("spool/{:010}-g{:04}-j{:06}.rows", upto.0, self.generation, self.joins + 1);
@@ -196,9 +197,8 @@ impl Engine {
         self.spooling.asked = false;
         let name = self.replay.take_spooled().unwrap_or_default().name;
         for (source, mut fetch) in fetches {
-            let Some((port, schema)) =
-                self.sources.iter_mut().find_map(|s| (s.name == source).then(|| s.spooled.clone().map(|c| (s, c)))?)
-            else {
+            let port = self.sources.iter_mut().find(|s| s.name == source);
+            let Some((port, schema)) = port.and_then(|p| p.spooled.clone().map(|schema| (p, schema))) else {
                 return Err(Error::user(format!("'{name}' holds rows of source {source}, which is gone or another one now"))
                     .hint("put the source back that it was, or start anew with another state and other sinks"));
             };

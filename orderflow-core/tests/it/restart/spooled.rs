@@ -6,6 +6,9 @@ use super::*;
 use orderflow_core::epoch::Log;
 use orderflow_core::source::memory::Sender;
 
+/// Of a pipeline that keeps what it is sent: less than that is read again at once.
+const MEMORY: usize = 100_000;
+
 /// A host with a log of rows, of which it forgets those that are acknowledged.
 struct Host {
     rows: u64,
@@ -47,7 +50,7 @@ impl Host {
         // every batch waits alone
         let (sender, source) = memory::channel(schema(), 1);
         let flow = pipeline(views, world, source, &clock)?;
-        let mut stepper = if self.keep { flow.keep_spooled() } else { flow }.stepper()?;
+        let mut stepper = if self.keep { flow.keep_spooled().memory(MEMORY) } else { flow }.stepper()?;
         let first = self.begin(&sender);
         let (mut sender, mut at) = (Some(sender), first);
         for _ in 0..100_000 {
@@ -314,6 +317,9 @@ fn rows_that_are_kept_fill_new_views_and_lie_in_few_objects() {
     let there = world.state.list("spool/").unwrap();
     assert!(there.len() < 12 && there.iter().any(|n| n.contains("-j")), "{there:?}");
     host.rows += 12;
+    let (_, found) = Log::open(world.state.clone(), "here", |_| Ok(())).unwrap();
+    let bytes: u64 = found.segments.iter().flat_map(|b| b.ranges.values().map(|r| r.bytes)).sum();
+    assert!(bytes as usize > MEMORY / 2, "{bytes}: they are read as one epoch, which is more than may be under way");
     host.survive(&[TOTALS, KINDS, ROUTED, SPLIT], &world);
     let want = World::new();
     Host { rows: host.rows, ..Host::new() }.survive(&[TOTALS, KINDS, ROUTED, SPLIT], &want);
@@ -383,4 +389,68 @@ fn another_source_under_the_same_name_is_refused() {
     super::live_until(&[TOTALS], &world.through(&faulty), LOG, || faulty.is_dead()).unwrap();
     let e = Host { rows: 0, forgotten: 0, keep: false }.live_until(&[TOTALS], &world, || false).unwrap_err();
     assert!(e.to_string().contains("are not stored") && e.to_string().contains("numbers"), "{e}");
+}
+
+#[test]
+fn two_channels_beside_a_log_are_each_read_from_where_they_are() {
+    let views = ["numbers", "first", "second"].map(|s| format!("SELECT k, count(*) AS n, sum(v) AS v FROM {s} GROUP BY k"));
+    let totals = "SELECT k, sum(n) AS n, sum(v) AS v FROM (SELECT * FROM a UNION ALL SELECT * FROM b UNION ALL SELECT * FROM c) GROUP BY k";
+    let life = |world: &World, dead: &dyn Fn() -> bool| -> Result<()> {
+        let clock = Clock::manual(1_000_000);
+        let ((first, one), (second, two)) = (memory::channel(schema(), 1), memory::channel(schema(), 1));
+        let mut flow = Pipeline::new("mixed");
+        flow.source("first", one)?;
+        flow.source("numbers", LOG)?;
+        flow.source("second", two)?;
+        for (name, sql) in ["a", "b", "c"].into_iter().zip(&views) {
+            flow.view(name, sql)?;
+        }
+        let sink = DataSet::on(world.sinks["totals"].clone(), "totals", JsonLines).roll_rows(20).roll_after(Duration::from_secs(1 << 30));
+        flow.view("totals", totals)?.sink(sink)?;
+        let dead_letters = DataSet::on(world.sinks["dead letters"].clone(), "dead letters", JsonLines);
+        let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 11, bytes: u64::MAX };
+        let flow = flow.dead_letters(dead_letters).epochs(limits).clock(clock.clone()).checkpoint_every(world.every);
+        let mut stepper = flow.state_on(world.state.clone(), "state").stepper()?;
+        let host = Host { rows: ROWS, ..Host::new() };
+        let mut senders = [first, second].map(|s| (s.blocking_resumed_at().unwrap(), Some(s)));
+        for _ in 0..100_000 {
+            for (at, sender) in &mut senders {
+                if let Some(to) = sender
+                    && *at < host.rows
+                    && to.try_send(batch(*at..host.end(*at)))?.is_some()
+                {
+                    *at = host.end(*at);
+                }
+                sender.take_if(|_| *at == host.rows);
+            }
+            match stepper.step()? {
+                _ if dead() => return Ok(()),
+                Some(true) => {}
+                Some(false) => clock.advance(Duration::from_secs(1)),
+                None => return Ok(()),
+            }
+        }
+        panic!("it does not end: {:?}", stepper.status());
+    };
+    let unkilled = World::new();
+    life(&unkilled, &|| false).unwrap();
+    let want = sums(&unkilled, "totals");
+    let mut net: BTreeMap<i64, i64> = BTreeMap::new();
+    for line in unkilled.rows()["totals"].lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        *net.entry(row["k"].as_i64().unwrap()).or_default() += row["n"].as_i64().unwrap() * row["diff"].as_i64().unwrap();
+    }
+    assert_eq!(net.values().sum::<i64>() as u64, 5 * ROWS);
+    for every in [ALWAYS, AT_THE_END] {
+        for at in (20..200).step_by(tier::of(23, 11, 1)) {
+            let world = World::with(every);
+            for (n, fault) in [(at, Fault::CrashAfter), (at / 2, Fault::CrashBefore)] {
+                let faulty = Faulty::new(Arc::new(Memory::new()), n, fault);
+                let _ = life(&world.through(&faulty), &|| faulty.is_dead()); // dead or through
+            }
+            life(&world, &|| false).unwrap();
+            named(&world);
+            assert_eq!(sums(&world, "totals"), want, "killed at {at}");
+        }
+    }
 }
