@@ -69,7 +69,7 @@ impl Spool {
         } else {
             let covered = base.covered();
             let (gone, needed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.objects).into_iter().partition(|o| o.upto <= covered);
-            self.dropped = gone.last().map_or(self.dropped, |o| o.upto.max(self.dropped));
+            self.dropped = if gone.is_empty() { self.dropped } else { covered };
             self.doomed.extend(gone.into_iter().map(|o| o.name));
             self.objects = needed;
         }
