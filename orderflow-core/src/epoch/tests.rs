@@ -36,6 +36,25 @@ fn two_epochs_as_one_are_bound_to_the_input_of_both() {
 }
 
 #[test]
+fn a_base_says_which_stored_rows_belong_to_which_binding() {
+    let object = |upto| SpoolRef { upto: Epoch(upto), name: format!("spool/{upto}"), bytes: 1, crc: 0 };
+    let mut base =
+        Base { segments: vec![binding(3, 0, 3), binding(4, 3, 4)], after: vec![binding(5, 4, 5), binding(6, 5, 6)], ..Base::default() };
+    base.segments[0].spool = vec![object(1)];
+    base.place(&[object(2), object(3), object(5)]);
+    let placed = base.segments.iter().chain(&base.after).map(|b| b.spool.clone());
+    assert_eq!(placed.collect::<Vec<_>>(), [vec![object(2), object(3)], vec![], vec![object(5)], vec![]]);
+    let checkpoint = |epoch| Checkpoint { epoch: Epoch(epoch), manifest: String::new(), crc: 0 };
+    for (epochs, covered) in [(vec![], 0), (vec![3], 0), (vec![3, 4], 3)] {
+        base.checkpoints = epochs.into_iter().map(checkpoint).collect();
+        assert_eq!(base.covered(), Epoch(covered), "one may be damaged");
+    }
+    let mut both = base.segments[0].clone();
+    both.extend(base.after[0].clone());
+    assert_eq!(both.spool, [object(2), object(3), object(5)]);
+}
+
+#[test]
 fn a_log_gives_back_what_was_written_and_counts_its_openings() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let (mut log, found) = open(&store).unwrap();

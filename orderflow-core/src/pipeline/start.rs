@@ -238,8 +238,9 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
 
 /// What spooled sources gave long ago is stored no more: nothing that needs it can begin.
 fn still_there(found: &Recovered, sources: &[(Arc<str>, Box<dyn crate::source::Source>)], restored: bool) -> Result<()> {
-    let gave =
-        |name: &Arc<str>| found.segments.iter().any(|b| b.epoch <= found.dropped && b.ranges.keys().any(|(source, _)| source == name));
+    let begins = [Epoch(0)].into_iter().chain(found.segments.iter().map(|b| b.epoch));
+    let gone: Vec<_> = begins.zip(&found.segments).filter(|(begin, _)| *begin < found.dropped).map(|(_, b)| b).collect();
+    let gave = |name: &Arc<str>| gone.iter().any(|b| b.ranges.keys().any(|(source, _)| source == name));
     let Some((name, _)) = sources.iter().find(|(name, source)| source.rewind() == Rewind::Spooled && gave(name)) else { return Ok(()) };
     let what = format!("what source {name} gave up to epoch {} is not stored any more, and the source cannot give it again", found.dropped);
     Err(match restored {

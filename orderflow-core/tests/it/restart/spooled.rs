@@ -352,7 +352,9 @@ fn a_pipeline_that_stores_no_views_reads_all_stored_rows_again() {
         sender.try_send(batch(sent..sent + 7)).unwrap().unwrap();
         sent += 7;
         drop(sender);
-        stepper.drain().unwrap();
+        while stepper.step().unwrap().is_some() {
+            clock.advance(Duration::from_secs(1));
+        }
     }
     named(&world);
     let there = world.state.list("spool/").unwrap();
