@@ -134,6 +134,8 @@ impl Ledger {
             after: self.bindings.iter().cloned().collect(),
             held: held(),
             checkpoints: self.checkpoints.clone(),
+            // what is stored, and where, is known to whoever stores it
+            dropped: Epoch(0),
         })
     }
 }

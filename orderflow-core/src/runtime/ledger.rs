@@ -39,7 +39,7 @@ pub(crate) struct LogState {
     /// Bases written by this process.
     pub(crate) bases: u64,
     /// The rows that were read last, until they are taken.
-    read: Arc<Mutex<Option<Vec<Spooled>>>>,
+    pub(crate) read: Arc<Mutex<Option<Vec<Spooled>>>>,
     /// Why it is waiting, if it is.
     pub(crate) waits: Option<String>,
     /// Why it is out of order.

@@ -12,7 +12,7 @@ use crate::data::{Changes, Diffs};
 use crate::epoch::SpoolRef;
 use crate::error::{Error, Result};
 use crate::source::{Fetch, Payload};
-use crate::store::{Store, Upload};
+use crate::store::Store;
 use crate::time::{Epoch, Partition};
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
@@ -127,7 +127,7 @@ fn with_diffs(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields.chain([Field::new("diff", DataType::Int64, false)]).collect::<Vec<_>>()))
 }
 
-fn damaged(object: &SpoolRef, why: impl Into<String>) -> Error {
+fn damaged(object: &SpoolRef, why: impl std::fmt::Display) -> Error {
     Error::external(format!("the stored rows '{}' are damaged", object.name))
         .why(why)
         .hint("restore the state from a copy, or start anew with another state and other sinks: the source cannot give them again")
