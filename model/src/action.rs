@@ -133,6 +133,11 @@ pub enum Action {
     },
     /// A bit of the newest complete checkpoint's roots flips.
     Damage,
+    /// The records of the epoch that was closed are stored, because their source gives them once.
+    Spool {
+        /// Which process.
+        w: usize,
+    },
 }
 
 /// What a process hears of an append.
@@ -148,7 +153,7 @@ pub enum Answer {
 
 impl Action {
     /// Names of all kinds, by [`Action::kind`].
-    pub const KINDS: [&'static str; 24] = [
+    pub const KINDS: [&'static str; 25] = [
         "Start",
         "Look",
         "Append",
@@ -173,6 +178,7 @@ impl Action {
         "PowerCut",
         "Damage",
         "Confirm",
+        "Spool",
     ];
 
     /// Which kind it is.
@@ -202,6 +208,7 @@ impl Action {
             Self::PowerCut { .. } => 21,
             Self::Damage => 22,
             Self::Confirm { .. } => 23,
+            Self::Spool { .. } => 24,
         }
     }
 }
@@ -234,6 +241,7 @@ impl fmt::Display for Action {
             Self::Arrive { .. } => write!(f, "an append that was given up arrives"),
             Self::Crash { w } => write!(f, "{} dies", who(w)),
             Self::PowerCut { keep } => write!(f, "the power fails, {keep} slots are left"),
+            Self::Spool { w } => write!(f, "{} stores the records of the epoch", who(w)),
             Self::Damage => write!(f, "the newest checkpoint is damaged"),
         }
     }

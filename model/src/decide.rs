@@ -73,11 +73,11 @@ pub(crate) fn hydrate(params: &Params, cellar: &Cellar, writer: &mut Writer) -> 
     }
     let tail = cellar.tail();
     for epoch in writer.base + 1..=tail {
-        let (from, to) = cellar.binding(epoch).ok_or(())?;
+        let (from, to) = cellar.binding(epoch).filter(|_| !params.spooled || cellar.is_spooled(epoch)).ok_or(())?;
         let folded = writer.folded() + (to - from);
         writer.epochs.push((to, folded));
     }
-    writer.durable = writer.closed();
+    (writer.durable, writer.spooled) = (writer.closed(), writer.closed());
     Ok(fell_back)
 }
 
@@ -110,16 +110,17 @@ pub(crate) fn complete(params: &Params, writer: &Writer, sinks: usize) -> bool {
 pub(crate) enum Object {
     Slot(usize),
     Roots(usize),
+    Spool(usize),
 }
 
 /// The next object nobody needs any more: what is older than the older of the two newest complete checkpoints.
 ///
-/// Mirrors `orderflow_core::epoch::Ledger::retire`. Generation records are never deleted: an older writer's next slot holds one.
+/// Mirrors `orderflow_core::epoch::Ledger::retire` and `Base::covered`. Generation records are never deleted: an older writer's next slot holds one.
 pub(crate) fn retire(params: &Params, state: &State, writer: &Writer) -> Option<Object> {
     let cellar = &state.cellar;
     let [.., older, newest] = writer.known[..] else {
         let fastest = (0..writer.ports.len()).map(|sink| reached(params, writer, sink)).max()?;
-        return if params.has(Fault::RetirePastSink) { next_retired(params, cellar, fastest, 0, 0) } else { None };
+        return if params.has(Fault::RetirePastSink) { next_retired(params, cellar, fastest, 0, 0, 0) } else { None };
     };
     let bindings = match params.fault {
         Some(Fault::RetirePastOlder) => newest.0,
@@ -128,22 +129,26 @@ pub(crate) fn retire(params: &Params, state: &State, writer: &Writer) -> Option<
     };
     let is_older = |note: &Note| matches!(note, Note::Checkpoint { epoch, generation, .. } if (*epoch, *generation) == older);
     let before = cellar.notes().find(|(_, note)| is_older(note)).map_or(0, |(slot, _)| slot);
-    next_retired(params, cellar, bindings, older.0, before)
+    let spool = if params.has(Fault::SpoolDroppedAtNewest) { newest.0 } else { older.0 };
+    next_retired(params, cellar, bindings, older.0, spool, before)
 }
 
-fn next_retired(params: &Params, cellar: &Cellar, bindings: Epoch, checkpoints: Epoch, before: usize) -> Option<Object> {
+fn next_retired(params: &Params, cellar: &Cellar, bindings: Epoch, checkpoints: Epoch, spool: Epoch, before: usize) -> Option<Object> {
     let slot = cellar.notes().find(|(slot, note)| match note {
         Note::Binding { epoch, .. } => *epoch <= bindings,
         Note::Checkpoint { epoch, .. } => *epoch < checkpoints,
         Note::Generation(_) => params.has(Fault::GenerationRetired) && *slot < before,
     });
     let roots = || cellar.roots.iter().position(|r| r.epoch < checkpoints).map(Object::Roots);
-    slot.map(|(slot, _)| Object::Slot(slot)).or_else(roots)
+    let spool = || cellar.spool.iter().position(|(epoch, _)| *epoch <= spool).map(Object::Spool);
+    slot.map(|(slot, _)| Object::Slot(slot)).or_else(roots).or_else(spool)
 }
 
-/// The next root file that a lower generation left and no complete checkpoint names.
+/// The next root file that a lower generation left and no complete checkpoint names, or object with records that no binding names.
 pub(crate) fn leftover(params: &Params, cellar: &Cellar, writer: &Writer) -> Option<Object> {
     let names = |note: &Note, r: &Roots| matches!(note, Note::Checkpoint { epoch, generation, .. } if (*epoch, *generation) == (r.epoch, r.generation));
-    let lower = |r: &Roots| r.generation < writer.generation || (r.generation > writer.generation && params.has(Fault::CleanAnyGeneration));
-    cellar.roots.iter().position(|r| lower(r) && !cellar.notes().any(|(_, note)| names(note, r))).map(Object::Roots)
+    let lower = |g: u16| g < writer.generation || (g > writer.generation && params.has(Fault::CleanAnyGeneration));
+    let roots = cellar.roots.iter().position(|r| lower(r.generation) && !cellar.notes().any(|(_, note)| names(note, r)));
+    let spool = || cellar.spool.iter().position(|(epoch, g)| lower(*g) && cellar.bound_by(*epoch) != Some(*g));
+    roots.map(Object::Roots).or_else(|| spool().map(Object::Spool))
 }

@@ -62,6 +62,12 @@ pub enum Fault {
     CleanAnyGeneration,
     /// Leftovers are deleted before the sinks have been judged.
     CleanBeforeJudging,
+    /// A binding is in the ledger before the records that its source cannot give again are stored.
+    EntryBeforeSpool,
+    /// The host is told that records are safe when they are stored, though no binding names them yet.
+    AcknowledgeBeforeEntry,
+    /// Stored records are deleted up to the newest checkpoint instead of the older one.
+    SpoolDroppedAtNewest,
 }
 
 impl Fault {
@@ -95,5 +101,8 @@ impl Fault {
         Self::CleanBeforeWinning,
         Self::CleanAnyGeneration,
         Self::CleanBeforeJudging,
+        Self::EntryBeforeSpool,
+        Self::AcknowledgeBeforeEntry,
+        Self::SpoolDroppedAtNewest,
     ];
 }

@@ -21,7 +21,7 @@ pub enum Law {
     Twice,
     /// No record is passed over: a sink gets nothing before all that is older.
     Gap,
-    /// Of the two newest complete checkpoints no file is gone, and a restart now finds all it needs.
+    /// Of the two newest complete checkpoints no file is gone, and a restart now finds all it needs, here or with its source.
     Kept,
     /// Nobody is refused whose state and sinks belong together; and nobody else is served.
     Refusal,
@@ -64,7 +64,8 @@ impl Protocol {
     /// The first law that does not hold in `state`.
     pub fn broken(&self, state: &State) -> Option<Law> {
         let read = || {
-            let laws = [(Law::Kept, kept(state)), (Law::Refusal, self.refusal(state)), (Law::Unchanged, self.unchanged(state))];
+            let laws =
+                [(Law::Kept, kept(self.params(), state)), (Law::Refusal, self.refusal(state)), (Law::Unchanged, self.unchanged(state))];
             laws.into_iter().find(|(_, holds)| !holds).map(|(law, _)| law)
         };
         state.seen.broken.or_else(read).or_else(|| (!self.ends_well(state)).then_some(Law::Complete))
@@ -104,8 +105,9 @@ impl Protocol {
     }
 }
 
-/// What a restart at this moment needs is there, and so are the files of the two newest complete checkpoints.
-fn kept(state: &State) -> bool {
+/// What a restart at this moment needs is there, and so are the files of the two newest complete checkpoints. What the host of a spooled source has
+/// forgotten is bound.
+fn kept(params: &Params, state: &State) -> bool {
     let cellar = &state.cellar;
     let named = cellar.notes().rev().filter_map(|(_, note)| match note {
         Note::Checkpoint { epoch, generation, .. } => Some((*epoch, *generation)),
@@ -115,8 +117,10 @@ fn kept(state: &State) -> bool {
         Note::Checkpoint { epoch, generation, .. } => cellar.roots_of(*epoch, *generation).filter(|r| !r.damaged).map(|r| r.epoch),
         _ => None,
     });
-    let bound = (base.unwrap_or(0) + 1..=cellar.tail()).all(|epoch| cellar.binding(epoch).is_some());
-    bound && named.take(2).all(|(epoch, generation)| cellar.roots_of(epoch, generation).is_some())
+    let stored = |epoch| !params.spooled || cellar.is_spooled(epoch);
+    let bound = (base.unwrap_or(0) + 1..=cellar.tail()).all(|epoch| cellar.binding(epoch).is_some() && stored(epoch));
+    let end = cellar.notes().map(|(_, note)| if let Note::Binding { to, .. } | Note::Checkpoint { to, .. } = note { *to } else { 0 }).max();
+    bound && state.forgotten <= end.unwrap_or(0) && named.take(2).all(|(epoch, generation)| cellar.roots_of(epoch, generation).is_some())
 }
 
 /// Notes that epoch `epoch` ends at `to`, which everybody may know from now on.

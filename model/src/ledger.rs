@@ -133,7 +133,12 @@ impl Protocol {
                     self.event(Event::TakenOver);
                 }
             }
-            Note::Binding { epoch, .. } => writer.durable = epoch,
+            Note::Binding { epoch, to, .. } => {
+                writer.durable = epoch;
+                if self.params().spooled {
+                    s.forgotten = s.forgotten.max(to);
+                }
+            }
             Note::Checkpoint { epoch, generation, .. } => {
                 writer.known.push((epoch, generation));
                 writer.staged = None;
@@ -158,6 +163,16 @@ impl Protocol {
         let folded = writer.folded() + records;
         writer.epochs.push((to, folded));
         writer.append = Some(Note::Binding { epoch: writer.closed(), from, to });
+    }
+
+    /// Stores the records of the epoch that was closed last, in an object of one's own generation.
+    pub(crate) fn spool(&self, s: &mut State, w: usize) {
+        let writer = &mut s.writers[w];
+        writer.spooled = writer.closed();
+        s.cellar.spool.push((writer.spooled, writer.generation));
+        if self.params().has(Fault::AcknowledgeBeforeEntry) {
+            s.forgotten = s.forgotten.max(writer.position());
+        }
     }
 
     pub(crate) fn store_roots(&self, s: &mut State, w: usize) {
@@ -243,6 +258,9 @@ fn delete(s: &mut State, object: Option<Object>) {
         Object::Slot(slot) => s.cellar.slots[slot] = None,
         Object::Roots(at) => {
             s.cellar.roots.remove(at);
+        }
+        Object::Spool(at) => {
+            s.cellar.spool.remove(at);
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct Params {
     pub damages: u16,
     /// Root files that are written, so how often a checkpoint begins.
     pub checkpoints: u16,
+    /// Whether the source gives every record once: its host forgets what is acknowledged, and records are stored before their binding.
+    pub spooled: bool,
     /// The planted bug.
     pub fault: Option<Fault>,
 }
@@ -79,6 +81,7 @@ impl Params {
             timeouts: 0,
             damages: 1,
             checkpoints: 3,
+            spooled: false,
             fault: None,
         }
     }
@@ -99,6 +102,7 @@ impl Params {
             timeouts: 1,
             damages: 0,
             checkpoints: 2,
+            spooled: false,
             fault: None,
         }
     }
@@ -111,6 +115,11 @@ impl Params {
     /// Two processes and one sink that shows commits late, while either process may die and a checkpoint may be damaged.
     pub const fn handover() -> Self {
         Self { sinks: 1, two_steps: true, crashes: 1, timeouts: 0, damages: 1, ..Self::shared() }
+    }
+
+    /// Two processes that read what a host sends again after a crash, as far as it has not forgotten it; a checkpoint may be damaged.
+    pub const fn spooled() -> Self {
+        Self { sinks: 1, spooled: true, crashes: 1, timeouts: 0, damages: 1, ..Self::shared() }
     }
 
     /// One process and one sink with everything that can go wrong between the two: parts, decided commits seen late, lost answers, crashes.
@@ -129,6 +138,7 @@ impl Params {
             timeouts: 1,
             damages: 1,
             checkpoints: 2,
+            spooled: false,
             fault: None,
         }
     }

@@ -47,7 +47,7 @@ impl Protocol {
     pub fn initial(&self) -> State {
         let p = &self.params;
         let place = Place { fence: None, progress: None, flying: vec![], next: 0, last: None };
-        let cellar = Cellar { ledger: 1, slots: vec![], synced: 0, roots: vec![], late: vec![] };
+        let cellar = Cellar { ledger: 1, slots: vec![], synced: 0, roots: vec![], spool: vec![], late: vec![] };
         let mut state = State {
             cellar,
             places: vec![place; p.sinks],
@@ -58,6 +58,7 @@ impl Protocol {
             damages: p.damages,
             checkpoints: p.checkpoints,
             runs: 0,
+            forgotten: 0,
         };
         if p.past != Past::Fresh {
             past(p, &mut state);
@@ -110,7 +111,13 @@ impl Protocol {
             }
             Phase::Running => self.enabled_running(state, w, &mut actions),
         }
-        if writer.append.is_some() {
+        // of a spooled source first the records, then the binding that names them
+        let unspooled = p.spooled && writer.phase == Phase::Running && writer.spooled < writer.closed();
+        if unspooled {
+            actions.push(Action::Spool { w });
+        }
+        let waits = unspooled && !p.has(Fault::EntryBeforeSpool) && matches!(writer.append, Some(Note::Binding { .. }));
+        if writer.append.is_some() && !waits {
             if writer.written {
                 actions.push(Action::Sync { w });
             } else {
@@ -148,8 +155,10 @@ impl Protocol {
         let p = &self.params;
         let writer = &state.writers[w];
         let rest = p.records - writer.position();
-        if writer.append.is_none() {
+        if writer.append.is_none() && (!p.spooled || writer.spooled == writer.closed()) {
             actions.extend((1..=p.epoch_records.min(rest)).map(|records| Action::Bind { w, records }));
+        }
+        if writer.append.is_none() {
             if decide::complete(p, writer, p.sinks) {
                 actions.push(Action::Complete { w });
             }
@@ -207,6 +216,7 @@ impl Protocol {
             Action::Crash { w } => self.crash(s, w),
             Action::PowerCut { keep } => self.power_cut(s, keep),
             Action::Damage => self.damage(s),
+            Action::Spool { w } => self.spool(s, w),
         }
         state
     }

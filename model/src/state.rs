@@ -35,6 +35,8 @@ pub struct State {
     pub checkpoints: u16,
     /// Processes started so far; the next one's nonce.
     pub runs: u16,
+    /// The first record that the host of a spooled source still has.
+    pub forgotten: u16,
 }
 
 /// What survives on the side of the store.
@@ -48,6 +50,8 @@ pub struct Cellar {
     pub synced: usize,
     /// Root files.
     pub roots: Vec<Roots>,
+    /// Stored records of a spooled source, an object an epoch: which, and which generation wrote it.
+    pub spool: Vec<(Epoch, u16)>,
     /// Appends that are still on their way, though whoever sent them has stopped waiting.
     pub late: Vec<(usize, Slot)>,
 }
@@ -168,6 +172,8 @@ pub struct Writer {
     pub epochs: Vec<(u16, u16)>,
     /// The newest epoch whose binding is durable.
     pub durable: Epoch,
+    /// The newest epoch whose records are stored, if the source is spooled.
+    pub spooled: Epoch,
     /// Its sinks.
     pub ports: Vec<Port>,
     /// Complete checkpoints that it knows, newest last: epoch, and which generation wrote the roots.
@@ -261,6 +267,18 @@ impl Cellar {
             Note::Binding { epoch: e, from, to } if *e == epoch => Some((*from, *to)),
             _ => None,
         })
+    }
+
+    /// The generation under which the binding of `epoch` was written, if that is there: its records' object has the same.
+    pub fn bound_by(&self, epoch: Epoch) -> Option<u16> {
+        let slot = self.notes().find_map(|(slot, note)| matches!(note, Note::Binding { epoch: e, .. } if *e == epoch).then_some(slot))?;
+        let generation = |(_, note): (usize, &Note)| if let Note::Generation(g) = note { Some(*g) } else { None };
+        self.notes().take_while(|(at, _)| *at < slot).filter_map(generation).last()
+    }
+
+    /// Whether the records of `epoch` are stored under the name that its binding gives.
+    pub fn is_spooled(&self, epoch: Epoch) -> bool {
+        self.bound_by(epoch).is_some_and(|generation| self.spool.contains(&(epoch, generation)))
     }
 
     /// Roots of a checkpoint.

@@ -35,6 +35,8 @@ fn place(fault: Fault) -> (Params, Law) {
         Fault::CleanBeforeWinning => (shared, Law::Kept),
         Fault::CleanAnyGeneration => (shared, Law::Kept),
         Fault::CleanBeforeJudging => (Params::lost(Past::Wiped), Law::Unchanged),
+        Fault::EntryBeforeSpool | Fault::AcknowledgeBeforeEntry => (Params::spooled(), Law::Kept),
+        Fault::SpoolDroppedAtNewest => (Params { writers: 1, ..Params::spooled() }, Law::Kept),
     }
 }
 

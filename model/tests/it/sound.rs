@@ -46,6 +46,8 @@ fn the_laws_hold_in_every_state() {
     seen.explore("takeover", Params::takeover(), 1_000_000);
     seen.explore("handover", Params::handover(), 400_000);
     seen.explore("sink", Params::sink(), 200_000);
+    seen.explore("spooled", Params::spooled(), 100_000);
+    seen.explore("spooled, a local folder", Params { records: 2, crashes: 1, spooled: true, ..Params::local() }, 10_000);
     seen.lacks_nothing();
     assert!(!seen.events.contains(&Event::Refused), "somebody was refused whose state and sinks belong together");
     if super::nightly() {
@@ -65,6 +67,7 @@ fn every_run_ends() {
         Params { records: 2, checkpoints: 3, timeouts: 2, ..Params::sink() },
         Params { sinks: 1, ..Params::shared() },
         Params { records: 2, crashes: 1, ..Params::local() },
+        Params { damages: 0, crashes: 0, ..Params::spooled() },
     ];
     for params in worlds {
         let world = Protocol::new(params);

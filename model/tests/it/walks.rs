@@ -38,6 +38,7 @@ fn long_random_walks_keep_the_laws() {
     let worlds = [
         Params { writers: 3, parts: true, two_steps: true, filter: true, ..big },
         Params { writers: 1, parts: true, two_steps: true, filter: true, ..big },
+        Params { writers: 2, spooled: true, two_steps: true, ..big },
         Params { timeouts: 0, filter: true, crashes: 12, sinks: 3, records: 60, epoch_records: 4, checkpoints: 40, ..Params::local() },
     ];
     for params in worlds {

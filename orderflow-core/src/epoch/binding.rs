@@ -14,6 +14,21 @@ pub struct Binding {
     pub ranges: BTreeMap<(Arc<str>, Partition), Range>,
     /// When it was closed, in milliseconds since 1970.
     pub minted_at: i64,
+    /// Where the rows are stored that their sources cannot give again, the oldest first.
+    pub spool: Vec<SpoolRef>,
+}
+
+/// A stored object with rows of spooled sources, and what it must be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpoolRef {
+    /// The newest epoch whose rows are in it.
+    pub upto: Epoch,
+    /// Its name in the store.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// CRC-32 of all its bytes.
+    pub crc: u32,
 }
 
 /// What was read of one partition.
@@ -50,6 +65,7 @@ impl Binding {
     /// Adds the epoch that comes after this one: together they are bound to the input of both.
     pub fn extend(&mut self, next: Binding) {
         (self.epoch, self.minted_at) = (next.epoch, next.minted_at);
+        self.spool.extend(next.spool);
         for (partition, range) in next.ranges {
             let so_far = self.ranges.entry(partition).or_insert(Range { rows: 0, bytes: 0, fingerprint: 0, to: range.from, ..range });
             so_far.to = so_far.to.max(range.to);

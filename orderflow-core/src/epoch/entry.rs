@@ -7,7 +7,7 @@
 //! Invariant: an entry that is read is the one that was written, in the slot it was written for, or an error that names the object.
 //! Numbers beyond 2⁵³ are text, because most readers of JSON end there. Sources are named, not numbered: a pipeline may be rearranged.
 
-use super::{Binding, Range};
+use super::{Binding, Range, SpoolRef};
 use crate::error::{Error, Result};
 use crate::sink::{Progress, WriterId};
 use crate::time::{Epoch, Partition, Positions};
@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Version of the format, written into every entry. Version 1 had no checkpoints, and one binding in a base; version 2 no births of sinks, and no
-/// times of openings.
+/// Version of the format, written into every entry. Version 1 had no checkpoints, and one binding in a base; version 2 no births of sinks, no
+/// times of openings and no spooled sources.
 const FORMAT: u32 = 3;
 
 /// One fact about a pipeline.
@@ -58,6 +58,29 @@ pub struct Base {
     pub births: BTreeMap<String, u64>,
     /// The complete checkpoints that are kept, the oldest first.
     pub checkpoints: Vec<Checkpoint>,
+    /// Rows of spooled sources up to this epoch are stored no more.
+    pub dropped: Epoch,
+}
+
+impl Base {
+    /// Up to which epoch no start needs input again: two checkpoints cover it, so that one of them may be damaged.
+    pub fn covered(&self) -> Epoch {
+        match &self.checkpoints[..] {
+            [older, .., _newest] => older.epoch,
+            _ => Epoch(0),
+        }
+    }
+
+    /// Says of each binding which of these objects, in the order of their epochs, hold rows of it.
+    pub fn place(&mut self, objects: &[SpoolRef]) {
+        let mut objects = objects.iter().cloned().peekable();
+        for binding in self.segments.iter_mut().chain(&mut self.after) {
+            binding.spool.clear();
+            while let Some(object) = objects.next_if(|o| o.upto <= binding.epoch) {
+                binding.spool.push(object);
+            }
+        }
+    }
 }
 
 /// Points to all that is stored of a pipeline's state as of one epoch, which every sink holds.
@@ -102,7 +125,13 @@ enum Stored {
         births: BTreeMap<String, u64>,
         #[serde(default)]
         checkpoints: Vec<StoredCheckpoint>,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        dropped: u64,
     },
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,6 +160,16 @@ struct StoredBinding {
     epoch: u64,
     minted_at: i64,
     ranges: Vec<StoredRange>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    spool: Vec<StoredSpool>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSpool {
+    upto: u64,
+    name: String,
+    bytes: u64,
+    crc: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,7 +230,9 @@ impl StoredBinding {
             bytes: r.bytes,
             fingerprint: format!("{:016x}", r.fingerprint),
         };
-        Self { epoch: b.epoch.0, minted_at: b.minted_at, ranges: b.ranges.iter().map(range).collect() }
+        let object = |o: &SpoolRef| StoredSpool { upto: o.upto.0, name: o.name.clone(), bytes: o.bytes, crc: format!("{:08x}", o.crc) };
+        let (ranges, spool) = (b.ranges.iter().map(range).collect(), b.spool.iter().map(object).collect());
+        Self { epoch: b.epoch.0, minted_at: b.minted_at, ranges, spool }
     }
 
     fn binding(self) -> std::result::Result<Binding, String> {
@@ -201,7 +242,10 @@ impl StoredBinding {
             let range = Range { from: r.from, to: r.to, rows: r.rows, bytes: r.bytes, fingerprint };
             ranges.insert((r.source.into(), Partition::new(r.topic, r.partition)), range);
         }
-        Ok(Binding { epoch: Epoch(self.epoch), ranges, minted_at: self.minted_at })
+        let object =
+            |o: StoredSpool| hex(&o.crc).map(|crc| SpoolRef { upto: Epoch(o.upto), name: o.name, bytes: o.bytes, crc: crc as u32 });
+        let spool = self.spool.into_iter().map(object).collect::<std::result::Result<_, _>>()?;
+        Ok(Binding { epoch: Epoch(self.epoch), ranges, minted_at: self.minted_at, spool })
     }
 }
 
@@ -236,6 +280,7 @@ impl Entry {
                     .iter()
                     .map(|c| StoredCheckpoint { epoch: c.epoch.0, manifest: c.manifest.clone(), crc: format!("{:08x}", c.crc) })
                     .collect(),
+                dropped: base.dropped.0,
             },
         };
         let envelope = Envelope { format: FORMAT, slot, nonce: format!("{nonce:016x}"), entry };
@@ -263,7 +308,7 @@ impl Entry {
             Stored::Opened { ledger, generation, at } => Entry::Opened(WriterId { ledger: hex(&ledger)?, generation }, at),
             Stored::Started(start) => Entry::Started(start.start()),
             Stored::Bound(b) => Entry::Bound(b.binding()?),
-            Stored::Base { start, binding, segments, after, held, births, checkpoints } => {
+            Stored::Base { start, binding, segments, after, held, births, checkpoints, dropped } => {
                 let bindings =
                     |b: Vec<StoredBinding>| b.into_iter().map(StoredBinding::binding).collect::<std::result::Result<Vec<_>, _>>();
                 let checkpoint = |c: StoredCheckpoint| -> std::result::Result<_, String> {
@@ -276,6 +321,7 @@ impl Entry {
                     held: BTreeMap::new(),
                     births,
                     checkpoints: checkpoints.into_iter().map(checkpoint).collect::<std::result::Result<_, _>>()?,
+                    dropped: Epoch(dropped),
                 };
                 for (sink, p) in held {
                     let progress = |p: StoredProgress| -> std::result::Result<Progress, String> {
@@ -299,7 +345,8 @@ mod tests {
         let writer = WriterId { ledger: u128::MAX - 5, generation: 3 };
         let range = Range { from: 1, to: 9, rows: 7, bytes: 700, fingerprint: u64::MAX - 1 };
         let ranges = BTreeMap::from([(("orders".into(), Partition::new("a.b", 3)), range)]);
-        let binding = Binding { epoch: Epoch(5), ranges, minted_at: -1 };
+        let spool = vec![SpoolRef { upto: Epoch(5), name: "spool/5".into(), bytes: 9, crc: 0xfe }];
+        let binding = Binding { epoch: Epoch(5), ranges, minted_at: -1, spool };
         let positions = BTreeMap::from([("orders".into(), Positions::from([(Partition::new("a.b", 3), 1)]))]);
         let progress = Progress { writer, epoch: Epoch(4), part: 1 };
         let start = Start { positions, plan: [("view totals".to_owned(), "a\nb".to_owned())].into() };
@@ -313,6 +360,7 @@ mod tests {
                 segments: vec![binding.clone(), binding.clone()],
                 after: vec![binding],
                 checkpoints: vec![Checkpoint { epoch: Epoch(5), manifest: "checkpoints/x".into(), crc: 0xfe }],
+                dropped: Epoch(3),
                 held: [("parquet of totals".to_owned(), Some(progress)), ("b".to_owned(), None)].into(),
                 births: [("b".to_owned(), 3)].into(),
             }),
@@ -351,29 +399,31 @@ mod tests {
     fn older_formats_can_still_be_read() {
         let stored = "{\"epoch\":1,\"minted_at\":5,\"ranges\":[{\"source\":\"orders\",\"topic\":\"t\",\"partition\":0,\"from\":0,\"to\":3,\
                        \"rows\":3,\"bytes\":9,\"fingerprint\":\"00000000000000ff\"}]}";
-        let of = |format: u32, entry: String| {
+        let read = |format: u32, entry: String| {
             let written = format!("{{\"format\":{format},\"slot\":2,\"nonce\":\"000000000000002a\",\"entry\":{entry}}}");
             let bytes = format!("{:08x}\n{written}", crc32fast::hash(written.as_bytes()));
             Entry::decode(bytes.as_bytes(), 2).unwrap()
         };
-        let read = |entry: String| of(1, entry);
         let range = Range { from: 0, to: 3, rows: 3, bytes: 9, fingerprint: 255 };
         let ranges = BTreeMap::from([(("orders".into(), Partition::new("t", 0)), range)]);
-        let binding = Binding { epoch: Epoch(1), ranges, minted_at: 5 };
-        assert_eq!(read(format!("{{\"Bound\":{stored}}}")), (Entry::Bound(binding.clone()), 42));
+        let binding = Binding { epoch: Epoch(1), ranges, minted_at: 5, spool: vec![] };
+        for format in [1, 2] {
+            assert_eq!(read(format, format!("{{\"Bound\":{stored}}}")), (Entry::Bound(binding.clone()), 42));
+        }
         let base = format!(
             "{{\"Base\":{{\"start\":{{\"positions\":[],\"plan\":{{}}}},\"binding\":{stored},\"after\":[{stored}],\"held\":{{}}}}}}"
         );
-        let expected = Base { segments: vec![binding.clone()], after: vec![binding], ..Base::default() };
-        assert_eq!(read(base), (Entry::Base(expected), 42));
+        let expected = Base { segments: vec![binding.clone()], after: vec![binding.clone()], ..Base::default() };
+        assert_eq!(read(1, base), (Entry::Base(expected), 42));
         let writer = WriterId { ledger: 255, generation: 4 };
-        assert_eq!(of(2, "{\"Opened\":{\"ledger\":\"ff\",\"generation\":4}}".to_owned()), (Entry::Opened(writer, None), 42));
+        assert_eq!(read(2, "{\"Opened\":{\"ledger\":\"ff\",\"generation\":4}}".to_owned()), (Entry::Opened(writer, None), 42));
         let base = format!(
             "{{\"Base\":{{\"start\":{{\"positions\":[],\"plan\":{{}}}},\"segments\":[{stored}],\"after\":[],\
              \"held\":{{\"sink 0, jsonl of v\":{{\"ledger\":\"ff\",\"generation\":4,\"epoch\":1,\"part\":0}}}},\
              \"checkpoints\":[{{\"epoch\":1,\"manifest\":\"m\",\"crc\":\"fe\"}}]}}}}"
         );
-        let Entry::Base(base) = of(2, base).0 else { panic!("a base") };
+        let Entry::Base(base) = read(2, base).0 else { panic!("a base") };
+        assert_eq!((base.segments, base.dropped), (vec![binding], Epoch(0)));
         assert_eq!((base.held.len(), base.births.len(), base.checkpoints[0].crc), (1, 0, 0xfe));
     }
 }

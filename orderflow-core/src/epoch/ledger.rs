@@ -137,6 +137,8 @@ impl Ledger {
             held: held(),
             births: self.births.clone(),
             checkpoints: self.checkpoints.clone(),
+            // what is stored, and where, is known to whoever stores it
+            dropped: Epoch(0),
         })
     }
 }

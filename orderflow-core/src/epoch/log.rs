@@ -36,6 +36,8 @@ pub struct Recovered {
     pub births: BTreeMap<String, u64>,
     /// Complete checkpoints, the oldest first.
     pub checkpoints: Vec<Checkpoint>,
+    /// Rows of spooled sources up to this epoch are stored no more.
+    pub dropped: Epoch,
 }
 
 impl Recovered {
@@ -78,7 +80,16 @@ impl Recovered {
             held: self.held.clone(),
             births: self.births.clone(),
             checkpoints: self.checkpoints.clone(),
+            dropped: self.dropped,
         }
+    }
+
+    /// Where each partition of a source stood at the end of the last epoch, or where it began.
+    pub fn ends(&self, source: &str) -> Positions {
+        let mut positions = self.start.as_ref().and_then(|s| s.positions.get(source)).cloned().unwrap_or_default();
+        let all = self.segments.iter().chain(&self.bindings).flat_map(|b| &b.ranges).filter(|((of, _), _)| **of == *source);
+        positions.extend(all.map(|((_, partition), range)| (partition.clone(), range.to)));
+        positions
     }
 
     /// Where each partition of a source stood at the end of epoch `from`, or where it began.
@@ -331,6 +342,7 @@ impl Log {
                     recovered.held = base.held;
                     recovered.births = base.births;
                     recovered.checkpoints = base.checkpoints;
+                    recovered.dropped = base.dropped;
                 }
             }
         }

@@ -9,7 +9,7 @@ mod mint;
 mod replay;
 mod resume;
 
-pub use binding::{Binding, Range};
+pub use binding::{Binding, Range, SpoolRef};
 pub use entry::{Base, Checkpoint, Entry, Start};
 pub use ledger::Ledger;
 pub use log::{Log, Opening, Recovered, Seen};

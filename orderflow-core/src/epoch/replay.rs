@@ -3,7 +3,7 @@
 //! Invariant: a record belongs to the epoch whose binding names its position, whatever the fetches it comes in; an epoch is whole when
 //! every range has been read to its end, and then it has the rows and the fingerprint of its binding, or the source has changed.
 
-use super::{Binding, Range};
+use super::{Binding, Range, SpoolRef};
 use crate::error::{Error, Result};
 use crate::source::Fetch;
 use crate::time::{Epoch, Partition, Position, Positions};
@@ -73,10 +73,30 @@ impl Replay {
         self.found.add(source, fetch);
     }
 
+    /// The next stored object with rows of the epoch that is read now.
+    pub fn spooled(&self) -> Option<&SpoolRef> {
+        self.epochs.front()?.spool.first()
+    }
+
+    /// Notes that the object that [`Replay::spooled`] names was read, and gives it.
+    pub fn take_spooled(&mut self) -> Option<SpoolRef> {
+        let spool = &mut self.epochs.front_mut()?.spool;
+        (!spool.is_empty()).then(|| spool.remove(0))
+    }
+
     /// Whether every range of the epoch that is read now has been read to its end.
     pub fn is_whole(&self) -> bool {
+        self.epochs.front().is_some_and(|b| b.spool.is_empty() && self.is_read(b, |_| true))
+    }
+
+    /// Whether a source still has to give something for the epoch that is read now.
+    pub fn lacks(&self, source: &str) -> bool {
+        self.epochs.front().is_some_and(|b| !self.is_read(b, |s| s == source))
+    }
+
+    fn is_read(&self, binding: &Binding, of: impl Fn(&str) -> bool) -> bool {
         let read = |key| self.found.ranges.get(key).map(|f| f.to);
-        self.epochs.front().is_some_and(|b| b.ranges.iter().all(|(key, range)| read(key).unwrap_or(range.from) >= range.to))
+        binding.ranges.iter().filter(|((source, _), _)| of(source)).all(|(key, range)| read(key).unwrap_or(range.from) >= range.to)
     }
 
     /// Ends the epoch that is read now if it is whole.
@@ -103,6 +123,14 @@ impl Replay {
         Error::user(format!("source {source} no longer holds all that epoch {epoch} was made of"))
             .why("it ended before the position that the state names")
             .hint("put the missing input back, or start anew with another state and other sinks")
+    }
+
+    /// The error of a spooled source whose rows were not stored with the epoch.
+    pub fn not_stored(&self, source: &str) -> Error {
+        let epoch = self.epoch().unwrap_or_default();
+        Error::user(format!("the rows of source {source} that epoch {epoch} was made of are not stored"))
+            .why("it was a source that could be read again when they came, and is not one now")
+            .hint("put the source back that it was, or start anew with another state and other sinks")
     }
 }
 

@@ -37,6 +37,25 @@ fn two_epochs_as_one_are_bound_to_the_input_of_both() {
 }
 
 #[test]
+fn a_base_says_which_stored_rows_belong_to_which_binding() {
+    let object = |upto| SpoolRef { upto: Epoch(upto), name: format!("spool/{upto}"), bytes: 1, crc: 0 };
+    let mut base =
+        Base { segments: vec![binding(3, 0, 3), binding(4, 3, 4)], after: vec![binding(5, 4, 5), binding(6, 5, 6)], ..Base::default() };
+    base.segments[0].spool = vec![object(1)];
+    base.place(&[object(2), object(3), object(5)]);
+    let placed = base.segments.iter().chain(&base.after).map(|b| b.spool.clone());
+    assert_eq!(placed.collect::<Vec<_>>(), [vec![object(2), object(3)], vec![], vec![object(5)], vec![]]);
+    let checkpoint = |epoch| Checkpoint { epoch: Epoch(epoch), manifest: String::new(), crc: 0 };
+    for (epochs, covered) in [(vec![], 0), (vec![3], 0), (vec![3, 4], 3)] {
+        base.checkpoints = epochs.into_iter().map(checkpoint).collect();
+        assert_eq!(base.covered(), Epoch(covered), "one may be damaged");
+    }
+    let mut both = base.segments[0].clone();
+    both.extend(base.after[0].clone());
+    assert_eq!(both.spool, [object(2), object(3), object(5)]);
+}
+
+#[test]
 fn a_log_gives_back_what_was_written_and_counts_its_openings() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let (mut log, found) = open(&store).unwrap();
@@ -85,8 +104,7 @@ impl Meanwhile {
         if self.calls.fetch_add(1, Ordering::SeqCst) + 1 == self.at
             && let Some(mut log) = self.other.lock().unwrap().take()
         {
-            let base =
-                Base { start: start(), segments: vec![binding(3, 0, 15)], after: vec![], held: BTreeMap::new(), checkpoints: vec![] };
+            let base = Base { start: start(), segments: vec![binding(3, 0, 15)], ..Base::default() };
             log.write(&Entry::Base(base)).unwrap();
         }
     }
@@ -132,7 +150,7 @@ fn who_takes_over_from_a_writer_at_work_is_not_told_that_the_ledger_is_damaged()
             log.write(&Entry::Bound(binding(e, 5 * (e - 1), 5 * e))).unwrap();
         }
         let meanwhile = Arc::new(Meanwhile { below, calls: AtomicU64::new(0), at, other: Mutex::new(Some(log)) });
-        let (second, found) = Log::open(meanwhile.clone(), "here", |_| Ok(())).unwrap_or_else(|e| panic!("at {at}: {e}"));
+        let (second, found) = Log::open(meanwhile.clone(), "here", 0, |_| Ok(())).unwrap_or_else(|e| panic!("at {at}: {e}"));
         assert_eq!(second.writer().generation, 2);
         let all = found.replay(None, false).into_iter().reduce(|mut all, next| {
             all.extend(next);

@@ -106,6 +106,7 @@ pub(crate) struct Options {
     pub(crate) wait_for_state: Duration,
     pub(crate) on_change: OnChange,
     pub(crate) checkpoint_every: Duration,
+    pub(crate) keep_spooled: bool,
 }
 
 /// Where a pipeline keeps what it must know after a crash.
@@ -128,6 +129,7 @@ impl Pipeline {
             wait_for_state: Duration::ZERO,
             on_change: OnChange::default(),
             checkpoint_every: Duration::from_secs(10),
+            keep_spooled: false,
         };
         let flow = Flow {
             name: name.into(),
@@ -233,8 +235,8 @@ impl Pipeline {
     /// lock it: there the newer one takes over, and the older stops at the next thing it would write.
     ///
     /// Views are stored at [checkpoints](Pipeline::checkpoint_every), and a start goes on after the newest one: what came later is read again from the
-    /// sources, which must be able to give it once more (not a channel). A pipeline with an [operator](Stream::operator) of its own reads
-    /// everything again.
+    /// sources, or, of those that give every row once (a [channel](crate::source::memory::channel)), from where it is stored with its epoch. A pipeline
+    /// with an [operator](Stream::operator) of its own reads everything again.
     pub fn state(self, place: impl Into<PathBuf>) -> Self {
         self.flow().options.state = Some(State::At(place.into()));
         self
@@ -264,6 +266,14 @@ impl Pipeline {
     /// by a thread of its own; sinks are asked to commit then, so files close at least as often.
     pub fn checkpoint_every(self, interval: Duration) -> Self {
         self.flow().options.checkpoint_every = interval;
+        self
+    }
+
+    /// Keeps for ever what [spooled](crate::source::Rewind::Spooled) sources gave, so that views and sinks that are added later get all of it. By default,
+    /// with [`Pipeline::state`], it is deleted when two checkpoints cover it; then a pipeline to which such a view or sink is added is refused. The room that
+    /// it takes grows with the input.
+    pub fn keep_spooled(self) -> Self {
+        self.flow().options.keep_spooled = true;
         self
     }
 

@@ -3,7 +3,7 @@
 use super::State;
 use super::change::{self, Computed, Difference, OnChange};
 use super::restore::Restored;
-use super::{Flow, Options, Pipeline, Running, nothing_to_do};
+use super::{Flow, Options, Pipeline, Running, SourceDef, nothing_to_do};
 use crate::data::Rejected;
 use crate::epoch::{Base, Entry, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
 use crate::error::{Error, Result};
@@ -11,12 +11,12 @@ use crate::operator::root::Roots;
 use crate::operator::{Lowering, Node, Order};
 use crate::plan::InputKind;
 use crate::runtime::{
-    Begin, Blueprint, Bounds, CheckpointDriver, Checkpoints, Core, Driver, DriverThread, Engine, Flight, Job, LogDriver, LogState, Output,
-    OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Status, ToWorker,
-    ViewPlan, WorkerPort, queue, start_engine, start_workers,
+    Begin, Blueprint, Bounds, CheckpointDriver, Checkpoints, Core, Driver, DriverThread, Engine, Flight, Job, LogDriver, LogJob, LogState,
+    Output, OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Spool,
+    Spooling, Status, ToWorker, ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
 use crate::sink::{Guarantee, Sink, SinkContext};
-use crate::source::{SourceContext, Waker};
+use crate::source::{Rewind, SourceContext, Waker};
 use crate::state::Manifest;
 use crate::store::{self, Store};
 use crate::time::Epoch;
@@ -41,11 +41,12 @@ impl Flow {
         if !(1..=256).contains(&self.options.workers) {
             return Err(Error::user(format!("{} workers are not possible", self.options.workers)).hint("choose 1 to 256"));
         }
+        let bytes = |s: &&SourceDef| s.source.rewind() == Rewind::Spooled && s.format.is_some();
         if self.options.state.is_some()
-            && let Some(source) = self.sources.iter().find(|s| !s.source.rewinds())
+            && let Some(source) = self.sources.iter().find(bytes)
         {
-            let what = format!("source {} cannot give again what it gave before, so no state can be kept of it", source.name);
-            return Err(Error::user(what).hint("leave state(…) away, or read from a topic or a file"));
+            let what = format!("source {} gives bytes that it cannot give again, so no state can be kept of it", source.name);
+            return Err(Error::user(what).hint("leave state(…) away, or let the source decode them and give rows"));
         }
         let Lowered { views, mut outputs, computed } = self.lower_all()?;
         let mut wanted: Vec<BTreeSet<usize>> = self.sources.iter().map(|_| BTreeSet::new()).collect();
@@ -221,6 +222,9 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     let upto = restored.as_ref().map(|r| Epoch(r.image.upto));
     ledger.keep_checkpoints(|c| Some(c.epoch) <= upto);
     let fill = restored.as_ref().is_some_and(|r| r.fill);
+    if fill || upto < Some(found.dropped) && found.dropped > Epoch(0) {
+        still_there(&found, &parts.sources, restored.is_some())?;
+    }
     let replay = Replay::new(found.replay(upto, fill));
     let first = replay.epoch().unwrap_or(ledger.tail().next());
     let begin = Begin { first: first.0, storing: roots.is_some(), restoring: restored.is_some() };
@@ -256,6 +260,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         checkpoints: Checkpoints::new(Port::None, options.checkpoint_every, upto, now),
         log: Port::None,
         replay,
+        spooling: Spooling::default(),
         ledger,
     };
     let opened = open(&mut engine, parts, Ends { orders, labels, kept: kept.is_some() }, &found, &wake, threads).and_then(|()| {
@@ -264,18 +269,22 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
             // before anything leaves: a sink that begins a new life must be known by then
             log.write(&Entry::Base(Base { checkpoints: engine.ledger.checkpoints().to_vec(), ..found.as_base() }))?;
         }
-        let generation = log.writer().generation;
-        let driver = LogDriver::new(log, engine.written.durable, engine.clock.clone());
-        engine.log = port(driver, &format!("{name}-ledger"), threads, &wake)?;
         if found.start.is_none() {
             let at = |s: &SourcePort| {
                 let first = s.reader.status().partitions.into_iter().map(|p| (p.partition, p.position));
                 (s.name.clone(), first.collect())
             };
             let start = Start { positions: engine.sources.iter().map(at).collect(), plan };
-            engine.log.give(Entry::Started(start.clone()));
+            // before anything is read: another start must begin at the same place, whatever has come to the topic until then
+            log.write(&Entry::Started(start.clone()))?;
             engine.ledger.started(start);
         }
+        let generation = log.writer().generation;
+        let spool = Spool::new(store.clone(), generation, &found, options.keep_spooled || roots.is_none());
+        let driver = LogDriver::new(log, spool, engine.written.durable, engine.clock.clone());
+        engine.log = port(driver, &format!("{name}-ledger"), threads, &wake)?;
+        // all are judged: what older generations left may go
+        engine.log.give(LogJob::Clean);
         if let Some(roots) = &roots {
             let none = || roots.shapes.iter().map(|s| vec![vec![]; s.traces.len()]).collect();
             let files = restored.as_ref().map_or_else(none, |r| r.files.clone());
@@ -295,6 +304,23 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Restore(image.clone())));
     }
     Ok(engine)
+}
+
+/// What spooled sources gave long ago is stored no more: nothing that needs it can begin.
+fn still_there(found: &Recovered, sources: &[(Arc<str>, Box<dyn crate::source::Source>)], restored: bool) -> Result<()> {
+    let begins = [Epoch(0)].into_iter().chain(found.segments.iter().map(|b| b.epoch));
+    let gone: Vec<_> = begins.zip(&found.segments).filter(|(begin, _)| *begin < found.dropped).map(|(_, b)| b).collect();
+    let gave = |name: &Arc<str>| gone.iter().any(|b| b.ranges.keys().any(|(source, _)| source == name));
+    let Some((name, _)) = sources.iter().find(|(name, source)| source.rewind() == Rewind::Spooled && gave(name)) else { return Ok(()) };
+    let what = format!("what source {name} gave up to epoch {} is not stored any more, and the source cannot give it again", found.dropped);
+    Err(match restored {
+        true => Error::user(what)
+            .why("a view or sink is new, and needs all input from the beginning")
+            .hint("leave it out, or start anew with another state and other sinks, with keep_spooled() if views are to be added later"),
+        false => Error::user(what)
+            .why("the views that are stored cannot be used, and would have to be computed again from the beginning")
+            .hint("restore the state from a copy, or start anew with another state and other sinks"),
+    })
 }
 
 fn port<D: Driver>(driver: D, name: &str, threads: bool, wake: &Waker) -> Result<Port<D>> {
@@ -347,8 +373,12 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
         engine.outputs.push(Output { name: view, kind, schema, order, label: ledger_label, keeps_progress, port, state });
     }
     for (source, value) in parts.sources {
-        // from where it began, or from where it is read again
+        // from where it began, or from where it is read again; behind all that is stored of it
+        let spooled = (kept && value.rewind() == Rewind::Spooled).then(|| value.schema());
         let resume = found.start.as_ref().map(|_| {
+            if spooled.is_some() {
+                return found.ends(&source);
+            }
             let mut positions = found.positions(&source, engine.checkpoints.restored);
             positions.extend(engine.replay.positions(&source));
             positions
@@ -356,7 +386,7 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
         let context =
             SourceContext { pipeline: name.clone(), name: source.clone(), resume, wake: wake.clone(), clock: engine.clock.clone() };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
-        engine.sources.push(SourcePort::new(source, reader));
+        engine.sources.push(SourcePort::new(source, reader, spooled));
     }
     let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
     status.sources = engine.sources.iter().map(|s| s.report.clone()).collect();

@@ -14,7 +14,7 @@ use crate::dataflow::partials::Partials;
 use crate::epoch::Checkpoint;
 use crate::error::{Error, Result, Retry};
 use crate::operator::root::{Roots, Shape, TraceShape};
-use crate::state::{FileRef, Manifest, RootFiles, ViewOf, read, write};
+use crate::state::{FileRef, Manifest, RootFiles, ViewOf, generation_of, read, write};
 use crate::store::Store;
 use crate::time::{Clock, Epoch};
 use std::collections::{BTreeSet, VecDeque};
@@ -168,10 +168,7 @@ impl CheckpointDriver {
                 Err(e) => tracing::warn!("an older checkpoint is of no use any more: {e}"),
             }
         }
-        let older = |name: &str| {
-            let generation = name.rsplit_once("-g").and_then(|(_, rest)| rest.get(..4)?.parse::<u64>().ok());
-            generation.is_some_and(|g| g < self.generation)
-        };
+        let older = |name: &str| generation_of(name).is_some_and(|g| g < self.generation);
         for name in [self.store.list("roots/")?, self.store.list("checkpoints/")?].concat() {
             if older(&name) && !self.owned.contains(&name) {
                 self.store.delete(&name)?;
@@ -186,7 +183,8 @@ impl CheckpointDriver {
             for trace in 0..self.files[root].len() {
                 let files = &self.files[root][trace];
                 let last = files.iter().take_while(|f| f.upto <= complete.0).count();
-                let Some(from) = run(&files[..last]) else { continue };
+                let sizes: Vec<u64> = files[..last].iter().map(|f| f.bytes).collect();
+                let Some(from) = run(&sizes) else { continue };
                 let shape = self.shapes[root].traces[trace].clone();
                 let small = files[from..last].to_vec();
                 let merged = self.merged(&shape, &small)?;
@@ -224,15 +222,15 @@ impl CheckpointDriver {
     }
 }
 
-/// Where the run of files begins that is to be merged: of the newest files, those that are not much larger than all newer ones together.
-fn run(files: &[FileRef]) -> Option<usize> {
-    let (mut from, mut bytes) = (files.len(), 0);
+/// Where the run of files of these sizes begins that is to be merged: of the newest files, those that are not much larger than all newer ones together.
+pub(super) fn run(sizes: &[u64]) -> Option<usize> {
+    let (mut from, mut bytes) = (sizes.len(), 0);
     while let Some(next) = from.checked_sub(1)
-        && (bytes == 0 || files[next].bytes < 2 * bytes)
+        && (bytes == 0 || sizes[next] < 2 * bytes)
     {
-        (from, bytes) = (next, bytes + files[next].bytes);
+        (from, bytes) = (next, bytes + sizes[next]);
     }
-    (files.len() - from >= FAN).then_some(from)
+    (sizes.len() - from >= FAN).then_some(from)
 }
 
 impl Driver for CheckpointDriver {
@@ -271,21 +269,17 @@ mod tests {
 
     #[test]
     fn files_of_about_one_size_are_merged_and_large_ones_are_left_alone() {
-        let files = |sizes: &[u64]| -> Vec<FileRef> {
-            let file = |bytes: &u64| FileRef { name: String::new(), upto: 0, rows: 1, bytes: *bytes, crc: 0 };
-            sizes.iter().map(file).collect()
-        };
-        assert_eq!(run(&files(&[])), None);
-        assert_eq!(run(&files(&[5, 5, 5])), None);
-        assert_eq!(run(&files(&[5, 5, 5, 5])), Some(0));
-        assert_eq!(run(&files(&[1000, 5, 5, 5, 5])), Some(1));
-        assert_eq!(run(&files(&[1000, 20, 5, 5, 5])), Some(1));
-        assert_eq!(run(&files(&[1000, 400, 100, 5])), None);
+        assert_eq!(run(&[]), None);
+        assert_eq!(run(&[5, 5, 5]), None);
+        assert_eq!(run(&[5, 5, 5, 5]), Some(0));
+        assert_eq!(run(&[1000, 5, 5, 5, 5]), Some(1));
+        assert_eq!(run(&[1000, 20, 5, 5, 5]), Some(1));
+        assert_eq!(run(&[1000, 400, 100, 5]), None);
         // one file a checkpoint, all of a size: each byte is written again a logarithmic number of times
         let (mut sizes, mut written) = (vec![], 0);
         for _ in 0..4096 {
             sizes.push(1u64);
-            if let Some(from) = run(&files(&sizes)) {
+            if let Some(from) = run(&sizes) {
                 let merged = sizes.drain(from..).sum();
                 written += merged;
                 sizes.push(merged);

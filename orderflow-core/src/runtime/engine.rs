@@ -14,6 +14,7 @@ use super::background::Port;
 use super::checkpoints::{CheckpointReply, Checkpoints};
 use super::ledger::{LogDriver, LogState};
 use super::ports::{Flight, Output, SourcePort, WorkerPort};
+use super::spool::Spooling;
 use super::status::{Phase, Status};
 use super::worker::{Report, Share, ToWorker};
 use crate::data::Rejected;
@@ -21,7 +22,7 @@ use crate::egress::canonical;
 use crate::epoch::{Entry, Ledger, Mint, Replay};
 use crate::error::{Error, Result, Retry};
 use crate::sink::{Closed, Progress};
-use crate::time::{Clock, Epoch};
+use crate::time::{Clock, Epoch, Positions};
 use arrow::array::RecordBatch;
 use crossbeam_channel::TryRecvError;
 use std::sync::{Arc, Mutex};
@@ -93,6 +94,7 @@ pub(crate) struct Engine {
     pub(crate) checkpoints: Checkpoints,
     /// Epochs of an earlier run that are read again.
     pub(crate) replay: Replay,
+    pub(crate) spooling: Spooling,
     pub(crate) bounds: Bounds,
     pub(crate) sources: Vec<SourcePort>,
     pub(crate) workers: Vec<WorkerPort>,
@@ -193,6 +195,7 @@ impl Engine {
             return Err(e);
         }
         let before = std::mem::replace(&mut self.written, state);
+        self.acknowledge_spooled()?;
         Ok((before.durable, before.bases) != (self.written.durable, self.written.bases))
     }
 
@@ -306,15 +309,20 @@ impl Engine {
         }
         self.retired = done;
         for (source, positions) in self.ledger.retire(done) {
-            let Some(port) = self.sources.iter_mut().find(|s| s.name == source) else { continue };
-            if let Err(e) = port.reader.acknowledge(&positions) {
-                if e.retry() == Retry::Never {
-                    return Err(e.at(format!("source {}", port.name)));
-                }
-                tracing::warn!(source = %port.name, "progress could not be acknowledged: {e}");
-            }
+            self.acknowledge(&source, &positions, false)?;
         }
         self.compact(false, false);
+        Ok(())
+    }
+
+    /// Tells a source, if it is spooled or not as said, how far the host or the broker may forget.
+    pub(super) fn acknowledge(&mut self, source: &str, positions: &Positions, spooled: bool) -> Result<()> {
+        let Some(port) = self.sources.iter_mut().find(|s| *s.name == *source && s.spooled.is_some() == spooled) else { return Ok(()) };
+        match port.reader.acknowledge(positions) {
+            Err(e) if e.retry() == Retry::Never => return Err(e.at(format!("source {}", port.name))),
+            Err(e) => tracing::warn!(source = %port.name, "progress could not be acknowledged: {e}"),
+            Ok(()) => {}
+        }
         Ok(())
     }
 
@@ -335,7 +343,7 @@ impl Engine {
         if let Some(base) = self.ledger.base_due(time || at >= self.based + BASE_EVERY, now, held) {
             self.based = at;
             self.bases += 1;
-            self.log.give(Entry::Base(base));
+            self.log.give(Entry::Base(base).into());
         }
     }
 

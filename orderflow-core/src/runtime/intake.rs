@@ -4,18 +4,21 @@
 //! Invariant: a fetch is counted in the epoch that its worker stamps it with; while epochs of an earlier run are read again the mint is at rest.
 
 use super::engine::{EPOCHS_IN_FLIGHT, Engine, FETCHES_A_STEP};
+use super::ledger::LogJob;
+use super::spool::kept;
 use super::status::Phase;
 use super::worker::ToWorker;
 use crate::epoch::{Admit, Entry};
 use crate::error::Result;
 use crate::source::Fetch;
 use crate::time::Epoch;
-use std::sync::Arc;
 use std::time::Duration;
 
 impl Engine {
     pub(super) fn has_room(&self) -> bool {
-        let reading = self.flight.open_bytes + self.flight.minted.iter().map(|m| m.1).sum::<usize>();
+        // what is read again is one epoch, however large, which nothing but reading on can close
+        let open = if self.replay.epoch().is_some() { 0 } else { self.flight.open_bytes };
+        let reading = open + self.flight.minted.iter().map(|m| m.1).sum::<usize>();
         let writing: usize = self.outputs.iter().map(|o| o.port.pending(&o.state)).sum();
         self.flight.minted.len() < EPOCHS_IN_FLIGHT
             && reading < self.bounds.reading
@@ -24,7 +27,7 @@ impl Engine {
     }
 
     pub(super) fn poll_sources(&mut self, wait: &mut Duration) -> Result<bool> {
-        let mut busy = false;
+        let mut busy = self.read_spool()?;
         for i in 0..self.sources.len() {
             for _ in 0..FETCHES_A_STEP {
                 let source = &self.sources[i];
@@ -42,8 +45,15 @@ impl Engine {
                 let replay = &self.replay;
                 let is_next = |f: &Fetch| replay.epoch().is_none() || replay.admit(&source.name, f) != Admit::Later;
                 let held = source.held.take();
-                let mut fetch = match held.or_else(|| source.later.iter().position(is_next).map(|at| source.later.remove(at))) {
+                let mut fetch = match held.or_else(|| source.later.iter().position(is_next).and_then(|at| source.later.remove(at))) {
                     Some(held) => held,
+                    // what it gave before comes from where it is stored; what it has now belongs to later epochs
+                    None if source.spooled.is_some() && replay.epoch().is_some() => {
+                        if replay.spooled().is_none() && replay.lacks(&source.name) {
+                            return Err(replay.not_stored(&source.name));
+                        }
+                        break;
+                    }
                     None => match source.poll(now) {
                         Ok(Some(fetch)) => fetch,
                         Ok(None) if source.ended && replay.epoch().is_some() && !replay.is_whole() => {
@@ -58,11 +68,11 @@ impl Engine {
                         Admit::Now => {}
                         Admit::Until(at) => {
                             let (now, later) = fetch.split(at);
-                            source.later.insert(0, later);
+                            source.later.push_front(later);
                             fetch = now;
                         }
                         Admit::Later => {
-                            source.later.push(fetch);
+                            source.later.push_back(fetch);
                             continue;
                         }
                     }
@@ -82,7 +92,7 @@ impl Engine {
         let name = self.sources[source].name.clone();
         let (rows, bytes) = (fetch.rows, fetch.bytes);
         if rows == 0 {
-            self.count(&name, &fetch, now);
+            self.count(source, fetch, now);
             return true;
         }
         let shadow = Fetch {
@@ -92,7 +102,7 @@ impl Engine {
             rows,
             bytes,
             fingerprint: fetch.fingerprint,
-            payload: crate::source::Payload::None,
+            payload: kept(&self.sources[source], &fetch),
         };
         let epoch = self.replay.epoch().unwrap_or(self.mint.epoch()).0;
         let mut message = ToWorker::Fetch { source, epoch, fetch };
@@ -101,7 +111,7 @@ impl Engine {
             match self.workers[worker].offer(message) {
                 None => {
                     self.next_worker = worker + 1;
-                    self.count(&name, &shadow, now);
+                    self.count(source, shadow, now);
                     self.flight.open_bytes += bytes;
                     self.sources[source].report.rows += rows as u64;
                     self.sources[source].report.bytes += bytes as u64;
@@ -120,11 +130,13 @@ impl Engine {
     }
 
     /// Adds a fetch to the epoch that is read.
-    fn count(&mut self, source: &Arc<str>, fetch: &Fetch, now: Duration) {
+    fn count(&mut self, source: usize, fetch: Fetch, now: Duration) {
+        let name = &self.sources[source].name;
         if self.replay.epoch().is_some() {
-            self.replay.add(source, fetch);
+            self.replay.add(name, &fetch);
         } else {
-            self.mint.add(source, fetch, now);
+            self.mint.add(name, &fetch, now);
+            self.spool(source, fetch);
         }
     }
 
@@ -176,7 +188,8 @@ impl Engine {
         let epoch = binding.epoch;
         tracing::debug!(pipeline = %self.pipeline, epoch = epoch.0, rows = binding.rows(), "epoch closed");
         if self.log.is_there() {
-            self.log.give(Entry::Bound(binding.clone()));
+            let rows = self.close_spool(&binding);
+            self.log.give(LogJob::Write { entry: Entry::Bound(binding.clone()), rows });
         }
         self.ledger.append(binding);
         self.close_epoch(epoch);

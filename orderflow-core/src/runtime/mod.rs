@@ -11,6 +11,7 @@ mod ports;
 mod report;
 mod shell;
 mod sinks;
+mod spool;
 mod status;
 mod worker;
 
@@ -22,8 +23,9 @@ pub(crate) use checkpoints::Checkpoints;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use engine::Step;
 pub(crate) use engine::{Bounds, Engine, Request, gone};
-pub(crate) use ledger::{LogDriver, LogState};
+pub(crate) use ledger::{LogDriver, LogJob, LogState};
 pub(crate) use ports::{Flight, Output, SinkPort, SourcePort, WorkerPort};
 pub(crate) use shell::{DriverThread, SinkThread, queue, start_engine, start_workers};
 pub(crate) use sinks::{SinkDriver, SinkState};
+pub(crate) use spool::{Spool, Spooling};
 pub(crate) use worker::{Begin, Blueprint, Core, Image, OutputPlan, SourcePlan, ToWorker, ViewPlan};

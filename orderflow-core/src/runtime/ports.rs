@@ -35,7 +35,9 @@ pub(crate) struct SourcePort {
     pub(crate) ended: bool,
     pub(crate) held: Option<Fetch>,
     /// Read during a replay, and belonging to later epochs.
-    pub(crate) later: Vec<Fetch>,
+    pub(crate) later: VecDeque<Fetch>,
+    /// Its columns, if its rows are stored with their epochs and read from there.
+    pub(crate) spooled: Option<SchemaRef>,
     pub(crate) backoff: Backoff,
     pub(crate) report: SourceReport,
 }
@@ -70,10 +72,10 @@ pub(crate) struct Flight {
 
 impl SourcePort {
     /// An opened source, from which nothing was read.
-    pub(crate) fn new(name: Arc<str>, reader: Box<dyn Reader>) -> Self {
+    pub(crate) fn new(name: Arc<str>, reader: Box<dyn Reader>, spooled: Option<SchemaRef>) -> Self {
         let report = SourceReport { name: name.to_string(), ..SourceReport::default() };
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        Self { name, reader, ended: false, held: None, later: vec![], backoff, report }
+        Self { name, reader, ended: false, held: None, later: VecDeque::new(), spooled, backoff, report }
     }
 
     pub(super) fn poll(&mut self, now: Duration) -> Result<Option<Fetch>> {

@@ -73,10 +73,10 @@ pub trait Source: Send + 'static {
     /// How bytes become rows; `None` for a source whose fetches carry rows already (such a source has no hidden columns).
     fn format(&self) -> Option<Arc<dyn Format>>;
 
-    /// Whether what was read once can be read again from its position: a topic, a file, a seeded generator. A pipeline that keeps state
-    /// takes no other.
-    fn rewinds(&self) -> bool {
-        true
+    /// How a pipeline that keeps state gets again what it has read once. A source that claims too much is found out by its fingerprints
+    /// at the first start that reads it again.
+    fn rewind(&self) -> Rewind {
+        Rewind::ByPosition
     }
 
     /// Connects and resolves the start. Called once, on the engine's thread; may block for a bounded time.
@@ -95,13 +95,23 @@ impl Source for Box<dyn Source> {
         (**self).format()
     }
 
-    fn rewinds(&self) -> bool {
-        (**self).rewinds()
+    fn rewind(&self) -> Rewind {
+        (**self).rewind()
     }
 
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
         (*self).open(context)
     }
+}
+
+/// How what was read once is read again after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewind {
+    /// From the source, by its position: a topic, a file, a seeded generator.
+    ByPosition,
+    /// Not from the source, which gives every row once: a channel. Its rows are stored with the epoch that they belong to, before anything of it leaves;
+    /// the source is acknowledged as soon as they are, and opened again behind the last of them. Its fetches carry rows, not bytes.
+    Spooled,
 }
 
 /// What a source is given when it is opened.
@@ -127,7 +137,7 @@ pub trait Reader: Send {
     /// [`Retry::Backoff`](crate::error::Retry): the engine reports it, waits, and polls again. [`Retry::Never`](crate::error::Retry): the pipeline stops with this reason.
     fn poll(&mut self) -> Result<Polled>;
 
-    /// Every sink holds all rows below `positions`: what a consumer group or a sender is told.
+    /// Every sink holds all rows below `positions`, or, of a [spooled](Rewind::Spooled) source, they are stored: what a consumer group or a sender is told.
     ///
     /// # Errors
     /// As [`Reader::poll`]; losing an acknowledgement loses no data.

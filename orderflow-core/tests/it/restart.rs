@@ -6,6 +6,7 @@
 mod changed;
 mod forgetful;
 mod shared;
+mod spooled;
 mod stored;
 mod tools;
 
@@ -163,7 +164,7 @@ impl World {
     }
 }
 
-fn pipeline(views: &[View], world: &World, log: Logged, clock: &Clock) -> Result<Pipeline> {
+fn pipeline(views: &[View], world: &World, log: impl Source, clock: &Clock) -> Result<Pipeline> {
     let mut flow = Pipeline::new("restart");
     flow.source("numbers", log)?;
     for (name, sql, roll) in views {
@@ -374,14 +375,8 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn a_channel_keeps_no_state_and_a_folder_has_one_owner() {
-    let (_to, source) = memory::channel(schema(), 10);
-    let mut flow = Pipeline::new("channel");
-    flow.source("numbers", source).unwrap();
+async fn a_folder_has_one_owner() {
     let dir = tempfile::tempdir().unwrap();
-    let e = flow.state(dir.path()).start().await.err().unwrap();
-    assert!(e.to_string().contains("numbers") && e.remedy().is_some(), "{e}");
-
     let start = async |name: &str| {
         let mut flow = Pipeline::new(name);
         flow.source("numbers", LOG)?;

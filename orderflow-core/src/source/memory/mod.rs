@@ -2,10 +2,13 @@
 //! ```text
 //!   Sender::send ──► permits (one a row) ──► queue ──► Reader::poll ──► … ──► acknowledged()
 //! ```
+//! With state, rows are stored with their epoch before anything of it leaves: they are acknowledged then, and a channel of the next start says with
+//! [`Sender::resumed_at`] how many rows there are, from which on the host sends again what it may have lost.
+//!
 //! Invariant: rows get their numbers, from 0, in the order in which they enter the queue; a batch enters whole and only with permits for
 //! its rows (a batch larger than the capacity enters alone), so memory is bounded by the capacity or one batch.
 
-use super::{Fetch, Fingerprint, Partition, PartitionStatus, Payload, Polled, Reader, Source, SourceContext, SourceStatus, Waker};
+use super::{Fetch, Fingerprint, Partition, PartitionStatus, Payload, Polled, Reader, Rewind, Source, SourceContext, SourceStatus, Waker};
 use crate::data::Changes;
 use crate::error::{Error, Result};
 use crate::format::Format;
@@ -16,7 +19,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::sync::{Semaphore, TryAcquireError, watch};
 
 /// Small batches that wait together leave as one fetch of up to so many rows.
 const FETCH_ROWS: usize = 8192;
@@ -37,19 +40,23 @@ const FETCH_ROWS: usize = 8192;
 /// ```
 pub fn channel(schema: SchemaRef, capacity_rows: usize) -> (Sender, ChannelSource) {
     let capacity = capacity_rows.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+    let (opened, base) = watch::channel(None);
     let shared = Arc::new(Shared {
         schema,
+        base,
         capacity,
         permits: Semaphore::new(capacity),
         senders: AtomicUsize::new(1),
         acknowledged: AtomicU64::new(0),
         queue: Mutex::new(Queue { batches: VecDeque::new(), sent: 0, waker: Waker::default() }),
     });
-    (Sender(shared.clone()), ChannelSource(Receiver(shared)))
+    (Sender(shared.clone()), ChannelSource(Receiver { shared, opened }))
 }
 
 struct Shared {
     schema: SchemaRef,
+    /// Rows of earlier channels of the same source, once the engine has opened this one.
+    base: watch::Receiver<Option<u64>>,
     capacity: usize,
     /// One for each row that may still enter; closed when the engine is gone.
     permits: Semaphore,
@@ -126,9 +133,67 @@ impl Sender {
         futures::executor::block_on(self.send_signed(rows, diffs))
     }
 
-    /// How many of the rows sent are held by every sink: the rows below this number need not be kept by the host.
+    /// How many of the rows sent over this channel are safe, so that the host need not keep them: with
+    /// [`Pipeline::state`](crate::Pipeline::state) they are stored with the epoch that they belong to, and come out exactly once from then on,
+    /// whatever crashes; without, every sink holds them. To be compared with what [`Sender::send`] answered.
+    ///
+    /// With state that takes as long as an epoch and a write to the disk, however long sinks take to commit: the host is not held up by a file that closes
+    /// once a minute, and need not keep rows for so long.
     pub fn acknowledged(&self) -> u64 {
         self.0.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// How many rows of this source were safe before this channel, in all earlier lives of a pipeline with
+    /// [`Pipeline::state`](crate::Pipeline::state); 0 for a new one. Waits until the pipeline has opened the source. A host that begins with this row of
+    /// its own log, after every start, has each of its rows exactly once in the pipeline, and so in every exactly-once sink:
+    ///
+    /// ```
+    /// # use orderflow_core::arrow::{array::{Int64Array, RecordBatch}, datatypes::{DataType, Field, Schema, SchemaRef}};
+    /// # use orderflow_core::{Pipeline, Running, source::memory::{self, Sender}};
+    /// # use std::sync::Arc;
+    /// # fn schema() -> SchemaRef { Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)])) }
+    /// # fn batch(rows: &[i64]) -> RecordBatch { RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from(rows.to_vec()))]).unwrap() }
+    /// # let dir = std::env::temp_dir().join(format!("orderflow-doc-{}", std::process::id()));
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let log: Vec<i64> = (0..100).collect(); // what the host has, in order, until it is acknowledged
+    /// # let start = async || -> orderflow_core::Result<(Sender, Running)> {
+    /// # let (sender, source) = memory::channel(schema(), 1000);
+    /// # let mut flow = Pipeline::new("doc");
+    /// # flow.source("numbers", source)?;
+    /// # flow.view("total", "SELECT count(*) AS sent, count(DISTINCT n) AS numbers FROM numbers")?;
+    /// # Ok((sender, flow.state(&dir).start().await?))
+    /// # };
+    /// for _life in 0..3 {
+    ///     let (sender, running) = start().await?; // a channel, a pipeline with state(…) that reads it
+    ///     let first = sender.resumed_at().await? as usize;
+    ///     let until = (first + 40).min(log.len());
+    ///     for row in &log[first..until] {
+    ///         sender.send(batch(&[*row])).await?;
+    ///     }
+    ///     // log[..first + sender.acknowledged()] may be forgotten, now or whenever one looks
+    ///     drop(sender);
+    ///     running.wait().await?;
+    ///     let once = running.query(&format!("SELECT * FROM total WHERE sent = {until} AND numbers = {until}")).await?;
+    ///     assert_eq!(once[0].num_rows(), 1);
+    /// }
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok::<(), orderflow_core::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// A pipeline that was not started, or could not be.
+    pub async fn resumed_at(&self) -> Result<u64> {
+        let mut base = self.0.base.clone();
+        let known = base.wait_for(Option::is_some).await.map_err(|_| stopped())?;
+        known.ok_or_else(stopped)
+    }
+
+    /// [`Sender::resumed_at`] for threads: blocks, so not to be called from async code.
+    ///
+    /// # Errors
+    /// As [`Sender::resumed_at`].
+    pub fn blocking_resumed_at(&self) -> Result<u64> {
+        futures::executor::block_on(self.resumed_at())
     }
 
     /// Columns that the channel takes.
@@ -224,7 +289,7 @@ impl fmt::Debug for Sender {
 
 fn stopped() -> Error {
     Error::user("the rows cannot be sent: the pipeline has stopped")
-        .hint("ask its handle why, and send again from Sender::acknowledged() on after a restart")
+        .hint("ask its handle why; after a restart send again, with state(…) from Sender::resumed_at() on")
 }
 
 /// The engine's end, as a source.
@@ -232,37 +297,41 @@ pub struct ChannelSource(Receiver);
 
 impl fmt::Debug for ChannelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChannelSource").field("schema", &self.0.0.schema).finish_non_exhaustive()
+        f.debug_struct("ChannelSource").field("schema", &self.0.shared.schema).finish_non_exhaustive()
     }
 }
 
 /// Tells the senders when it goes, opened or not.
-struct Receiver(Arc<Shared>);
+struct Receiver {
+    shared: Arc<Shared>,
+    opened: watch::Sender<Option<u64>>,
+}
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.0.permits.close();
-        self.0.queue().batches.clear();
+        self.shared.permits.close();
+        self.shared.queue().batches.clear();
     }
 }
 
 impl Source for ChannelSource {
     fn schema(&self) -> SchemaRef {
-        self.0.0.schema.clone()
+        self.0.shared.schema.clone()
     }
 
     fn format(&self) -> Option<Arc<dyn Format>> {
         None
     }
 
-    fn rewinds(&self) -> bool {
-        false
+    fn rewind(&self) -> Rewind {
+        Rewind::Spooled
     }
 
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
         let partition = Partition::new(context.name, 0);
         let base = context.resume.and_then(|positions| positions.get(&partition).copied()).unwrap_or(0);
-        self.0.0.queue().waker = context.wake;
+        self.0.shared.queue().waker = context.wake;
+        self.0.opened.send_replace(Some(base));
         Ok(Box::new(ChannelReader { receiver: self.0, partition, base, taken: 0 }))
     }
 }
@@ -278,7 +347,7 @@ struct ChannelReader {
 
 impl Reader for ChannelReader {
     fn poll(&mut self) -> Result<Polled> {
-        let shared = &self.receiver.0;
+        let shared = &self.receiver.shared;
         // the senders are counted before the queue is looked at: what the last one sent is then in it
         let ended = shared.senders.load(Ordering::Acquire) == 0;
         let (mut parts, mut rows, mut permits) = (Vec::new(), 0, 0);
@@ -315,13 +384,13 @@ impl Reader for ChannelReader {
 
     fn acknowledge(&mut self, positions: &Positions) -> Result<()> {
         if let Some(position) = positions.get(&self.partition) {
-            self.receiver.0.acknowledged.fetch_max(position.saturating_sub(self.base), Ordering::AcqRel);
+            self.receiver.shared.acknowledged.fetch_max(position.saturating_sub(self.base), Ordering::AcqRel);
         }
         Ok(())
     }
 
     fn status(&self) -> SourceStatus {
-        let end = Some(self.base + self.receiver.0.queue().sent);
+        let end = Some(self.base + self.receiver.shared.queue().sent);
         SourceStatus {
             partitions: vec![PartitionStatus { partition: self.partition.clone(), position: self.base + self.taken, end }],
             warnings: Vec::new(),
@@ -329,120 +398,10 @@ impl Reader for ChannelReader {
     }
 
     fn close(&mut self) -> Result<()> {
-        self.receiver.0.permits.close();
+        self.receiver.shared.permits.close();
         Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::time::Clock;
-    use arrow::array::{Int32Array, Int64Array};
-    use arrow::datatypes::{DataType, Field, Schema};
-
-    fn schema() -> SchemaRef {
-        Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
-    }
-
-    fn rows(n: std::ops::Range<i64>) -> RecordBatch {
-        RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from_iter_values(n))]).unwrap()
-    }
-
-    fn open(source: ChannelSource, resume: Option<u64>, wake: Waker) -> Box<dyn Reader> {
-        let resume = resume.map(|at| Positions::from([(Partition::new("in", 0), at)]));
-        let context = SourceContext { pipeline: "p".into(), name: "in".into(), resume, wake, clock: Clock::manual(0) };
-        Box::new(source).open(context).unwrap()
-    }
-
-    fn fetch(reader: &mut dyn Reader) -> Option<(u64, u64, Changes)> {
-        match reader.poll().unwrap() {
-            Polled::Fetch(Fetch { from, to, rows, payload: Payload::Rows(changes), .. }) => {
-                assert_eq!((rows, to - from), (changes.len(), rows as u64));
-                Some((from, to, changes))
-            }
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn a_full_channel_takes_no_more_until_it_is_read() {
-        let (sender, source) = channel(schema(), 5);
-        let mut reader = open(source, Some(100), Waker::default());
-        assert!(matches!(reader.poll().unwrap(), Polled::Idle));
-        assert_eq!(sender.try_send(rows(0..3)).unwrap(), Some(3));
-        assert_eq!(sender.try_send(rows(3..6)).unwrap(), None);
-        assert_eq!(sender.try_send(rows(3..5)).unwrap(), Some(5));
-        let (from, to, changes) = fetch(&mut *reader).unwrap();
-        assert_eq!((from, to, changes.rows()), (100, 105, &rows(0..5)));
-        assert_eq!(sender.try_send(rows(0..1000)).unwrap(), Some(1005), "a batch that is too large for the channel goes alone");
-        assert_eq!(sender.try_send(rows(0..1)).unwrap(), None);
-        assert_eq!(reader.status().partitions[0].end, Some(1105));
-        reader.acknowledge(&Positions::from([(Partition::new("in", 0), 103)])).unwrap();
-        assert_eq!(sender.acknowledged(), 3);
-    }
-
-    #[test]
-    fn it_ends_with_its_last_sender_and_refuses_after_its_reader() {
-        let (sender, source) = channel(schema(), 10);
-        let other = sender.clone();
-        let mut reader = open(source, None, Waker::default());
-        drop(sender);
-        assert_eq!(other.blocking_send_signed(rows(0..2), vec![1, -1]).unwrap(), 2);
-        drop(other);
-        let (_, _, changes) = fetch(&mut *reader).unwrap();
-        assert_eq!(changes.diff_iter().collect::<Vec<_>>(), [1, -1]);
-        assert!(matches!(reader.poll().unwrap(), Polled::Ended));
-        let (sender, source) = channel(schema(), 1);
-        drop(source);
-        assert!(sender.blocking_send(rows(0..1)).unwrap_err().to_string().contains("the pipeline has stopped"));
-    }
-
-    #[test]
-    fn other_columns_are_refused_by_name() {
-        let (sender, _source) = channel(schema(), 10);
-        let other = |fields: Vec<Field>, columns| RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
-        let int = |name, nullable| Field::new(name, DataType::Int64, nullable);
-        let column = || Arc::new(Int64Array::from(vec![1])) as Arc<dyn Array>;
-        let null = Arc::new(Int64Array::from(vec![None])) as Arc<dyn Array>;
-        let narrow = Arc::new(Int32Array::from(vec![1])) as Arc<dyn Array>;
-        for (batch, what) in [
-            (other(vec![int("m", false)], vec![column()]), "'m', not 'n'"),
-            (other(vec![Field::new("n", DataType::Int32, false)], vec![narrow]), "sent as Int32, not as Int64"),
-            (other(vec![int("n", true)], vec![null]), "'n' was sent with nulls"),
-            (other(vec![int("n", false), int("o", false)], vec![column(), column()]), "'o' of the rows that were sent is unknown"),
-        ] {
-            let e = sender.try_send(batch).unwrap_err().to_string();
-            assert!(e.contains(what), "{e}");
-        }
-        assert_eq!(sender.try_send(other(vec![int("n", true)], vec![column()])).unwrap(), Some(1));
-        assert!(sender.blocking_send_signed(rows(0..1), vec![0]).is_err() && sender.blocking_send_signed(rows(0..1), vec![]).is_err());
-    }
-
-    #[tokio::test]
-    async fn a_waiting_sender_goes_on_when_rows_are_taken() {
-        let (sender, source) = channel(schema(), 2);
-        let woken = Arc::new(AtomicUsize::new(0));
-        let count = woken.clone();
-        let mut reader = open(source, None, Waker::new(move || _ = count.fetch_add(1, Ordering::SeqCst)));
-        let producer = tokio::spawn(async move {
-            for i in 0..50 {
-                sender.send(rows(i..i + 1)).await.unwrap();
-            }
-        });
-        let (mut seen, mut next) = (0, 0);
-        loop {
-            match reader.poll().unwrap() {
-                Polled::Fetch(fetch) => {
-                    assert!(fetch.from == next && fetch.rows <= 2);
-                    (seen, next) = (seen + fetch.rows, fetch.to);
-                }
-                Polled::Idle => tokio::task::yield_now().await,
-                Polled::Ended => break,
-            }
-        }
-        producer.await.unwrap();
-        assert_eq!(seen, 50);
-        assert!(woken.load(Ordering::SeqCst) >= 50);
-    }
-}
+mod tests;

@@ -1,0 +1,281 @@
+//! Rows of sources that cannot give them again, as they are stored: one object an epoch, of all such sources.
+//!
+//! ```text
+//!   {"format":1,"source":"orders","topic":"orders","partition":0,"signed":false,"fetches":[{"from":0,"to":3,"rows":3,…}]}
+//!   Arrow stream, a batch for each fetch that has rows; if signed, the last column holds the multiplicities
+//!   {"format":1,"source":"payments",…
+//! ```
+//! Invariant: objects put one behind the other are an object. Whatever is read has the length and the checksum that the ledger says.
+
+use super::file::Counted;
+use crate::data::{Changes, Diffs};
+use crate::epoch::SpoolRef;
+use crate::error::{Error, Result};
+use crate::source::{Fetch, Payload};
+use crate::store::Store;
+use crate::time::{Epoch, Partition};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::sync::Arc;
+
+/// Version of the format, written into every header.
+const FORMAT: u32 = 1;
+/// Small fetches of one epoch are stored as one of up to so many rows.
+const ROWS: usize = 8192;
+
+/// A fetch, which carries rows or nothing, and the name of its source.
+pub type Spooled = (Arc<str>, Fetch);
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: u32,
+    source: String,
+    topic: String,
+    partition: i32,
+    signed: bool,
+    fetches: Vec<StoredFetch>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFetch {
+    from: u64,
+    to: u64,
+    rows: usize,
+    bytes: usize,
+    fingerprint: String,
+}
+
+/// Name of the object with the rows of `epoch`, written by this generation.
+pub fn spool_name(epoch: Epoch, generation: u64) -> String {
+    format!("spool/{:010}-g{generation:04}.rows", epoch.0)
+}
+
+/// Writes the fetches of one epoch into the object `name`; it survives a crash when this returns.
+///
+/// # Errors
+/// What could not be written.
+pub fn write_spool(store: &dyn Store, name: String, epoch: Epoch, fetches: &[Spooled]) -> Result<SpoolRef> {
+    let mut sections: Vec<Vec<&Spooled>> = vec![];
+    for fetch in fetches {
+        let same = |s: &&mut Vec<&Spooled>| s.first().is_some_and(|f| (&f.0, &f.1.partition) == (&fetch.0, &fetch.1.partition));
+        match sections.iter_mut().find(same) {
+            Some(section) => section.push(fetch),
+            None => sections.push(vec![fetch]),
+        }
+    }
+    let mut out = Counted::new(store.put(&name)?);
+    let written = sections.iter().try_for_each(|section| write_section(&mut out, section));
+    out.finish(written).map(|(bytes, crc)| SpoolRef { upto: epoch, name, bytes, crc })
+}
+
+/// Fetches of one partition of one source.
+fn write_section(out: &mut Counted, section: &[&Spooled]) -> Result<()> {
+    let Some((source, first)) = section.first().map(|s| (&s.0, &s.1)) else { return Ok(()) };
+    let (mut fetches, mut batches): (Vec<StoredFetch>, Vec<Vec<Changes>>) = (vec![], vec![]);
+    let mut fingerprint = 0u64;
+    for fetch in section.iter().map(|s| &s.1) {
+        let rows = match &fetch.payload {
+            Payload::Rows(rows) => vec![rows.clone()],
+            Payload::None => vec![],
+            Payload::Raw(_) => return Err(Error::internal(format!("source {source} is spooled and gave bytes instead of rows"))),
+        };
+        match fetches.last_mut().zip(batches.last_mut()).filter(|(last, _)| last.rows + fetch.rows <= ROWS) {
+            Some((last, batch)) => {
+                (last.to, last.rows, last.bytes) = (fetch.to, last.rows + fetch.rows, last.bytes + fetch.bytes);
+                batch.extend(rows);
+            }
+            None => {
+                let (from, to, bytes) = (fetch.from, fetch.to, fetch.bytes);
+                fetches.push(StoredFetch { from, to, rows: fetch.rows, bytes, fingerprint: String::new() });
+                batches.push(rows);
+                fingerprint = 0;
+            }
+        }
+        fingerprint = fingerprint.wrapping_add(fetch.fingerprint);
+        if let Some(last) = fetches.last_mut() {
+            last.fingerprint = format!("{fingerprint:016x}");
+        }
+    }
+    let Partition { topic, id } = &first.partition;
+    let signed = batches.iter().flatten().any(|c| !matches!(c.diffs(), Diffs::Ones));
+    let header = Header { format: FORMAT, source: source.to_string(), topic: topic.to_string(), partition: *id, signed, fetches };
+    let mut line = serde_json::to_vec(&header).map_err(|e| Error::internal("spooled rows cannot be described").caused_by(e))?;
+    line.push(b'\n');
+    let full = |e| Error::external("spooled rows cannot be written").caused_by(e);
+    out.write_all(&line).map_err(full)?;
+    let Some(schema) = batches.iter().flatten().next().map(Changes::schema) else { return Ok(()) };
+    let stored = if signed { with_diffs(&schema) } else { schema.clone() };
+    let mut writer = StreamWriter::try_new(out, &stored)?;
+    for parts in batches.iter().filter(|parts| !parts.is_empty()) {
+        let joined = Changes::concat(&schema, parts)?;
+        let mut columns = joined.rows().columns().to_vec();
+        if signed {
+            columns.push(Arc::new(joined.diff_iter().collect::<Int64Array>()) as ArrayRef);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(joined.len()));
+        writer.write(&RecordBatch::try_new_with_options(stored.clone(), columns, &options)?)?;
+    }
+    Ok(writer.finish()?)
+}
+
+fn with_diffs(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter().map(|f| f.as_ref().clone());
+    Arc::new(Schema::new(fields.chain([Field::new("diff", DataType::Int64, false)]).collect::<Vec<_>>()))
+}
+
+fn damaged(object: &SpoolRef, why: impl std::fmt::Display) -> Error {
+    Error::external(format!("the stored rows '{}' are damaged", object.name))
+        .why(why)
+        .hint("restore the state from a copy, or start anew with another state and other sinks: the source cannot give them again")
+        .permanent()
+}
+
+fn checked(store: &dyn Store, object: &SpoolRef) -> Result<Vec<u8>> {
+    let bytes = store.get(&object.name)?.ok_or_else(|| damaged(object, "the object is not there"))?;
+    if bytes.len() as u64 != object.bytes {
+        return Err(damaged(object, format!("it has {} bytes and should have {}", bytes.len(), object.bytes)));
+    }
+    if crc32fast::hash(&bytes) != object.crc {
+        return Err(damaged(object, "its checksum is wrong"));
+    }
+    Ok(bytes)
+}
+
+/// The fetches of an object, those of a partition in order; small ones may have become one.
+///
+/// # Errors
+/// [`Retry::Backoff`](crate::error::Retry) if it could not be read now; permanent if it is not there, or is not what was written.
+pub fn read_spool(store: &dyn Store, object: &SpoolRef) -> Result<Vec<Spooled>> {
+    let bytes = checked(store, object)?;
+    let (mut rest, mut fetches) = (&bytes[..], vec![]);
+    while !rest.is_empty() {
+        read_section(&mut rest, &mut fetches).map_err(|why| damaged(object, why))?;
+    }
+    Ok(fetches)
+}
+
+fn read_section(rest: &mut &[u8], fetches: &mut Vec<Spooled>) -> std::result::Result<(), String> {
+    let end = rest.iter().position(|b| *b == b'\n').ok_or("a header has no end")?;
+    let header: Header = serde_json::from_slice(&rest[..end]).map_err(|e| e.to_string())?;
+    if header.format != FORMAT {
+        return Err(format!("it has format {}, this version reads {FORMAT}", header.format));
+    }
+    *rest = &rest[end + 1..];
+    let (source, partition): (Arc<str>, _) = (header.source.into(), Partition::new(header.topic, header.partition));
+    let mut batches = match header.fetches.iter().any(|f| f.rows > 0) {
+        true => StreamReader::try_new(&mut *rest, None).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>),
+        false => Ok(vec![]),
+    }
+    .map_err(|e| e.to_string())?
+    .into_iter();
+    for f in header.fetches {
+        let payload = match f.rows {
+            0 => Payload::None,
+            n => Payload::Rows(changes(batches.next().filter(|b| b.num_rows() == n).ok_or("rows are missing")?, header.signed)?),
+        };
+        let fingerprint = u64::from_str_radix(&f.fingerprint, 16).map_err(|e| e.to_string())?;
+        let partition = partition.clone();
+        fetches.push((source.clone(), Fetch { partition, from: f.from, to: f.to, rows: f.rows, bytes: f.bytes, fingerprint, payload }));
+    }
+    Ok(())
+}
+
+fn changes(batch: RecordBatch, signed: bool) -> std::result::Result<Changes, String> {
+    if !signed {
+        return Ok(Changes::inserts(batch));
+    }
+    let last = batch.num_columns().checked_sub(1).ok_or("multiplicities are missing")?;
+    let diffs = batch.column(last).as_primitive_opt::<Int64Type>().ok_or("multiplicities are missing")?.values().to_vec();
+    let columns = batch.project(&(0..last).collect::<Vec<_>>()).map_err(|e| e.to_string())?;
+    Ok(Changes::signed(columns, diffs))
+}
+
+/// Puts objects one behind the other into the object `name`; it survives a crash when this returns.
+///
+/// # Errors
+/// As [`read_spool`], and what could not be written.
+pub fn join_spool(store: &dyn Store, name: String, objects: &[SpoolRef]) -> Result<SpoolRef> {
+    let mut out = Counted::new(store.put(&name)?);
+    let written = objects.iter().try_for_each(|object| {
+        let bytes = checked(store, object)?;
+        out.write_all(&bytes).map_err(|e| Error::external("spooled rows cannot be joined").caused_by(e))
+    });
+    let upto = objects.iter().map(|o| o.upto).max().unwrap_or_default();
+    out.finish(written).map(|(bytes, crc)| SpoolRef { upto, name, bytes, crc })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Memory;
+
+    fn fetch(source: &str, from: u64, values: &[i64], diffs: Option<Vec<i64>>) -> Spooled {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let batch = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(values.to_vec()))]).unwrap();
+        let changes = diffs.map_or_else(|| Changes::inserts(batch.clone()), |d| Changes::signed(batch.clone(), d));
+        let (rows, to) = (values.len(), from + values.len() as u64);
+        let payload = if rows == 0 { Payload::None } else { Payload::Rows(changes) };
+        let to = if rows == 0 { from + 3 } else { to };
+        (
+            source.into(),
+            Fetch { partition: Partition::new(source, 0), from, to, rows, bytes: 8 * rows, fingerprint: u64::MAX - from, payload },
+        )
+    }
+
+    /// Source, from, to, rows, and each row with its multiplicity.
+    fn shown(fetches: &[Spooled]) -> Vec<(String, u64, u64, usize, u64, Vec<(i64, i64)>)> {
+        let rows = |f: &Fetch| match &f.payload {
+            Payload::Rows(c) => c.rows().column(0).as_primitive::<Int64Type>().values().iter().copied().zip(c.diff_iter()).collect(),
+            _ => vec![],
+        };
+        fetches.iter().map(|(s, f)| (s.to_string(), f.from, f.to, f.rows, f.fingerprint, rows(f))).collect()
+    }
+
+    #[test]
+    fn fetches_are_read_as_they_were_written_and_objects_can_be_joined() {
+        let store = Memory::new();
+        let large: Vec<i64> = (0..ROWS as i64).collect();
+        let first = [
+            fetch("a", 0, &[1, 2], None),
+            fetch("b", 7, &[], None),
+            fetch("a", 2, &[3], Some(vec![-1])),
+            fetch("c", 0, &large, None),
+            fetch("c", ROWS as u64, &[5], None),
+        ];
+        let one = write_spool(&store, spool_name(Epoch(4), 1), Epoch(4), &first).unwrap();
+        let two = write_spool(&store, spool_name(Epoch(5), 1), Epoch(5), &[fetch("a", 3, &[9], None)]).unwrap();
+        let both = join_spool(&store, "spool/both".into(), &[one.clone(), two.clone()]).unwrap();
+        assert_eq!((both.upto, both.bytes), (Epoch(5), one.bytes + two.bytes));
+        let joined = shown(&read_spool(&store, &both).unwrap());
+        let sum = (u64::MAX).wrapping_add(u64::MAX - 2);
+        assert_eq!(joined[0], ("a".into(), 0, 3, 3, sum, vec![(1, 1), (2, 1), (3, -1)]));
+        assert_eq!(joined[1], ("b".into(), 7, 10, 0, u64::MAX - 7, vec![]));
+        assert_eq!((joined[2].3, &joined[2].5[8191]), (ROWS, &(8191, 1)));
+        assert_eq!(joined[3], ("c".into(), ROWS as u64, ROWS as u64 + 1, 1, u64::MAX - ROWS as u64, vec![(5, 1)]));
+        assert_eq!(joined[4], ("a".into(), 3, 4, 1, u64::MAX - 3, vec![(9, 1)]));
+        assert_eq!(joined.len(), 5);
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_noticed_by_name() {
+        let store = Memory::new();
+        let object = write_spool(&store, spool_name(Epoch(4), 1), Epoch(4), &[fetch("a", 0, &[1, 2], Some(vec![1, -1]))]).unwrap();
+        let bytes = store.get(&object.name).unwrap().unwrap();
+        let store: &dyn Store = &store;
+        for i in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[i] ^= 1 << (i % 8);
+            for bad in [&bad[..], &bytes[..i]] {
+                store.put_bytes(&object.name, bad).unwrap();
+                let e = read_spool(store, &object).err().unwrap();
+                assert!(e.to_string().contains(&object.name) && e.remedy().is_some(), "{e}");
+            }
+        }
+        store.delete(&object.name).unwrap();
+        assert!(read_spool(store, &object).err().unwrap().to_string().contains("not there"));
+    }
+}
