@@ -1,6 +1,10 @@
 //! The engine of orderflow: plans, dataflow, epochs, formats, and the contracts of sources and sinks.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may do what only one room may"))]
 
+#[cfg(any(test, feature = "testing"))]
+pub mod bug;
+#[cfg(not(any(test, feature = "testing")))]
+mod bug;
 pub mod data;
 pub mod dataflow;
 pub mod egress;
