@@ -14,68 +14,74 @@ pub enum Bug {
     OpenTrustsCache,
     /// An epoch leaves before its binding is durable.
     LeavesUnbound,
-    /// A sink is given again the newest epoch it holds.
+    /// A sink is given again the newest epoch that it holds.
     GateTooLow,
-    /// A sink is not given the epoch after the newest it holds.
+    /// A sink is not given the epoch after the newest that it holds.
     GateTooHigh,
+    /// An epoch that a sink did not take is not given again.
+    DropsWhatIsRefused,
     /// What a restored root holds already is added once more.
     RootHearsOld,
     /// Restored roots do not show their rows to what is derived from them.
     RootsStaySilent,
     /// An epoch is retired when the first sink holds it, not the last.
     RetiresTooEarly,
-    /// A base forgets the bindings of epochs that some sink lacks.
+    /// A base leaves out the bindings of epochs that some sink lacks.
     BaseForgetsBindings,
+    /// Bindings before and after a checkpoint are merged into one.
+    MergesAcrossCheckpoint,
+    /// The ledger's old entries are deleted before the base that replaces them is written.
+    SweepsBeforeBase,
+    /// An append that had happened, unanswered, is taken for somebody else's.
+    OwnTakenForAnothers,
     /// A checkpoint counts before every sink holds its epoch.
     CheckpointBeforeSinks,
-    /// Files of the older checkpoint go when the newer one is written, not when it counts.
+    /// Files of the older checkpoint are deleted when the newer one is written, not when it counts.
     SweepsTooEarly,
-    /// Of a checkpoint only what changed last is named.
+    /// Of a checkpoint only the files of its last changes are named.
     ManifestForgetsFiles,
-    /// Files of lower generations are deleted although a checkpoint needs them.
+    /// Files of older generations are deleted although a checkpoint needs them.
     CleansWhatIsNeeded,
-    /// An append that was tried again is taken for somebody else's.
-    OwnTakenForAnothers,
-    /// A slot of the ledger that somebody else has is taken for one's own.
-    AnothersTakenForOwn,
-    /// After a start reading goes on where the newest binding ends, as if what it names were in the sinks.
+    /// After a start what was bound is not read again.
     SkipsReplay,
-    /// A fetch that straddles the end of a binding goes whole into its epoch.
+    /// After a start partitions without a binding are read from where they began, not from where they stood.
+    PositionsOfTheStart,
+    /// After a start the mint goes on with the newest epoch that was bound, not with the next.
+    MintReusesEpoch,
+    /// A fetch that straddles the end of a binding goes into its epoch whole.
     FetchNotCut,
-    /// What was read is not compared with what was bound.
-    FingerprintIgnored,
-    /// A commit's files are renamed before its record is written.
+    /// A data set's files get their final names before the commit's record is written.
     RenamesBeforeCommit,
-    /// A data set reads its progress before it takes the next slot from older writers, and trusts it though it lost.
-    ReadsBeforeFence,
-    /// A data set is opened without giving the newest commit's files their names.
+    /// A data set is opened without giving the files of the newest commit their names.
     NoRollForward,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 22] = [
+    pub const ALL: [Bug; 24] = [
         Bug::FileNotSynced,
         Bug::NameNotSynced,
         Bug::OpenTrustsCache,
         Bug::LeavesUnbound,
         Bug::GateTooLow,
         Bug::GateTooHigh,
+        Bug::DropsWhatIsRefused,
         Bug::RootHearsOld,
         Bug::RootsStaySilent,
         Bug::RetiresTooEarly,
         Bug::BaseForgetsBindings,
+        Bug::MergesAcrossCheckpoint,
+        Bug::SweepsBeforeBase,
+        Bug::OwnTakenForAnothers,
         Bug::CheckpointBeforeSinks,
         Bug::SweepsTooEarly,
         Bug::ManifestForgetsFiles,
         Bug::CleansWhatIsNeeded,
-        Bug::OwnTakenForAnothers,
-        Bug::AnothersTakenForOwn,
         Bug::SkipsReplay,
+        Bug::PositionsOfTheStart,
+        Bug::MintReusesEpoch,
         Bug::FetchNotCut,
-        Bug::FingerprintIgnored,
         Bug::RenamesBeforeCommit,
-        Bug::ReadsBeforeFence,
         Bug::NoRollForward,
     ];
 }

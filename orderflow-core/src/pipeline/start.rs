@@ -3,6 +3,7 @@
 use super::State;
 use super::restore::Restored;
 use super::{Flow, Pipeline, Running, nothing_to_do};
+use crate::bug::{Bug, planted};
 use crate::data::Rejected;
 use crate::epoch::{Entry, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
 use crate::error::{Error, Result};
@@ -167,7 +168,8 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
     let upto = restored.as_ref().map(|r| Epoch(r.image.upto));
     ledger.keep_checkpoints(|c| Some(c.epoch) <= upto);
     let fill = restored.as_ref().is_some_and(|r| r.fill);
-    let replay = Replay::new(found.replay(upto, fill));
+    let again = found.replay(upto, fill);
+    let replay = Replay::new(again.into_iter().filter(|_| !planted(Bug::SkipsReplay)));
     let first = replay.epoch().unwrap_or(ledger.tail().next());
     let begin = Begin { first: first.0, storing: roots.is_some(), restoring: restored.is_some() };
     let (reports_tx, reports) = queue();
@@ -182,7 +184,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
     let mut engine = Engine {
         pipeline: name.clone(),
         clock: options.clock.clone(),
-        mint: Mint::new(options.limits, ledger.tail().next()),
+        mint: Mint::new(options.limits, if planted(Bug::MintReusesEpoch) { ledger.tail() } else { ledger.tail().next() }),
         bounds: Bounds { reading: options.memory / 2, writing: options.memory / 2 },
         sources: vec![],
         flight: Flight::new(if threads { options.workers } else { 1 }, options.clock.clone(), Epoch(first.0 - 1)),
@@ -253,6 +255,8 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
         let progress = if keeps_progress { opened.progress } else { opened.progress.or(remembered) };
         let told = progress.map_or(Epoch(0), |p| p.epoch);
         let gate = match resume(&label, engine.ledger.writer(), engine.ledger.tail(), progress, remembered)? {
+            Resume::After(epoch) if planted(Bug::GateTooLow) => Epoch(epoch.0.saturating_sub(1)),
+            Resume::After(epoch) if planted(Bug::GateTooHigh) => epoch.next(),
             Resume::After(epoch) => epoch,
             Resume::New => Epoch(0),
         };
@@ -268,7 +272,8 @@ fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered
     for (source, value) in parts.sources {
         // from where it began, or from where it is read again
         let resume = found.start.as_ref().map(|_| {
-            let mut positions = found.positions(&source, engine.checkpoints.restored);
+            let stood = engine.checkpoints.restored.filter(|_| !planted(Bug::PositionsOfTheStart));
+            let mut positions = found.positions(&source, stood);
             positions.extend(engine.replay.positions(&source));
             positions
         });

@@ -85,7 +85,7 @@ fn survives(seed: u64) -> Result<(), String> {
         if let Ok(store) = machine.open("deep/root", &fate) {
             for _ in 0..6 {
                 let op = Op::draw(&mut draw);
-                (held, after) = (after.clone(), after);
+                after.clone_from(&held);
                 op.apply(&mut after);
                 if op.run(&store).is_err() {
                     break;
