@@ -2,6 +2,7 @@
 //!
 //! Invariant: without the feature `testing` nothing can be planted and [`planted`] is a constant `false`. A bug is planted for the calling thread
 //! only, so that tests beside it run on sound code; a pipeline that is stepped runs whole on one thread.
+#![cfg_attr(not(any(test, feature = "testing")), allow(unreachable_pub, reason = "public with the feature that plants"))]
 
 /// A bug, named by what the code would do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,7 @@ pub enum Bug {
     NoRollForward,
 }
 
+#[cfg(any(test, feature = "testing"))]
 impl Bug {
     /// All of them.
     pub const ALL: [Bug; 24] = [

@@ -10,6 +10,7 @@ use super::schedule::{Kinds, Schedule, Sizes};
 use super::world::{Outside, Rows, World};
 use crate::error::{Error, Kind, Result, Retry};
 use crate::pipeline::Pipeline;
+use crate::runtime::Status;
 use crate::store::faulty::Fate;
 use crate::store::volatile::Draw;
 use crate::time::Clock;
@@ -189,9 +190,16 @@ fn points(operations: u64, stride: u64) -> Vec<u64> {
 /// # Errors
 /// What could not be opened, or ended the pipeline.
 pub fn live(flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool) -> Result<()> {
+    live_watched(flow, clock, dead, |_, _| Ok(()))
+}
+
+/// The same; `watch` sees what it says of itself after each step, and whether that was the first one.
+fn live_watched(flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool, watch: impl Fn(&Status, bool) -> Result<()>) -> Result<()> {
     let mut stepper = flow?.stepper()?;
-    for _ in 0..STEPS {
-        match stepper.step()? {
+    for n in 0..STEPS {
+        let step = stepper.step()?;
+        watch(&stepper.status(), n == 0)?;
+        match step {
             _ if dead() => return Ok(()),
             Some(true) => {}
             Some(false) => clock.advance(Duration::from_secs(1)),
@@ -286,7 +294,7 @@ impl Trial<'_> {
         let live = |world: &World| {
             let (flow, fate) = ((self.build)(world), world.fate());
             match workers {
-                1 => live(flow, &outside.clock, || fate.is_dead()),
+                1 => live_watched(flow, &outside.clock, || fate.is_dead(), |status, began| outside.note(status, began)),
                 n => live_on_threads(flow, n, &outside.clock, || fate.is_dead()),
             }
         };

@@ -16,8 +16,8 @@ pub mod tier;
 mod topic;
 mod world;
 
-pub use crash::{Failure, Report, Schedules, crash_anywhere, find_failure, live};
 pub use crate::store::faulty::{Fate, Fault};
+pub use crash::{Failure, Report, Schedules, crash_anywhere, find_failure, live};
 pub use table::Table;
 pub use topic::Topic;
 pub use world::{Rows, World};

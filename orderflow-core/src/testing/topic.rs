@@ -79,7 +79,17 @@ impl Topic {
     fn of(schema: SchemaRef, format: Option<Arc<dyn Format>>, partitions: Vec<Log>) -> Self {
         let (appears, gone) = (BTreeMap::new(), BTreeMap::new());
         let (shuffled, acknowledged) = (None, None);
-        Self { schema, format, partitions: Arc::new(partitions), appears, until: Position::MAX, altered: None, gone, shuffled, acknowledged }
+        Self {
+            schema,
+            format,
+            partitions: Arc::new(partitions),
+            appears,
+            until: Position::MAX,
+            altered: None,
+            gone,
+            shuffled,
+            acknowledged,
+        }
     }
 
     /// Every `n`-th record stands twice, as after a producer's retry (`n` ≥ 1).

@@ -6,13 +6,14 @@ use super::schedule::{Life, Schedule};
 use super::table::{Held, Table};
 use super::topic::Topic;
 use crate::epoch::Limits;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
+use crate::runtime::Status;
 use crate::sink::files::{DataSet, JsonLines};
 use crate::store::faulty::{Fate, Faulty};
 use crate::store::volatile::{Draw, Volatile};
 use crate::store::{Memory, Store};
-use crate::time::{Clock, Positions};
+use crate::time::{Clock, Epoch, Positions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub(super) struct Outside {
     data_sets: Mutex<BTreeSet<String>>,
     readers: Mutex<BTreeMap<String, Reader>>,
     names: Mutex<BTreeMap<String, String>>,
+    /// The newest checkpoint that any life said was complete.
+    complete: Mutex<Option<Epoch>>,
     /// By source: what it was told that every sink holds, and what it no longer has.
     logs: Mutex<Vec<LogState>>,
 }
@@ -63,6 +66,7 @@ impl Outside {
             data_sets: Mutex::default(),
             readers: Mutex::default(),
             names: Mutex::default(),
+            complete: Mutex::default(),
             logs: Mutex::default(),
         })
     }
@@ -76,6 +80,17 @@ impl Outside {
                 log.gone[id] = log.gone[id].max(draw.below(at + 3));
             }
         }
+    }
+
+    /// Takes what a process says of itself, which has just begun or goes on: what was complete once must be what a start goes on from.
+    pub(super) fn note(&self, status: &Status, began: bool) -> Result<()> {
+        let mut complete = lock(&self.complete);
+        if began && status.restored < *complete {
+            let (at, newest) = (status.restored.unwrap_or_default(), complete.unwrap_or_default());
+            return Err(Error::internal(format!("it goes on from the state as of epoch {at}, and epoch {newest} was complete")));
+        }
+        *complete = status.checkpoint.max(*complete);
+        Ok(())
     }
 
     /// Number of sources.

@@ -8,7 +8,7 @@ use orderflow_core::format::json::Json;
 use orderflow_core::sink::dead_letter::DeadLetters;
 use orderflow_core::source::file::JsonLines;
 use orderflow_core::store::{Memory, Store};
-use orderflow_core::testing::tier;
+use orderflow_core::testing::{self, tier};
 use orderflow_core::time::Clock;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,20 +50,6 @@ fn pipeline(
     Ok(flow.state_on(state.clone(), "state"))
 }
 
-/// One life, to the end of the file or to its death.
-fn live(flow: Result<Pipeline>, clock: &Clock, dead: &dyn Fn() -> bool) -> Result<()> {
-    let mut stepper = flow?.stepper()?;
-    for _ in 0..200_000 {
-        match stepper.step()? {
-            _ if dead() => return Ok(()),
-            Some(true) => {}
-            Some(false) => clock.advance(Duration::from_secs(1)),
-            None => return Ok(()),
-        }
-    }
-    panic!("it does not end: {:?}", stepper.status());
-}
-
 fn killed_anywhere_and_started_again_the_tables_are_the_batch_answer(db: &Db) {
     let mut totals: BTreeMap<Option<String>, (i64, i64)> = BTreeMap::new();
     let lines = (0..ROWS).map(|i| {
@@ -93,13 +79,13 @@ fn killed_anywhere_and_started_again_the_tables_are_the_batch_answer(db: &Db) {
         let state: Arc<dyn Store> = Arc::new(Memory::new());
         let (names, way, clock) = ([db.table(), db.table(), db.table()], Faulty::with(db, faults.clone()), Clock::manual(1_000_000));
         let flow = pipeline(dir.path(), &state, &|_, sink| sink.through(way.clone()), db, &names, &clock);
-        let first = live(flow, &clock, &|| way.is_dead());
+        let first = testing::live(flow, &clock, || way.is_dead());
         if let Err(e) = &first {
             assert_eq!(e.retry(), Retry::Backoff, "{faults:?}: {e}");
         }
         if first.is_err() || way.is_dead() {
             let flow = pipeline(dir.path(), &state, &|_, sink| sink, db, &names, &clock);
-            live(flow, &clock, &|| false).unwrap_or_else(|e| panic!("{faults:?}: {e}"));
+            testing::live(flow, &clock, || false).unwrap_or_else(|e| panic!("{faults:?}: {e}"));
         }
         let columns: [&[&str]; 3] = [&["city", "n", "amount"], &["size", "cities"], &["id", "amount", "diff"]];
         let found: Vec<_> = names.iter().zip(columns).map(|(table, columns)| db.read(table, columns)).collect();
