@@ -7,6 +7,7 @@
 //! Invariant: everything is drawn from the seed, and with one worker everything runs on the caller's thread, so that a failure comes back by its seed.
 
 use super::schedule::{Kinds, Schedule, Sizes};
+use super::trace::Act;
 use super::world::{Outside, Rows, World};
 use crate::error::{Error, Kind, Result, Retry};
 use crate::pipeline::Pipeline;
@@ -17,6 +18,7 @@ use crate::time::Clock;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Steps after which a run is held to be one that never ends.
@@ -171,6 +173,19 @@ pub fn find_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipel
     Ok(trial.report)
 }
 
+/// What the schedule of a seed does, act by act, with stores in memory and a log that keeps everything; and whether it fails.
+///
+/// # Errors
+/// A pipeline that fails undisturbed.
+pub fn trace(seed: u64, build: impl Fn(&World) -> Result<Pipeline>) -> Result<(Vec<Act>, Option<Box<Failure>>), Box<Failure>> {
+    let mut trial = Trial { build: &build, expected: Rows::new(), report: Report::default() };
+    let sizes = trial.measure()?;
+    let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false }).in_memory();
+    let outside = Outside::new(&schedule);
+    let failure = trial.run_in(&schedule, 1, &outside).err();
+    Ok((outside.trace.acts(), failure))
+}
+
 #[expect(clippy::disallowed_methods, reason = "what to run again comes from outside the test")]
 fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
@@ -267,8 +282,12 @@ impl Trial<'_> {
     }
 
     fn run(&mut self, schedule: &Schedule, workers: usize) -> Result<(), Box<Failure>> {
+        self.run_in(schedule, workers, &Outside::new(schedule))
+    }
+
+    fn run_in(&mut self, schedule: &Schedule, workers: usize, outside: &Arc<Outside>) -> Result<(), Box<Failure>> {
         self.report.schedules += 1;
-        let end = catch_unwind(AssertUnwindSafe(|| self.lives(schedule, workers)));
+        let end = catch_unwind(AssertUnwindSafe(|| self.lives(schedule, workers, outside)));
         let end = end.unwrap_or_else(|panic| Err(format!("it panics: {}", crate::operator::closure::panic_text(&*panic))));
         let expected = &self.expected;
         let wrong = match end {
@@ -289,21 +308,23 @@ impl Trial<'_> {
     }
 
     /// Life after life, and one that is left alone.
-    fn lives(&mut self, schedule: &Schedule, workers: usize) -> Result<End, String> {
-        let outside = Outside::new(schedule);
+    fn lives(&mut self, schedule: &Schedule, workers: usize, outside: &Arc<Outside>) -> Result<End, String> {
         let live = |world: &World| {
+            outside.trace.note(Act::Began);
             let (flow, fate) = ((self.build)(world), world.fate());
-            match workers {
+            let outcome = match workers {
                 1 => live_watched(flow, &outside.clock, || fate.is_dead(), |status, began| outside.note(status, began)),
                 n => live_on_threads(flow, n, &outside.clock, || fate.is_dead()),
-            }
+            };
+            outside.trace.note(Act::Gone);
+            outcome
         };
         let lost = |e: &Error| schedule.truncated && e.kind() == Kind::User && e.to_string().contains("no longer holds");
         for (n, life) in schedule.lives.iter().enumerate() {
             if n > 0 && schedule.truncated {
                 outside.truncate(&mut Draw(life.seed));
             }
-            let world = World::in_life(&outside, life, schedule.shuffled);
+            let world = World::in_life(outside, life, schedule.shuffled);
             let outcome = live(&world);
             let died = world.fate().is_dead();
             drop(world);

@@ -14,10 +14,12 @@ mod schedule;
 mod table;
 pub mod tier;
 mod topic;
+mod trace;
 mod world;
 
 pub use crate::store::faulty::{Fate, Fault};
-pub use crash::{Failure, Report, Schedules, crash_anywhere, find_failure, live};
+pub use crash::{Failure, Report, Schedules, crash_anywhere, find_failure, live, trace};
 pub use table::Table;
 pub use topic::Topic;
+pub use trace::Act;
 pub use world::{Rows, World};

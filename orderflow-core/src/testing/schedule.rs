@@ -72,6 +72,15 @@ impl Schedule {
     }
 }
 
+impl Schedule {
+    /// The same without a disk.
+    pub(super) fn in_memory(mut self) -> Self {
+        self.on_disk = false;
+        self.lives.iter_mut().for_each(|life| (life.at_the_disk, life.power_cut) = (false, None));
+        self
+    }
+}
+
 /// Which kinds of trouble a pipeline is put to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kinds {

@@ -3,6 +3,7 @@
 //! Invariant: it keeps the sink contract to the letter, and it is a judge: an epoch that it holds already, or a writer that was overtaken, is an error that
 //! names the broken law.
 
+use super::trace::{Act, Trace};
 use crate::error::{Error, Result};
 use crate::format::encode::JsonRows;
 use crate::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer, WriterId, signed};
@@ -14,10 +15,12 @@ use std::time::Duration;
 /// A simulated sink. Every act on it is an operation of the world's fate: it is refused, or happens and is not answered, or is the last of the process.
 #[derive(Clone)]
 pub struct Table {
+    name: Arc<str>,
     held: Arc<Mutex<Held>>,
     fate: Fate,
     /// Rows after which it commits.
     roll: u64,
+    trace: Trace,
 }
 
 /// What it holds for good.
@@ -30,14 +33,19 @@ pub(super) struct Held {
 }
 
 impl Table {
-    pub(super) fn new(held: Arc<Mutex<Held>>, fate: Fate, roll: u64) -> Self {
-        Self { held, fate, roll }
+    pub(super) fn new(name: &str, held: Arc<Mutex<Held>>, fate: Fate, roll: u64, trace: Trace) -> Self {
+        Self { name: name.into(), held, fate, roll, trace }
     }
 
     /// Commits after so many rows (at least 1), besides when it is asked to.
     pub fn roll_rows(mut self, rows: u64) -> Self {
         self.roll = rows.max(1);
         self
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.trace.note(Act::Read(self.name.to_string()));
+        self.held().progress
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -66,11 +74,12 @@ impl Sink for Table {
                 Some(f) if f.ledger == writer.ledger && f.generation > writer.generation => Err(overtaken(f)),
                 _ => {
                     held.fence = Some(writer);
+                    self.trace.note(Act::Fenced(self.name.to_string()));
                     Ok(())
                 }
             }
         })?;
-        let progress = self.fate.run(|| Ok(self.held().progress))?;
+        let progress = self.fate.run(|| Ok(self.progress()))?;
         let writer = TableWriter { table: *self, context, pending: vec![], newest: None, rows: 0, due: false, doubt: false, progress };
         Ok(Opened { writer: Box::new(writer), progress })
     }
@@ -123,6 +132,7 @@ impl TableWriter {
             }
             held.lines.extend(pending.iter().flat_map(|(_, lines)| lines.iter().cloned()));
             held.progress = Some(progress);
+            table.trace.note(Act::Committed(table.name.to_string(), epoch));
             Ok(())
         })?;
         self.progress = Some(progress);
@@ -154,7 +164,7 @@ impl Writer for TableWriter {
     fn poll(&mut self, _wait: Duration) -> Result<Committed> {
         if self.doubt {
             // never again blindly: what it holds says what happened
-            let progress = self.table.fate.run(|| Ok(self.table.held().progress))?;
+            let progress = self.table.fate.run(|| Ok(self.table.progress()))?;
             self.pending.retain(|(epoch, _)| progress.is_none_or(|p| *epoch > p.epoch));
             (self.progress, self.doubt) = (progress, false);
             self.due = !self.pending.is_empty();

@@ -5,6 +5,7 @@
 use super::schedule::{Life, Schedule};
 use super::table::{Held, Table};
 use super::topic::Topic;
+use super::trace::{Act, Noting, Trace};
 use crate::epoch::Limits;
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
@@ -32,6 +33,7 @@ type Reader = Box<dyn Fn() -> Vec<String> + Send>;
 pub(super) struct Outside {
     pub(super) clock: Clock,
     pub(super) machine: Option<Volatile>,
+    pub(super) trace: Trace,
     checkpoint_every: Duration,
     memory: Mutex<BTreeMap<String, Memory>>,
     tables: Mutex<BTreeMap<String, Arc<Mutex<Held>>>>,
@@ -60,6 +62,7 @@ impl Outside {
         Arc::new(Self {
             clock: Clock::manual(1_000_000),
             machine: schedule.on_disk.then(Volatile::new),
+            trace: Trace::default(),
             checkpoint_every: if schedule.checkpoints { Duration::ZERO } else { NEVER },
             memory: Mutex::default(),
             tables: Mutex::default(),
@@ -84,6 +87,9 @@ impl Outside {
 
     /// Takes what a process says of itself, which has just begun or goes on: what was complete once must be what a start goes on from.
     pub(super) fn note(&self, status: &Status, began: bool) -> Result<()> {
+        if began {
+            self.trace.note(Act::Restored(status.restored.unwrap_or_default()));
+        }
         let mut complete = lock(&self.complete);
         if began && status.restored < *complete {
             let (at, newest) = (status.restored.unwrap_or_default(), complete.unwrap_or_default());
@@ -160,7 +166,7 @@ impl World {
         let held = lock(&self.outside.tables).entry(name.to_owned()).or_default().clone();
         // a roll of its own for every name
         let roll = 1 + name.bytes().fold(7u64, |h, b| h.wrapping_mul(31) ^ u64::from(b)) % 20;
-        Table::new(held, self.fate.clone(), roll)
+        Table::new(name, held, self.fate.clone(), roll, self.outside.trace.clone())
     }
 
     /// A data set of JSON lines in a [store](World::store) of this name, whose rows are compared.
@@ -182,7 +188,10 @@ impl World {
         }
         let faulty = |store| Arc::new(Faulty::of(store, &self.fate)) as Arc<dyn Store>;
         let store = match &self.outside.machine {
-            None => faulty(Arc::new(lock(&self.outside.memory).entry(name.to_owned()).or_default().clone())),
+            None => {
+                let below = Arc::new(lock(&self.outside.memory).entry(name.to_owned()).or_default().clone());
+                faulty(Arc::new(Noting { below, trace: self.outside.trace.clone() }))
+            }
             Some(machine) if self.at_the_disk => Arc::new(machine.open(name, &self.fate)?),
             Some(machine) => faulty(Arc::new(machine.open(name, &Fate::default())?)),
         };

@@ -5,6 +5,7 @@
 
 mod anywhere;
 mod forgetful;
+mod model;
 mod planted;
 mod stored;
 

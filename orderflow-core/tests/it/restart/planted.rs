@@ -17,7 +17,6 @@ fn found(bug: Bug) -> Option<Box<Failure>> {
 
 #[test]
 fn every_planted_bug_is_found() {
-    // at every push some of them, in turn by the day of the build's own seed; all of them in a full run
     let unseen: Vec<Bug> = Bug::ALL
         .into_iter()
         .filter(|bug| {
