@@ -45,6 +45,9 @@ struct Story {
     /// Whether roots were stored that no checkpoint names yet.
     stored: Option<u64>,
     held: [u64; SINKS.len()],
+    /// A sink's answer was given up; it was asked what it holds, and nothing was sent since.
+    gave_up: [bool; SINKS.len()],
+    asked: [bool; SINKS.len()],
     /// Where the model must have gone on from, by the length of the run.
     restored: Vec<(usize, u64)>,
 }
@@ -60,6 +63,7 @@ impl Story {
                 Act::Began => {
                     story.run.extend([Action::Start { w: W }, Action::Look { w: W }]);
                     (story.alive, story.works, story.stored) = (true, false, None);
+                    (story.gave_up, story.asked) = Default::default();
                 }
                 Act::Opened(_) => {
                     story.append(life);
@@ -69,6 +73,14 @@ impl Story {
                 Act::Read(name) => {
                     let Some(sink) = sink(name) else { continue };
                     if story.works {
+                        // asked again, because that answer was lost as well
+                        if std::mem::replace(&mut story.asked[sink], true) {
+                            continue;
+                        }
+                        // what was sent did not arrive
+                        if !std::mem::take(&mut story.gave_up[sink]) {
+                            story.run.extend([Action::Commit { w: W, sink }, Action::GiveUp { w: W, sink }]);
+                        }
                         story.run.push(Action::Fence { w: W, sink });
                     }
                     story.run.push(Action::Read { w: W, sink });
@@ -94,11 +106,13 @@ impl Story {
                 Act::Committed(name, epoch) => {
                     let Some(sink) = sink(name) else { continue };
                     let next = life.iter().find(|a| matches!(a, Act::Read(n) | Act::Committed(n, _) if n == name));
+                    story.gave_up[sink] = matches!(next, Some(Act::Read(_)));
+                    story.asked[sink] = false;
                     while story.held[sink] < epoch.0 {
                         story.held[sink] += 1;
                         story.run.extend([Action::Commit { w: W, sink }, Action::Land { sink, at: 0 }]);
                         story.run.push(match next {
-                            Some(Act::Read(_)) if story.held[sink] == epoch.0 => Action::GiveUp { w: W, sink },
+                            _ if story.gave_up[sink] && story.held[sink] == epoch.0 => Action::GiveUp { w: W, sink },
                             _ => Action::Hear { w: W, sink },
                         });
                     }
