@@ -101,6 +101,18 @@ impl Fate {
         self.0.faults.iter().any(|(_, fault)| *fault == Fault::Unanswered)
     }
 
+    /// Counts an operation and says what it meets: for calls that [`Fate::run`] cannot wrap. After a death it is always [`Fault::CrashBefore`].
+    pub fn next_fault(&self) -> Option<Fault> {
+        self.count().1
+    }
+
+    fn count(&self) -> (u64, Option<Fault>) {
+        let n = self.0.done.fetch_add(1, Ordering::SeqCst) + 1;
+        let dead = self.0.faults.iter().any(|(at, fault)| fault.is_crash() && *at < n);
+        let now = self.0.faults.iter().find(|(at, _)| *at == n).map(|(_, fault)| *fault);
+        (n, if dead { Some(Fault::CrashBefore) } else { now })
+    }
+
     /// Does the next operation, or what fate makes of it.
     ///
     /// # Errors
@@ -111,11 +123,8 @@ impl Fate {
 
     /// The same with errors of any kind; `failed` makes that of operation n.
     pub(crate) fn meet<T, E>(&self, work: impl FnOnce() -> Result<T, E>, failed: impl Fn(u64) -> E) -> Result<T, E> {
-        let n = self.0.done.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.0.faults.iter().any(|(at, fault)| fault.is_crash() && *at < n) {
-            return Err(failed(n));
-        }
-        match self.0.faults.iter().find(|(at, _)| *at == n).map(|(_, fault)| fault) {
+        let (n, fault) = self.count();
+        match fault {
             None => work(),
             Some(Fault::Unanswered | Fault::CrashAfter) => {
                 work()?;

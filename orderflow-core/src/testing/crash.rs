@@ -18,7 +18,7 @@ use crate::time::Clock;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Steps after which a run is held to be one that never ends.
@@ -31,7 +31,7 @@ const HOURS: &str = "ORDERFLOW_CRASH_HOURS";
 /// How a pipeline is to be tried.
 #[derive(Clone, Debug)]
 pub struct Schedules {
-    every: Option<u64>,
+    points: u64,
     random: u64,
     from: u64,
     workers: Vec<usize>,
@@ -41,12 +41,13 @@ pub struct Schedules {
 impl Schedules {
     /// So many random schedules.
     pub fn random(n: u64) -> Self {
-        Self { every: None, random: n, from: 1, workers: vec![], kinds: Kinds { shuffled: true, truncated: true } }
+        Self { points: 0, random: n, from: 1, workers: vec![], kinds: Kinds { shuffled: true, truncated: true } }
     }
 
-    /// One fault at every `stride`-th operation of an undisturbed run, each of the four faults in turn, or all four at each if `stride` is 1.
-    pub fn points(stride: u64) -> Self {
-        Self { every: Some(stride.max(1)), ..Self::random(0) }
+    /// One fault at each of about `n` operations, spread evenly over an undisturbed run, the four faults in turn; all four at every operation if
+    /// there are no more than `n`.
+    pub fn points(n: u64) -> Self {
+        Self { points: n, ..Self::random(0) }
     }
 
     /// Also so many random schedules.
@@ -151,7 +152,7 @@ pub fn find_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipel
     let clock = Clock::system();
     let mut trial = Trial { build: &build, expected: Rows::new(), report: Report::default() };
     let sizes = trial.measure()?;
-    let points: Vec<u64> = schedules.every.map_or(vec![], |stride| points(sizes.calls, stride));
+    let points = points(sizes.calls, schedules.points);
     let hours = setting(HOURS).map(|text| text.parse::<f64>().unwrap_or_else(|_| panic!("{HOURS} is '{text}': it must be a number")));
     let seeds: Box<dyn Iterator<Item = u64>> = match setting(SEED) {
         Some(text) => Box::new(std::iter::once(text.parse().unwrap_or_else(|_| panic!("{SEED} is '{text}': it must be a number")))),
@@ -191,7 +192,8 @@ fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
-fn points(operations: u64, stride: u64) -> Vec<u64> {
+fn points(operations: u64, wanted: u64) -> Vec<u64> {
+    let stride = if wanted == 0 { return vec![] } else { operations.div_ceil(wanted).max(1) };
     let at = (1..=operations + 1).step_by(stride as usize).enumerate();
     at.flat_map(|(turn, at)| {
         let faults = if stride == 1 { 0..4 } else { turn % 4..turn % 4 + 1 };
@@ -285,7 +287,7 @@ impl Trial<'_> {
         self.run_in(schedule, workers, &Outside::new(schedule))
     }
 
-    fn run_in(&mut self, schedule: &Schedule, workers: usize, outside: &Arc<Outside>) -> Result<(), Box<Failure>> {
+    fn run_in(&mut self, schedule: &Schedule, workers: usize, outside: &Rc<Outside>) -> Result<(), Box<Failure>> {
         self.report.schedules += 1;
         let end = catch_unwind(AssertUnwindSafe(|| self.lives(schedule, workers, outside)));
         let end = end.unwrap_or_else(|panic| Err(format!("it panics: {}", crate::operator::closure::panic_text(&*panic))));
@@ -308,7 +310,7 @@ impl Trial<'_> {
     }
 
     /// Life after life, and one that is left alone.
-    fn lives(&mut self, schedule: &Schedule, workers: usize, outside: &Arc<Outside>) -> Result<End, String> {
+    fn lives(&mut self, schedule: &Schedule, workers: usize, outside: &Rc<Outside>) -> Result<End, String> {
         let live = |world: &World| {
             outside.trace.note(Act::Began);
             let (flow, fate) = ((self.build)(world), world.fate());

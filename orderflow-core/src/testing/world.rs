@@ -15,7 +15,9 @@ use crate::store::faulty::{Fate, Faulty};
 use crate::store::volatile::{Draw, Volatile};
 use crate::store::{Memory, Store};
 use crate::time::{Clock, Epoch, Positions};
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ const EPOCH_ROWS: u64 = 11;
 /// What every sink holds, by name, a line a row.
 pub type Rows = BTreeMap<String, Vec<String>>;
 
-type Reader = Box<dyn Fn() -> Vec<String> + Send>;
+type Reader = Box<dyn Fn() -> Vec<String>>;
 
 /// What outlives a process.
 pub(super) struct Outside {
@@ -39,7 +41,7 @@ pub(super) struct Outside {
     tables: Mutex<BTreeMap<String, Arc<Mutex<Held>>>>,
     data_sets: Mutex<BTreeSet<String>>,
     readers: Mutex<BTreeMap<String, Reader>>,
-    names: Mutex<BTreeMap<String, String>>,
+    remembered: Mutex<BTreeMap<String, Rc<dyn Any>>>,
     /// The newest checkpoint that any life said was complete.
     complete: Mutex<Option<Epoch>>,
     /// By source: what it was told that every sink holds, and what it no longer has.
@@ -58,8 +60,8 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Outside {
-    pub(super) fn new(schedule: &Schedule) -> Arc<Self> {
-        Arc::new(Self {
+    pub(super) fn new(schedule: &Schedule) -> Rc<Self> {
+        Rc::new(Self {
             clock: Clock::manual(1_000_000),
             machine: schedule.on_disk.then(Volatile::new),
             trace: Trace::default(),
@@ -68,7 +70,7 @@ impl Outside {
             tables: Mutex::default(),
             data_sets: Mutex::default(),
             readers: Mutex::default(),
-            names: Mutex::default(),
+            remembered: Mutex::default(),
             complete: Mutex::default(),
             logs: Mutex::default(),
         })
@@ -105,7 +107,7 @@ impl Outside {
     }
 
     /// What every sink holds. No process may be running.
-    pub(super) fn rows(self: &Arc<Self>) -> Result<Rows> {
+    pub(super) fn rows(self: &Rc<Self>) -> Result<Rows> {
         let world = World::of(self.clone(), Fate::default(), false, None);
         let mut rows = Rows::new();
         for name in lock(&self.data_sets).iter() {
@@ -128,7 +130,7 @@ impl Outside {
 
 /// What one process sees of the world: from it a test builds its pipeline.
 pub struct World {
-    outside: Arc<Outside>,
+    outside: Rc<Outside>,
     fate: Fate,
     at_the_disk: bool,
     /// The log is shuffled by this.
@@ -139,12 +141,12 @@ pub struct World {
 }
 
 impl World {
-    pub(super) fn of(outside: Arc<Outside>, fate: Fate, at_the_disk: bool, shuffled: Option<u64>) -> Self {
+    pub(super) fn of(outside: Rc<Outside>, fate: Fate, at_the_disk: bool, shuffled: Option<u64>) -> Self {
         Self { outside, fate, at_the_disk, shuffled, open: Mutex::default(), sources: Mutex::new(0) }
     }
 
     /// The world of one life.
-    pub(super) fn in_life(outside: &Arc<Outside>, life: &Life, shuffled: bool) -> Self {
+    pub(super) fn in_life(outside: &Rc<Outside>, life: &Life, shuffled: bool) -> Self {
         let seed = shuffled.then_some(life.seed);
         Self::of(outside.clone(), Fate::new(life.faults.clone()), life.at_the_disk, seed)
     }
@@ -200,13 +202,19 @@ impl World {
     }
 
     /// Compares what `read` finds outside after everything, too: for a sink of one's own.
-    pub fn compare(&self, name: &str, read: impl Fn() -> Vec<String> + Send + 'static) {
+    pub fn compare(&self, name: &str, read: impl Fn() -> Vec<String> + 'static) {
         lock(&self.outside.readers).insert(name.to_owned(), Box::new(read));
     }
 
-    /// A name made once and remembered by all lives: for a table or a folder of one's own.
-    pub fn once(&self, name: &str, make: impl FnOnce() -> String) -> String {
-        lock(&self.outside.names).entry(name.to_owned()).or_insert_with(make).clone()
+    /// Something made once and remembered by all lives of a schedule: a database of its own, the name of a table.
+    ///
+    /// # Panics
+    /// If something else was made under the same name.
+    pub fn remember<T: 'static>(&self, name: &str, make: impl FnOnce() -> T) -> Rc<T> {
+        let known = lock(&self.outside.remembered).get(name).cloned();
+        let made = known.unwrap_or_else(|| Rc::new(make()));
+        lock(&self.outside.remembered).insert(name.to_owned(), made.clone());
+        made.downcast().unwrap_or_else(|_| panic!("'{name}' is something else already"))
     }
 
     /// What this process has before it: a connector of one's own that runs its calls through it fails and dies with the rest.
