@@ -129,7 +129,6 @@ fn a_forgotten_sync_is_found() {
 
 #[test]
 fn a_disk_that_was_synced_forgets_nothing_and_one_that_was_not_forgets_everything_sometimes() {
-    use crate::store::Upload as _;
     let (mut kept, mut torn, mut lost) = (0, 0, 0);
     for seed in 0..200 {
         let machine = Volatile::new();

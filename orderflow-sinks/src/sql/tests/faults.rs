@@ -70,10 +70,6 @@ impl Faulty {
         Self::with(db, [])
     }
 
-    pub(super) fn operations(&self) -> u64 {
-        self.plan.lock().unwrap().operations
-    }
-
     pub(super) fn commits(&self) -> usize {
         self.plan.lock().unwrap().commits.len()
     }
