@@ -300,11 +300,11 @@ impl Disk for Process {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
-        let taken = self.run(|m| Ok(!m.locks.insert(path.to_owned())))?;
-        if taken {
-            return Ok(Lock::Taken(String::new()));
-        }
-        Ok(Lock::Held(Box::new(Held { machine: self.machine.clone(), path: path.to_owned() })))
+        // made inside: the lock of a process that dies by this very call dies with it
+        self.run(|m| match m.locks.insert(path.to_owned()) {
+            true => Ok(Lock::Held(Box::new(Held { machine: self.machine.clone(), path: path.to_owned() }))),
+            false => Ok(Lock::Taken(String::new())),
+        })
     }
 }
 

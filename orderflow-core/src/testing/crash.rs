@@ -388,6 +388,10 @@ fn sums(rows: &Rows) -> Rows {
                 Ok(mut row) => {
                     let diff = row.remove("diff").and_then(|d| d.as_i64()).unwrap_or(1);
                     row.remove("epoch");
+                    // a dead letter of a computed row names where its fetch began
+                    if let Some(serde_json::Value::String(reason)) = row.get_mut("reason") {
+                        reason.truncate(reason.find(" (in a record of ").unwrap_or(reason.len()));
+                    }
                     (serde_json::Value::Object(row).to_string(), diff)
                 }
             };

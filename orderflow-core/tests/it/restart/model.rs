@@ -93,7 +93,8 @@ impl Story {
                 Act::Bound(epoch, rows) => {
                     story.run.push(Action::Bind { w: W, records: *rows as u16 });
                     story.append(life);
-                    if life.contains(&Act::Completed(*epoch)) {
+                    // if others are under way its turn comes at the end
+                    if story.stored.is_none() && life.contains(&Act::Completed(*epoch)) {
                         story.store_roots(epoch.0);
                     }
                 }
