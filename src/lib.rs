@@ -17,3 +17,8 @@ pub use orderflow_sinks as sinks;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So is the one of `docs/testing.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/testing.md")]
+struct Testing;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms of `orderflow-core`, top first; rooms of one row do not know each other.
 const CORE: &[&[&str]] = &[
-    &["error"],
+    &["error", "bug"],
     &["time"],
     &["data"],
     &["store"],

@@ -291,7 +291,7 @@ impl Entry {
     }
 
     /// The entry in `bytes`, which were found in `slot`, and the nonce of its opening.
-    pub(super) fn decode(bytes: &[u8], slot: u64) -> std::result::Result<(Self, u64), String> {
+    pub(crate) fn decode(bytes: &[u8], slot: u64) -> std::result::Result<(Self, u64), String> {
         let (head, json) = bytes.split_at_checked(9).ok_or("it is too short")?;
         let crc = std::str::from_utf8(head).ok().and_then(|t| t.strip_suffix('\n')).and_then(|t| u32::from_str_radix(t, 16).ok());
         if crc != Some(crc32fast::hash(json)) {

@@ -4,6 +4,7 @@
 //! bindings, but never as one across a checkpoint: what came after it can then be told from what came before.
 
 use super::{Base, Binding, Checkpoint, Recovered, Start};
+use crate::bug::{Bug, planted};
 use crate::sink::{Progress, WriterId};
 use crate::time::{Epoch, Positions};
 use std::collections::{BTreeMap, VecDeque};
@@ -93,7 +94,8 @@ impl Ledger {
 
     fn add(&mut self, binding: Binding) {
         let (checkpoints, under_way) = (&self.checkpoints, self.under_way);
-        let open = |b: &&mut Binding| under_way != Some(b.epoch) && checkpoints.iter().all(|c| c.epoch != b.epoch);
+        let ends = |b: &Binding| under_way == Some(b.epoch) || checkpoints.iter().any(|c| c.epoch == b.epoch);
+        let open = |b: &&mut Binding| !ends(b) || planted(Bug::MergesAcrossCheckpoint);
         match self.segments.last_mut().filter(open) {
             Some(last) => last.extend(binding),
             None => self.segments.push(binding),
@@ -133,7 +135,7 @@ impl Ledger {
         Some(Base {
             start: self.start.clone(),
             segments: self.segments.clone(),
-            after: self.bindings.iter().cloned().collect(),
+            after: self.bindings.iter().filter(|_| !planted(Bug::BaseForgetsBindings)).cloned().collect(),
             held: held(),
             births: self.births.clone(),
             checkpoints: self.checkpoints.clone(),

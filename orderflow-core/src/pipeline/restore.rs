@@ -3,6 +3,7 @@
 //! Invariant: what is used was checked to the last bit. A damaged checkpoint is passed over, with a warning, for the one before it, and if there is none
 //! everything is read again from the sources.
 
+use crate::bug::{Bug, planted};
 use crate::epoch::{Checkpoint, Recovered};
 use crate::error::{Error, Result, Retry};
 use crate::operator::root::{Roots, StoredTrace};
@@ -53,7 +54,7 @@ impl Restored {
         if fill {
             tracing::info!("a view or sink is new: the sources are read again from the beginning for it");
         }
-        let show = roots.feeds || fill || new_sinks.contains(&true);
+        let show = (roots.feeds || fill || new_sinks.contains(&true)) && !planted(Bug::RootsStaySilent);
         Ok(Self { image: Image { upto: checkpoint.epoch.0, show, roots: images }, files, fill })
     }
 }

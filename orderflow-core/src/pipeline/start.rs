@@ -4,6 +4,7 @@ use super::State;
 use super::change::{self, Computed, Difference, OnChange};
 use super::restore::Restored;
 use super::{Flow, Options, Pipeline, Running, SourceDef, nothing_to_do};
+use crate::bug::{Bug, planted};
 use crate::data::Rejected;
 use crate::epoch::{Base, Entry, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
 use crate::error::{Error, Result};
@@ -225,7 +226,8 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     if fill || upto < Some(found.dropped) && found.dropped > Epoch(0) {
         still_there(&found, &parts.sources, restored.is_some())?;
     }
-    let replay = Replay::new(found.replay(upto, fill));
+    let again = found.replay(upto, fill);
+    let replay = Replay::new(again.into_iter().filter(|_| !planted(Bug::SkipsReplay)));
     let first = replay.epoch().unwrap_or(ledger.tail().next());
     let begin = Begin { first: first.0, storing: roots.is_some(), restoring: restored.is_some() };
     let (reports_tx, reports) = queue();
@@ -240,7 +242,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     let mut engine = Engine {
         pipeline: name.clone(),
         clock: options.clock.clone(),
-        mint: Mint::new(options.limits, ledger.tail().next()),
+        mint: Mint::new(options.limits, if planted(Bug::MintReusesEpoch) { ledger.tail() } else { ledger.tail().next() }),
         bounds: Bounds { reading: options.memory / 2, writing: options.memory / 2 },
         sources: vec![],
         flight: Flight::new(if threads { options.workers } else { 1 }, options.clock.clone(), Epoch(first.0 - 1)),
@@ -363,6 +365,8 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
             base: known.then(|| found.base()),
         };
         let gate = match resume(&label, known, progress, |epoch| epoch >= found.base() || engine.replay.ends(epoch))? {
+            Resume::After(epoch) if planted(Bug::GateTooLow) => Epoch(epoch.0.saturating_sub(1)),
+            Resume::After(epoch) if planted(Bug::GateTooHigh) => epoch.next(),
             Resume::After(epoch) => epoch,
             Resume::New => Epoch(0),
         };
@@ -379,7 +383,8 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
             if spooled.is_some() {
                 return found.ends(&source);
             }
-            let mut positions = found.positions(&source, engine.checkpoints.restored);
+            let stood = engine.checkpoints.restored.filter(|_| !planted(Bug::PositionsOfTheStart));
+            let mut positions = found.positions(&source, stood);
             positions.extend(engine.replay.positions(&source));
             positions
         });

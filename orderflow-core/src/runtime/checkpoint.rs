@@ -10,6 +10,7 @@
 
 use super::background::{Driver, Tries};
 use super::worker::SealedRoots;
+use crate::bug::{Bug, planted};
 use crate::dataflow::partials::Partials;
 use crate::epoch::Checkpoint;
 use crate::error::{Error, Result, Retry};
@@ -84,7 +85,11 @@ impl CheckpointDriver {
             Some(Job::Clean { kept }) => self.clean(&kept.clone())?,
             Some(Job::Write { epoch, sealed }) => {
                 let files = self.write(*epoch, sealed)?;
-                self.state.written = Some(self.save(*epoch, files)?);
+                let checkpoint = self.save(*epoch, files)?;
+                if planted(Bug::SweepsTooEarly) {
+                    self.sweep(std::slice::from_ref(&checkpoint))?;
+                }
+                self.state.written = Some(checkpoint);
             }
             Some(Job::Kept { kept }) => {
                 let kept = kept.clone();
@@ -123,6 +128,9 @@ impl CheckpointDriver {
 
     fn save(&mut self, epoch: Epoch, new: Vec<Vec<Option<FileRef>>>) -> Result<Checkpoint> {
         let mut files = self.files.clone();
+        if planted(Bug::ManifestForgetsFiles) {
+            files.iter_mut().flatten().for_each(Vec::clear);
+        }
         for (root, new) in files.iter_mut().zip(new) {
             for (trace, new) in root.iter_mut().zip(new) {
                 trace.extend(new.inspect(|f| self.state.bytes += f.bytes));
@@ -170,7 +178,7 @@ impl CheckpointDriver {
         }
         let older = |name: &str| generation_of(name).is_some_and(|g| g < self.generation);
         for name in [self.store.list("roots/")?, self.store.list("checkpoints/")?].concat() {
-            if older(&name) && !self.owned.contains(&name) {
+            if older(&name) && (!self.owned.contains(&name) || planted(Bug::CleansWhatIsNeeded)) {
                 self.store.delete(&name)?;
             }
         }

@@ -7,6 +7,7 @@ use super::background::Port;
 use super::checkpoint::{CheckpointDriver, CheckpointState, Job};
 use super::engine::Engine;
 use super::worker::{SealedRoots, ToWorker};
+use crate::bug::{Bug, planted};
 use crate::error::{Error, Result};
 use crate::time::Epoch;
 use std::time::Duration;
@@ -163,7 +164,8 @@ impl Engine {
             self.outputs.iter_mut().for_each(|o| o.port.flush());
             return Ok(true);
         }
-        let written = checkpoints.state.written.clone().filter(|w| w.epoch == c.epoch && self.ledger.retired() >= c.epoch);
+        let held = self.ledger.retired() >= c.epoch || planted(Bug::CheckpointBeforeSinks);
+        let written = checkpoints.state.written.clone().filter(|w| w.epoch == c.epoch && held);
         let Some(checkpoint) = written else { return Ok(false) };
         checkpoints.under_way = None;
         tracing::debug!(pipeline = %self.pipeline, epoch = checkpoint.epoch.0, "checkpoint complete");

@@ -4,6 +4,7 @@
 //! What is given and not out is counted at every step, also while the writer fails: it is what holds the sources back.
 
 use super::backoff::Backoff;
+use crate::bug::{Bug, planted};
 use crate::data::Rejected;
 use crate::error::{Error, Result, Retry};
 use crate::sink::{Closed, Writer};
@@ -142,7 +143,12 @@ impl SinkDriver {
     fn drive(&mut self, wait: Duration) -> Result<()> {
         let Some(writer) = self.writer.as_mut() else { return Ok(()) };
         while let Some(next) = self.queue.front() {
-            writer.write(next.clone())?;
+            if let Err(e) = writer.write(next.clone()) {
+                if planted(Bug::DropsWhatIsRefused) {
+                    self.queue.pop_front();
+                }
+                return Err(e);
+            }
             let memory = next.memory();
             self.queued = self.queued.saturating_sub(memory);
             self.unheard += memory;

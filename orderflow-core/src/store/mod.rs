@@ -10,6 +10,7 @@
 //!
 //! One random state-machine suite (`tests.rs`) runs on every store, against a map.
 
+mod disk;
 pub mod fs;
 pub mod memory;
 #[cfg(feature = "objects")]
@@ -20,6 +21,8 @@ mod place;
 pub mod faulty;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, feature = "testing"))]
+pub mod volatile;
 
 pub use fs::Folder;
 pub use memory::Memory;

@@ -1,5 +1,7 @@
 //! One random state machine for all stores, against a map; and what only a folder can do wrong.
 
+mod power;
+
 use super::*;
 use crate::error::{Kind, Retry};
 use crate::testing::tier;

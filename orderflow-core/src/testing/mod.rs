@@ -1,6 +1,25 @@
-//! The kit with which the parts of a pipeline are tested (feature `testing`).
+//! The kit with which pipelines and their parts are tested (feature `testing`).
 //!
-//! Invariant: what a contract promises is written here once, as a suite that every implementation's own test calls.
+//! - [`crash_anywhere`]: a whole pipeline on a simulated [`World`] (a log, stores on a disk that forgets, sinks whose answers get lost, virtual time), killed
+//!   by every schedule that a seed gives, compared with one that never was. `docs/testing.md` shows how.
+//! - [`conformance`]: what a source or sink must do, for whoever writes one.
+//! - [`tier`]: how much a test does, by the occasion.
+//!
+//! Invariant: what a contract promises is written here once, as a suite that every implementation's own test calls; whatever is drawn comes from a seed that a
+//! failure prints.
 
 pub mod conformance;
+mod crash;
+mod schedule;
+mod table;
 pub mod tier;
+mod topic;
+mod trace;
+mod world;
+
+pub use crate::store::faulty::{Fate, Fault};
+pub use crash::{Failure, Report, Schedules, crash_anywhere, find_failure, live, trace};
+pub use table::Table;
+pub use topic::Topic;
+pub use trace::Act;
+pub use world::{Rows, World};

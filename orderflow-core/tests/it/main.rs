@@ -1,5 +1,5 @@
 //! The engine as a whole: streaming answers against batch answers, and life in a service.
-#![allow(clippy::disallowed_methods, reason = "tests may do what only one room may")]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests may do what only one room may")]
 
 mod feed;
 mod life;

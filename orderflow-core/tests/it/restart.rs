@@ -3,8 +3,11 @@
 //! A whole pipeline runs on one thread, a step at a time, over stores that die or lie at the n-th operation; cuts into fetches and epochs are
 //! a function of the log, so equality is exact.
 
+mod anywhere;
 mod changed;
 mod forgetful;
+mod model;
+mod planted;
 mod shared;
 mod spooled;
 mod stored;
@@ -12,17 +15,15 @@ mod tools;
 
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use orderflow_core::data::Changes;
 use orderflow_core::epoch::Limits;
 use orderflow_core::error::{Kind, Result};
-use orderflow_core::format::Format;
 use orderflow_core::sink::files::{DataSet, JsonLines};
-use orderflow_core::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, Reader, Source, SourceContext, SourceStatus, memory};
+use orderflow_core::source::{Source, memory};
 use orderflow_core::store::faulty::{Fault, Faulty};
 use orderflow_core::store::{Folder, Memory, Store};
-use orderflow_core::testing::tier;
-use orderflow_core::time::{Clock, Partition, Position, Positions};
-use orderflow_core::{Error, Pipeline, Running};
+use orderflow_core::testing::{self, Topic, tier};
+use orderflow_core::time::{Clock, Position};
+use orderflow_core::{Pipeline, Running};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,73 +42,16 @@ fn row(id: i32, position: Position) -> (i64, i64) {
 }
 
 /// A log that can be read again from anywhere: where fetches end is a function of the position.
-#[derive(Clone)]
-struct Logged {
-    rows: u64,
-    /// Changes what stands at this position of partition 0.
-    altered: Option<Position>,
-    /// What stood before these positions of the partitions is gone.
-    gone: [Position; PARTITIONS as usize],
-}
-
-const LOG: Logged = Logged { rows: ROWS, altered: None, gone: [0; PARTITIONS as usize] };
-
-impl Source for Logged {
-    fn schema(&self) -> SchemaRef {
-        schema()
-    }
-
-    fn format(&self) -> Option<Arc<dyn Format>> {
-        None
-    }
-
-    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
-        let resume = context.resume.unwrap_or_default();
-        let partitions = (0..PARTITIONS).map(|id| Partition::new(context.name.clone(), id));
-        let at: Positions = partitions.map(|p| (p.clone(), resume.get(&p).copied().unwrap_or(0))).collect();
-        if let Some((p, at)) = at.iter().find(|(p, at)| **at < self.gone[p.id as usize]) {
-            return Err(Error::user(format!("{p} no longer holds position {at}")).hint("none"));
-        }
-        Ok(Box::new(LoggedReader { log: *self, at }))
-    }
-}
-
-struct LoggedReader {
-    log: Logged,
-    at: Positions,
-}
-
-impl Reader for LoggedReader {
-    fn poll(&mut self) -> Result<Polled> {
-        let Some((partition, from)) = self.at.iter().filter(|(_, at)| **at < self.log.rows).min_by_key(|(p, at)| (**at, p.id)) else {
-            return Ok(Polled::Ended);
+fn log() -> Topic {
+    static LOG: std::sync::LazyLock<Topic> = std::sync::LazyLock::new(|| {
+        let batch = |id| {
+            let (k, v): (Vec<i64>, Vec<i64>) = (0..ROWS).map(|p| row(id, p)).unzip();
+            let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(k)), Arc::new(Int64Array::from(v))];
+            RecordBatch::try_new(schema(), columns).unwrap()
         };
-        let (partition, from) = (partition.clone(), *from);
-        let to = (from + 1 + (from * 7 + partition.id as u64) % 5).min(self.log.rows);
-        self.at.insert(partition.clone(), to);
-        let mut fingerprint = Fingerprint::default();
-        (from..to).for_each(|p| fingerprint.add(p, 0, self.log.altered.filter(|a| *a == p && partition.id == 0).map(|_| 7)));
-        let rows = (from..to).map(|p| row(partition.id, p));
-        let (k, v): (Vec<i64>, Vec<i64>) = rows.unzip();
-        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(k)), Arc::new(Int64Array::from(v))];
-        let batch = RecordBatch::try_new(schema(), columns)?;
-        let rows = (to - from) as usize;
-        let payload = Payload::Rows(Changes::inserts(batch));
-        Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes: 16 * rows, fingerprint: fingerprint.finish(), payload }))
-    }
-
-    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
-        Ok(())
-    }
-
-    fn status(&self) -> SourceStatus {
-        let partitions = self.at.iter().map(|(p, at)| PartitionStatus { partition: p.clone(), position: *at, end: Some(self.log.rows) });
-        SourceStatus { partitions: partitions.collect(), warnings: vec![] }
-    }
-
-    fn close(&mut self) -> Result<()> {
-        Ok(())
-    }
+        Topic::rows((0..PARTITIONS).map(batch).collect())
+    });
+    LOG.clone()
 }
 
 /// Name, SQL, and rows after which its sink commits.
@@ -177,30 +121,20 @@ fn pipeline(views: &[View], world: &World, log: impl Source, clock: &Clock) -> R
 }
 
 /// One life, to the end of the log.
-fn live(views: &[View], world: &World, log: Logged) -> Result<()> {
+fn live(views: &[View], world: &World, log: Topic) -> Result<()> {
     live_until(views, world, log, || false)
 }
 
 /// One life, to the end of the log or to its death.
-fn live_until(views: &[View], world: &World, log: Logged, dead: impl Fn() -> bool) -> Result<()> {
+fn live_until(views: &[View], world: &World, log: Topic, dead: impl Fn() -> bool) -> Result<()> {
     let clock = Clock::manual(1_000_000);
-    let mut stepper = pipeline(views, world, log, &clock)?.stepper()?;
-    for _ in 0..100_000 {
-        match stepper.step()? {
-            _ if dead() => return Ok(()),
-            Some(true) => {}
-            // whoever waits waits for time to pass
-            Some(false) => clock.advance(Duration::from_secs(1)),
-            None => return Ok(()),
-        }
-    }
-    panic!("it does not end: {:?}", stepper.status());
+    testing::live(pipeline(views, world, log, &clock), &clock, dead)
 }
 
 /// Opening fails like any other operation: a process manager starts it again.
 fn survive(views: &[View], world: &World) {
     for _ in 0..3 {
-        match live(views, world, LOG) {
+        match live(views, world, log()) {
             Ok(()) => return,
             Err(e) => assert_eq!(e.retry(), orderflow_core::error::Retry::Backoff, "{e}"),
         }
@@ -210,15 +144,8 @@ fn survive(views: &[View], world: &World) {
 
 fn unkilled(views: &[View]) -> BTreeMap<&'static str, String> {
     let world = World::new();
-    live(views, &world, LOG).unwrap();
+    live(views, &world, log()).unwrap();
     world.rows()
-}
-
-/// The numbers of operations at which something goes wrong: all of them, or one in `stride` at the push tier.
-fn crash_points(views: &[View]) -> std::iter::StepBy<std::ops::RangeInclusive<u64>> {
-    let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
-    live(views, &World::new().through(&counting), LOG).unwrap();
-    (1..=counting.operations() + 1).step_by(tier::of(11, 23, 1))
 }
 
 #[test]
@@ -242,54 +169,6 @@ fn the_unkilled_run_is_the_batch_answer() {
 }
 
 #[test]
-fn killed_at_any_operation_and_started_again_every_sink_holds_what_an_unkilled_run_holds() {
-    for views in PIPELINES {
-        let expected = unkilled(views);
-        for (turn, at) in crash_points(views).enumerate() {
-            // in a short run each point goes wrong in one way
-            for fault in Fault::ALL.into_iter().skip(tier::of(turn % 4, 0, 0)).take(tier::of(1, 4, 4)) {
-                let world = World::new();
-                let faulty = Faulty::new(Arc::new(Memory::new()), at, fault);
-                let outcome = live_until(views, &world.through(&faulty), LOG, || faulty.is_dead());
-                if let Err(e) = &outcome {
-                    assert_eq!(e.retry(), orderflow_core::error::Retry::Backoff, "{fault:?} at {at}: {e}");
-                }
-                survive(views, &world);
-                assert_eq!(world.rows(), expected, "{fault:?} at {at} of {}", views[0].0);
-            }
-        }
-    }
-}
-
-#[test]
-fn killed_again_while_it_reads_again_nothing_is_lost_or_doubled() {
-    let mut seed = 12u64;
-    let mut draw = |n: u64| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (seed >> 33) % n + 1
-    };
-    let expected: Vec<_> = PIPELINES.iter().map(|views| unkilled(views)).collect();
-    let schedules = tier::of(40, 150, 5000);
-    for schedule in 0..schedules {
-        let which = schedule % PIPELINES.len();
-        let world = World::with(if schedule % 3 == 0 { AT_THE_END } else { ALWAYS });
-        // each life ends at its last fault, and may have met passing ones just before
-        let mut life = || {
-            let at = draw(120);
-            let passing = (1..draw(4)).map(|_| (at.saturating_sub(draw(6)), Fault::ALL[draw(2) as usize - 1])).collect::<Vec<_>>();
-            [passing, vec![(at, Fault::ALL[draw(4) as usize - 1])]].concat()
-        };
-        let lives: Vec<Vec<(u64, Fault)>> = (0..1 + schedule % 4).map(|_| life()).collect();
-        for faults in &lives {
-            let faulty = Faulty::with(Arc::new(Memory::new()), faults.clone());
-            let _ = live_until(PIPELINES[which], &world.through(&faulty), LOG, || faulty.is_dead()); // dead or through
-        }
-        survive(PIPELINES[which], &world);
-        assert_eq!(world.rows(), expected[which], "schedule {schedule}: {lives:?}");
-    }
-}
-
-#[test]
 fn what_is_not_bound_for_good_does_not_leave() {
     for views in PIPELINES {
         let expected = unkilled(views);
@@ -299,7 +178,7 @@ fn what_is_not_bound_for_good_does_not_leave() {
             let faulty = Faulty::new(world.state.clone(), at, Fault::CrashBefore);
             let half = World { every: ALWAYS, state: Arc::new(faulty.clone()), sinks: world.sinks.clone() };
             let clock = Clock::manual(1_000_000);
-            if let Ok(mut stepper) = pipeline(views, &half, LOG, &clock).unwrap().stepper() {
+            if let Ok(mut stepper) = pipeline(views, &half, log(), &clock).unwrap().stepper() {
                 for _ in 0..300 {
                     match stepper.step().unwrap() {
                         Some(true) => {}
@@ -323,9 +202,9 @@ fn what_is_not_bound_for_good_does_not_leave() {
 fn a_finished_run_goes_on_where_the_log_has_grown() {
     for views in PIPELINES {
         let world = World::new();
-        live(views, &world, Logged { rows: 40, ..LOG }).unwrap();
+        live(views, &world, log().until(40)).unwrap();
         let finished = world.rows();
-        live(views, &world, Logged { rows: 40, ..LOG }).unwrap();
+        live(views, &world, log().until(40)).unwrap();
         assert_eq!(world.rows(), finished, "there was nothing new");
         survive(views, &world);
         let sums = |rows: &BTreeMap<&str, String>| {
@@ -352,11 +231,11 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
         let world = World::with(every);
         // dies in mid-run, so that something has to be read again
         let faulty = Faulty::new(Arc::new(Memory::new()), at, Fault::CrashBefore);
-        live_until(views, &world.through(&faulty), LOG, || faulty.is_dead()).unwrap();
+        live_until(views, &world.through(&faulty), log(), || faulty.is_dead()).unwrap();
         world
     };
     let (fresh, unstored) = (|| died(ALWAYS, 120), || died(AT_THE_END, 40));
-    let refused = |world: &World, views: &[View], log: Logged, says: &str| {
+    let refused = |world: &World, views: &[View], log: Topic, says: &str| {
         let before: Vec<_> = world.sinks.values().map(|s| s.list("").unwrap()).collect();
         let e = live(views, world, log).unwrap_err();
         assert!(e.kind() == Kind::User && e.to_string().contains(says) && e.remedy().is_some(), "{e}");
@@ -364,14 +243,14 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
         let count = |names: &Vec<String>| names.iter().filter(|n| n.starts_with("lane-")).count();
         assert_eq!(world.sinks.values().map(data).collect::<Vec<_>>(), before.iter().map(count).collect::<Vec<_>>());
     };
-    refused(&unstored(), views, Logged { altered: Some(3), ..LOG }, "is not what it was: numbers[0]");
-    refused(&unstored(), views, Logged { rows: 5, ..LOG }, "no longer holds");
+    refused(&unstored(), views, log().altered(0, 3), "is not what it was: numbers[0]");
+    refused(&unstored(), views, log().until(5), "no longer holds");
     let other: View = ("totals", "SELECT k, count(*) AS n, sum(v + 1) AS v FROM numbers GROUP BY k", 20);
-    refused(&fresh(), &[other], LOG, "view totals computes something else now");
+    refused(&fresh(), &[other], log(), "view totals computes something else now");
     // a sink of another pipeline, and one that is ahead of the state
     let world = fresh();
     let stranger = World { every: ALWAYS, state: Arc::new(Memory::new()), sinks: world.sinks.clone() };
-    refused(&stranger, views, LOG, "already holds a data set");
+    refused(&stranger, views, log(), "already holds a data set");
 }
 
 #[tokio::test]
@@ -379,7 +258,7 @@ async fn a_folder_has_one_owner() {
     let dir = tempfile::tempdir().unwrap();
     let start = async |name: &str| {
         let mut flow = Pipeline::new(name);
-        flow.source("numbers", LOG)?;
+        flow.source("numbers", log())?;
         flow.view("totals", TOTALS.1)?;
         flow.state(dir.path().join("state")).start().await
     };
@@ -402,7 +281,7 @@ async fn stopped_and_started_with_other_numbers_of_workers_the_sinks_hold_the_sa
         let expected = unkilled(views);
         let world = World::new();
         for (round, workers) in [2, 4, 1, 3].into_iter().enumerate() {
-            let flow = pipeline(views, &world, LOG, &Clock::system()).unwrap();
+            let flow = pipeline(views, &world, log(), &Clock::system()).unwrap();
             let running = flow.workers(workers).start().await.unwrap();
             if round < 3 {
                 // somewhere in mid-run, or after the end
@@ -413,7 +292,7 @@ async fn stopped_and_started_with_other_numbers_of_workers_the_sinks_hold_the_sa
             } else {
                 running.wait().await.unwrap();
                 // what the views hold is what it would be if nothing had been stored and restored
-                let fresh = pipeline(views, &World::new(), LOG, &Clock::system()).unwrap().start().await.unwrap();
+                let fresh = pipeline(views, &World::new(), log(), &Clock::system()).unwrap().start().await.unwrap();
                 fresh.wait().await.unwrap();
                 for (name, ..) in views.iter() {
                     let read = async |running: &Running| {

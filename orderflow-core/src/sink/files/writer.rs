@@ -9,6 +9,7 @@
 use super::record::{FileEntry, Log};
 use super::staging::Staging;
 use super::{FileFormat, Roll};
+use crate::bug::{Bug, planted};
 use crate::error::{Error, Result, Retry};
 use crate::sink::{Closed, Committed, Progress, Writer, signed};
 use crate::store::Store;
@@ -137,6 +138,9 @@ impl Commit {
             let twins = |i: usize| files[..i].iter().filter(|f| f.same_epochs(&files[i])).count();
             (0..files.len()).map(|i| files[i].entry(progress.writer.generation, ending, twins(i))).collect()
         });
+        if planted(Bug::RenamesBeforeCommit) {
+            entries.iter().try_for_each(|file| store.publish(&file.staged, &file.name).map(drop))?;
+        }
         if !self.recorded {
             log.commit(progress, entries.clone())?;
             self.recorded = true;

@@ -5,12 +5,14 @@ use orderflow_core::epoch::Log;
 use orderflow_core::pipeline::{Fate, OnChange, StateFate};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const HALF: Logged = Logged { rows: 50, ..LOG };
+fn half() -> Topic {
+    log().until(50)
+}
 /// [`TOTALS`], computed otherwise.
 const SQUARES: View = ("totals", "SELECT k, count(*) AS n, sum(v * v) AS v FROM numbers GROUP BY k", 20);
 
 /// One life that may rebuild what changed, to the end of the log or to its death.
-fn told_until(views: &[View], world: &World, log: Logged, dead: impl Fn() -> bool) -> Result<()> {
+fn told_until(views: &[View], world: &World, log: Topic, dead: impl Fn() -> bool) -> Result<()> {
     let clock = Clock::manual(1_000_000);
     let mut stepper = pipeline(views, world, log, &clock)?.on_change(OnChange::Rebuild).stepper()?;
     for _ in 0..100_000 {
@@ -24,7 +26,7 @@ fn told_until(views: &[View], world: &World, log: Logged, dead: impl Fn() -> boo
     panic!("it does not end: {:?}", stepper.status());
 }
 
-pub(super) fn told(views: &[View], world: &World, log: Logged) -> Result<()> {
+pub(super) fn told(views: &[View], world: &World, log: Topic) -> Result<()> {
     told_until(views, world, log, || false)
 }
 
@@ -64,8 +66,8 @@ pub(super) fn sums(rows: &BTreeMap<&str, String>, sink: &str) -> BTreeMap<String
 fn a_changed_query_is_refused_with_the_difference_and_rebuilt_when_told() {
     let (old, new) = ([ROUTED, TOTALS, SIZES], [ROUTED, SQUARES, SIZES]);
     let world = World::new();
-    live(&old, &world, HALF).unwrap();
-    let e = live(&new, &world, LOG).unwrap_err();
+    live(&old, &world, half()).unwrap();
+    let e = live(&new, &world, log()).unwrap_err();
     let text = e.to_string();
     for says in [
         "view totals: changed",
@@ -79,29 +81,29 @@ fn a_changed_query_is_refused_with_the_difference_and_rebuilt_when_told() {
     assert!(text.contains("sink jsonl of routed: unchanged") && text.contains("state kept") && text.contains("state dropped"), "{text}");
     assert!(e.kind() == Kind::User && e.remedy().is_some_and(|r| r.contains("OnChange::Rebuild")), "{e}");
 
-    let difference = pipeline(&new, &world, LOG, &Clock::manual(0)).unwrap().difference().unwrap().unwrap();
+    let difference = pipeline(&new, &world, log(), &Clock::manual(0)).unwrap().difference().unwrap().unwrap();
     let fates = difference.states.iter().map(|s| s.fate).collect::<Vec<_>>();
     assert_eq!(fates, [StateFate::Kept, StateFate::Rebuilt, StateFate::Dropped]);
     assert!(difference.states[0].rows > 0 && difference.states[2].bytes > 0);
 
     // rows of the old query are there: told or not, nothing is added to them
     let before = world.rows();
-    let e = told(&new, &world, LOG).unwrap_err();
+    let e = told(&new, &world, log()).unwrap_err();
     assert!(e.to_string().contains("holds rows of before") && e.remedy().is_some(), "{e}");
     assert_eq!(world.rows(), before);
-    live(&old, &world, HALF).expect("nothing was changed by it");
+    live(&old, &world, half()).expect("nothing was changed by it");
 
     let moved = world.elsewhere("totals").elsewhere("sizes");
-    told(&new, &moved, LOG).unwrap();
+    told(&new, &moved, log()).unwrap();
     let (got, want) = (moved.rows(), unkilled(&new));
     assert_eq!(got["routed"].lines().count(), want["routed"].lines().count(), "it was not touched");
     for sink in ["totals", "sizes", "routed"] {
         assert_eq!(sums(&got, sink), sums(&want, sink), "{sink}");
     }
     // from now on it is the new one
-    live(&new, &moved, LOG).unwrap();
+    live(&new, &moved, log()).unwrap();
     assert_eq!(moved.rows(), got, "there was nothing new");
-    let e = live(&old, &moved, LOG).unwrap_err();
+    let e = live(&old, &moved, log()).unwrap_err();
     assert!(e.to_string().contains("view totals: changed"), "{e}");
 }
 
@@ -109,20 +111,20 @@ fn a_changed_query_is_refused_with_the_difference_and_rebuilt_when_told() {
 fn a_sink_that_is_gone_is_forgotten_when_told_and_does_not_come_back_with_its_old_rows() {
     let (both, one) = ([TOTALS, ROUTED], [ROUTED]);
     let world = World::new();
-    live(&both, &world, HALF).unwrap();
-    let e = live(&one, &world, LOG).unwrap_err();
+    live(&both, &world, half()).unwrap();
+    let e = live(&one, &world, log()).unwrap_err();
     assert!(e.to_string().contains("sink jsonl of totals is not there any more"), "{e}");
-    told(&one, &world, LOG).unwrap();
+    told(&one, &world, log()).unwrap();
     assert_eq!(sums(&world.rows(), "routed"), sums(&unkilled(&both), "routed"));
     // its base does not wait, and nothing remembers it
     let seen = Log::look(world.state.clone(), "state").unwrap().unwrap();
     assert_eq!(seen.found.held.keys().collect::<Vec<_>>(), ["dead letters", "sink jsonl of routed"]);
     assert_eq!(seen.found.base(), seen.found.tail());
     // epochs that it did not get are one by now: it would lose them, or get rows twice
-    let e = live(&both, &world, LOG).unwrap_err();
+    let e = live(&both, &world, log()).unwrap_err();
     assert!(e.to_string().contains("holds rows of before"), "{e}");
     let moved = world.elsewhere("totals");
-    live(&both, &moved, LOG).unwrap();
+    live(&both, &moved, log()).unwrap();
     assert_eq!(sums(&moved.rows(), "totals"), sums(&unkilled(&both), "totals"));
 }
 
@@ -134,7 +136,7 @@ fn killed_at_any_operation_while_it_is_rebuilt_the_new_pipeline_holds_what_it_wo
         let world = World::with(Duration::from_secs(13));
         let clock = Clock::manual(1_000_000);
         let frequent: Vec<View> = old.iter().map(|(name, sql, _)| (*name, *sql, 1)).collect();
-        let mut stepper = pipeline(&frequent, &world, LOG, &clock).unwrap().stepper().unwrap();
+        let mut stepper = pipeline(&frequent, &world, log(), &clock).unwrap().stepper().unwrap();
         loop {
             assert!(stepper.step().unwrap().is_some(), "it ended before");
             clock.advance(Duration::from_secs(1));
@@ -147,19 +149,21 @@ fn killed_at_any_operation_while_it_is_rebuilt_the_new_pipeline_holds_what_it_wo
     };
     let build = || before.copy().elsewhere("totals");
     let whole = build();
-    told(&new, &whole, LOG).unwrap();
+    told(&new, &whole, log()).unwrap();
     let (expected, batch) = (whole.rows(), unkilled(&new));
     for sink in ["routed", "totals", "extremes", "split"] {
         assert_eq!(sums(&expected, sink), sums(&batch, sink), "{sink}");
     }
     let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
-    told(&new, &build().through(&counting), LOG).unwrap();
+    told(&new, &build().through(&counting), log()).unwrap();
     for (turn, at) in (1..=counting.operations() + 1).step_by(tier::of(5, 2, 1)).enumerate() {
         for fault in Fault::ALL.into_iter().skip(tier::of(turn % 4, 0, 0)).take(tier::of(1, 4, 4)) {
             let world = build();
             let faulty = Faulty::new(Arc::new(Memory::new()), at, fault);
-            let _ = told_until(&new, &world.through(&faulty), LOG, || faulty.is_dead()); // dead or through
-            (0..3).find(|_| told(&new, &world, LOG).is_ok()).unwrap_or_else(|| panic!("{fault:?} at {at}: {:?}", told(&new, &world, LOG)));
+            let _ = told_until(&new, &world.through(&faulty), log(), || faulty.is_dead()); // dead or through
+            (0..3)
+                .find(|_| told(&new, &world, log()).is_ok())
+                .unwrap_or_else(|| panic!("{fault:?} at {at}: {:?}", told(&new, &world, log())));
             assert_eq!(world.rows(), expected, "{fault:?} at {at}");
         }
     }
@@ -168,15 +172,15 @@ fn killed_at_any_operation_while_it_is_rebuilt_the_new_pipeline_holds_what_it_wo
 #[test]
 fn what_is_only_added_needs_no_word_and_is_remembered() {
     let world = World::new();
-    assert_eq!(pipeline(&[TOTALS], &world, LOG, &Clock::manual(0)).unwrap().difference().unwrap(), None);
-    live(&[TOTALS], &world, HALF).unwrap();
-    assert!(pipeline(&[TOTALS], &world, LOG, &Clock::manual(0)).unwrap().difference().unwrap().unwrap().is_empty());
-    live(&[TOTALS, ROUTED], &world, HALF).unwrap();
+    assert_eq!(pipeline(&[TOTALS], &world, log(), &Clock::manual(0)).unwrap().difference().unwrap(), None);
+    live(&[TOTALS], &world, half()).unwrap();
+    assert!(pipeline(&[TOTALS], &world, log(), &Clock::manual(0)).unwrap().difference().unwrap().unwrap().is_empty());
+    live(&[TOTALS, ROUTED], &world, half()).unwrap();
     // the one that was added is as much a part of the pipeline as the first
     let other: View = ("routed", "SELECT k, v FROM numbers WHERE v % 3 <> 1", 7);
-    let e = live(&[TOTALS, other], &world, LOG).unwrap_err();
+    let e = live(&[TOTALS, other], &world, log()).unwrap_err();
     assert!(e.to_string().contains("view routed: changed"), "{e}");
-    let difference = pipeline(&[TOTALS, ROUTED, SIZES], &world, LOG, &Clock::manual(0)).unwrap().difference().unwrap().unwrap();
+    let difference = pipeline(&[TOTALS, ROUTED, SIZES], &world, log(), &Clock::manual(0)).unwrap().difference().unwrap().unwrap();
     let new: Vec<&str> = difference.parts.iter().filter(|p| p.fate == Fate::New).map(|p| p.name.as_str()).collect();
     assert_eq!((new, difference.must_be_told()), (vec!["view sizes", "sink jsonl of sizes"], false));
 }
@@ -184,10 +188,10 @@ fn what_is_only_added_needs_no_word_and_is_remembered() {
 #[test]
 fn a_rebuild_needs_all_input_and_changes_nothing_without_it() {
     let world = World::new();
-    live(&[ROUTED, TOTALS], &world, HALF).unwrap();
+    live(&[ROUTED, TOTALS], &world, half()).unwrap();
     let (state, rows) = (copy(&world.state), world.rows());
     let moved = world.elsewhere("totals");
-    let e = told(&[ROUTED, SQUARES], &moved, Logged { gone: [3; PARTITIONS as usize], ..LOG }).unwrap_err();
+    let e = told(&[ROUTED, SQUARES], &moved, log().without(&[3; PARTITIONS as usize])).unwrap_err();
     assert!(e.to_string().contains("no longer holds"), "{e}");
     // but for the generation that tried
     let names = |s: &Arc<dyn Store>| s.list("").unwrap().into_iter().filter(|n| !n.starts_with("ledger/")).collect::<Vec<_>>();
@@ -201,7 +205,7 @@ async fn a_standby_waits_for_the_folder_and_takes_over() {
     let folder = dir.path().join("state");
     let flow = |patience| {
         let mut flow = Pipeline::new("standby");
-        flow.source("numbers", LOG).unwrap();
+        flow.source("numbers", log()).unwrap();
         flow.view("totals", TOTALS.1).unwrap();
         flow.state(&folder).wait_for_state(patience)
     };

@@ -53,7 +53,7 @@ fn a_sink_that_never_gets_a_row_is_not_missed() {
     let nothing = ("routed", "SELECT k, v FROM numbers WHERE v > 1000", 7);
     let world = World::new();
     for rows in [20, 40, 60, 90] {
-        live(&[nothing, TOTALS], &world, Logged { rows, ..LOG }).unwrap();
+        live(&[nothing, TOTALS], &world, log().until(rows)).unwrap();
     }
     assert_eq!(world.rows()["routed"], "");
 }
@@ -66,7 +66,7 @@ fn a_sink_that_forgets_goes_on_after_what_the_ledger_saw_it_take_and_a_new_one_g
     let mut last = Epoch(0);
     for (rows, sinks) in [(40, vec![&old]), (80, vec![&old]), (90, vec![&old, &new])] {
         let mut flow = Pipeline::new("forgetful");
-        flow.source("numbers", Logged { rows, ..LOG }).unwrap();
+        flow.source("numbers", log().until(rows)).unwrap();
         let view = flow.view("totals", TOTALS.1).unwrap();
         sinks.into_iter().for_each(|seen| drop(view.sink(Forgetful(seen.clone())).unwrap()));
         let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 11, bytes: u64::MAX };

@@ -1,8 +1,12 @@
 //! State that no process can lock: in an object store, in memory and in a real S3, where the newer of two processes takes over.
 
 use super::*;
+use orderflow_core::data::Changes;
+use orderflow_core::format::Format;
+use orderflow_core::source::{Fetch, Fingerprint, Payload, Polled, Reader, SourceContext, SourceStatus};
 use orderflow_core::store::object::object_store::memory::InMemory;
 use orderflow_core::store::{self, Objects};
+use orderflow_core::time::{Partition, Positions};
 use std::process::{Child, Command, Stdio};
 
 impl World {
@@ -27,12 +31,12 @@ impl World {
 fn killed(views: &[View], stride: usize, world: &dyn Fn() -> World) {
     let expected = unkilled(views);
     let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
-    live(views, &World::new().through(&counting), LOG).unwrap();
+    live(views, &World::new().through(&counting), log()).unwrap();
     for (turn, at) in (1..=counting.operations()).step_by(stride).enumerate() {
         let world = world();
         let fault = Fault::ALL[turn % 4];
         let faulty = Faulty::new(Arc::new(Memory::new()), at, fault);
-        if let Err(e) = live_until(views, &world.through(&faulty), LOG, || faulty.is_dead()) {
+        if let Err(e) = live_until(views, &world.through(&faulty), log(), || faulty.is_dead()) {
             assert_eq!(e.retry(), orderflow_core::error::Retry::Backoff, "{fault:?} at {at}: {e}");
         }
         survive(views, &world);
@@ -54,7 +58,7 @@ fn of_two_processes_on_one_store_the_newer_goes_on_and_the_older_stops() {
     for before in (0..).step_by(tier::of(37, 11, 3)) {
         let memory = Arc::new(InMemory::new());
         let clock = Clock::manual(1_000_000);
-        let start = || pipeline(views, &World::in_objects(&memory), LOG, &clock).unwrap().stepper().unwrap();
+        let start = || pipeline(views, &World::in_objects(&memory), log(), &clock).unwrap().stepper().unwrap();
         let mut older = start();
         for _ in 0..before {
             match older.step().unwrap() {
@@ -103,8 +107,54 @@ fn real_s3_killed_at_some_operations_and_started_again() {
     });
 }
 
-/// What the child processes read: it never ends.
-const ENDLESS: Logged = Logged { rows: u64::MAX, ..LOG };
+/// What the child processes read: it never ends, and where fetches end is a function of the position.
+struct Endless;
+
+impl Source for Endless {
+    fn schema(&self) -> SchemaRef {
+        schema()
+    }
+
+    fn format(&self) -> Option<Arc<dyn Format>> {
+        None
+    }
+
+    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
+        let resume = context.resume.unwrap_or_default();
+        let partitions = (0..PARTITIONS).map(|id| Partition::new(context.name.clone(), id));
+        Ok(Box::new(EndlessReader(partitions.map(|p| (p.clone(), resume.get(&p).copied().unwrap_or(0))).collect())))
+    }
+}
+
+struct EndlessReader(Positions);
+
+impl Reader for EndlessReader {
+    fn poll(&mut self) -> Result<Polled> {
+        let next = self.0.iter().min_by_key(|(p, at)| (**at, p.id)).map(|(p, at)| (p.clone(), *at));
+        let Some((partition, from)) = next else { return Ok(Polled::Ended) };
+        let to = from + 1 + (from * 7 + partition.id as u64) % 5;
+        self.0.insert(partition.clone(), to);
+        let mut fingerprint = Fingerprint::default();
+        (from..to).for_each(|p| fingerprint.add(p, 0, None));
+        let (k, v): (Vec<i64>, Vec<i64>) = (from..to).map(|p| row(partition.id, p)).unzip();
+        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(k)), Arc::new(Int64Array::from(v))];
+        let rows = (to - from) as usize;
+        let payload = Payload::Rows(Changes::inserts(RecordBatch::try_new(schema(), columns)?));
+        Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes: 16 * rows, fingerprint: fingerprint.finish(), payload }))
+    }
+
+    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> SourceStatus {
+        SourceStatus::default()
+    }
+
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
 
 fn process(endpoint: &str, url: &str, seconds: Option<u64>) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -121,7 +171,7 @@ fn child() {
     let seconds = std::env::var("ORDERFLOW_SHARED_SECONDS").unwrap().parse().ok();
     let run = async {
         let mut flow = Pipeline::new("shared");
-        flow.source("numbers", ENDLESS)?;
+        flow.source("numbers", Endless)?;
         flow.view("totals", TOTALS.1)?.sink(DataSet::append(format!("{url}/rows"), JsonLines).roll_rows(100))?;
         let limits = Limits { interval: Duration::from_millis(50), rows: 200, bytes: u64::MAX };
         let flow = flow.epochs(limits).checkpoint_every(Duration::from_millis(400)).state(format!("{url}/state"));
@@ -140,7 +190,7 @@ fn child() {
 /// Counts and sums by group after the first `rows` rows of the endless log; `None` if no fetch ends there.
 fn batch(rows: u64) -> Option<BTreeMap<i64, (i64, i64)>> {
     let partitions = (0..PARTITIONS).map(|id| (Partition::new("numbers", id), 0));
-    let mut reader = LoggedReader { log: ENDLESS, at: partitions.collect() };
+    let mut reader = EndlessReader(partitions.collect());
     let (mut read, mut totals) = (0, BTreeMap::<i64, (i64, i64)>::new());
     while read < rows {
         let Polled::Fetch(fetch) = reader.poll().unwrap() else { unreachable!("it is endless") };

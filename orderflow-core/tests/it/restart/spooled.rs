@@ -373,7 +373,7 @@ fn a_pipeline_that_stores_no_views_reads_all_stored_rows_again() {
 fn another_source_under_the_same_name_is_refused() {
     // a log in place of the channel, as long as something must be read that the channel gave
     let (world, mut host) = died(&[TOTALS], AT_THE_END, 80);
-    let e = live(&[TOTALS], &world, LOG).unwrap_err();
+    let e = live(&[TOTALS], &world, log()).unwrap_err();
     assert!(e.to_string().contains("numbers") && e.remedy().is_some(), "{e}");
     // other columns, of which the views know nothing
     let wide = Arc::new(Schema::new([schema().fields().to_vec(), vec![Arc::new(Field::new("w", DataType::Utf8, true))]].concat()));
@@ -388,7 +388,7 @@ fn another_source_under_the_same_name_is_refused() {
     // a channel in place of the log
     let world = World::with(AT_THE_END);
     let faulty = Faulty::new(Arc::new(Memory::new()), 40, Fault::CrashBefore);
-    super::live_until(&[TOTALS], &world.through(&faulty), LOG, || faulty.is_dead()).unwrap();
+    super::live_until(&[TOTALS], &world.through(&faulty), log(), || faulty.is_dead()).unwrap();
     let e = Host { rows: 0, forgotten: 0, keep: false }.live_until(&[TOTALS], &world, || false).unwrap_err();
     assert!(e.to_string().contains("are not stored") && e.to_string().contains("numbers"), "{e}");
 }
@@ -402,7 +402,7 @@ fn two_channels_beside_a_log_are_each_read_from_where_they_are() {
         let ((first, one), (second, two)) = (memory::channel(schema(), 1), memory::channel(schema(), 1));
         let mut flow = Pipeline::new("mixed");
         flow.source("first", one)?;
-        flow.source("numbers", LOG)?;
+        flow.source("numbers", log())?;
         flow.source("second", two)?;
         for (name, sql) in ["a", "b", "c"].into_iter().zip(&views) {
             flow.view(name, sql)?;

@@ -6,7 +6,7 @@ use super::*;
 /// Until a checkpoint is complete that is not the first: where every partition of the log stood then.
 fn live_until_stored(views: &[View], world: &World) -> [Position; PARTITIONS as usize] {
     let clock = Clock::manual(1_000_000);
-    let mut stepper = pipeline(views, world, LOG, &clock).unwrap().stepper().unwrap();
+    let mut stepper = pipeline(views, world, log(), &clock).unwrap().stepper().unwrap();
     let (mut stored, mut complete) = (None, 0);
     while complete < 3 {
         match stepper.step().unwrap().expect("it does not end before") {
@@ -19,7 +19,7 @@ fn live_until_stored(views: &[View], world: &World) -> [Position; PARTITIONS as 
     }
     // the bindings until the older of two checkpoints are one in the newest base; positions of the newest are looked up by a start
     drop(stepper);
-    let mut resumed = pipeline(views, world, LOG, &clock).unwrap().stepper().unwrap();
+    let mut resumed = pipeline(views, world, log(), &clock).unwrap().stepper().unwrap();
     assert!(resumed.step().is_ok());
     assert_eq!(resumed.status().restored, stored, "it goes on where it was stored");
     let at = resumed.status().sources[0].status.partitions.iter().map(|p| p.position).collect::<Vec<_>>();
@@ -32,7 +32,7 @@ fn what_is_stored_need_not_be_read_again() {
         let world = World::new();
         live_until_stored(views, &world);
         // the log has forgotten the beginning: only stored state can go on
-        let log = Logged { gone: [4; PARTITIONS as usize], ..LOG };
+        let log = log().without(&[4; PARTITIONS as usize]);
         live(views, &world, log.clone()).unwrap();
         assert_eq!(world.rows(), unkilled(views), "{}", views[0].0);
         let e = live(views, &World::new(), log).unwrap_err();
@@ -66,7 +66,7 @@ fn a_flipped_bit_in_the_newest_checkpoint_makes_the_older_one_do() {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 4;
             world.state.put_bytes(name, &bytes).unwrap();
-            let mut stepper = pipeline(views, &world, LOG, &Clock::manual(0)).unwrap().stepper().unwrap();
+            let mut stepper = pipeline(views, &world, log(), &Clock::manual(0)).unwrap().stepper().unwrap();
             assert!(stepper.step().is_ok());
             let restored = stepper.status().restored.expect("the older one is good");
             assert!(restored.0 < epoch, "{name}");
@@ -91,7 +91,7 @@ fn a_damaged_older_checkpoint_is_no_reason_to_stop() {
 #[test]
 fn files_of_state_do_not_pile_up() {
     let world = World::new();
-    live(&[TOTALS, EXTREMES, KINDS], &world, LOG).unwrap();
+    live(&[TOTALS, EXTREMES, KINDS], &world, log()).unwrap();
     let manifests = world.state.list("checkpoints/").unwrap();
     assert_eq!(manifests.len(), 2, "two are kept: {manifests:?}");
     let needed: std::collections::BTreeSet<String> = manifests
@@ -110,7 +110,7 @@ fn files_of_state_do_not_pile_up() {
 
 #[test]
 fn a_view_and_a_sink_that_are_new_get_everything() {
-    let half = Logged { rows: 50, ..LOG };
+    let half = log().until(50);
     let world = World::new();
     live(&[TOTALS], &world, half.clone()).unwrap();
     // derived from what is stored, of the source itself, and a sink of its rows
@@ -133,7 +133,7 @@ fn a_view_and_a_sink_that_are_new_get_everything() {
     // of views that are derived the log's beginning is not needed
     let world = World::new();
     live(&[TOTALS], &world, half).unwrap();
-    live(&[TOTALS, SIZES, KINDS], &world, Logged { gone: [10; PARTITIONS as usize], ..LOG }).unwrap();
+    live(&[TOTALS, SIZES, KINDS], &world, log().without(&[10; PARTITIONS as usize])).unwrap();
     let got = world.rows();
     for sink in ["totals", "sizes", "kinds"] {
         assert_eq!(sums(&got, sink), sums(&want, sink), "{sink}");

@@ -10,7 +10,7 @@ const VIEWS: &[View] = &[ROUTED, TOTALS, SIZES, EXTREMES];
 
 fn lived() -> World {
     let world = World::new();
-    live(VIEWS, &world, LOG).unwrap();
+    live(VIEWS, &world, log()).unwrap();
     world
 }
 
@@ -91,7 +91,7 @@ async fn exported_rows_are_those_that_a_query_gives() {
     ];
     let world = World::new();
     let mut flow = Pipeline::new("export");
-    flow.source("numbers", LOG).unwrap();
+    flow.source("numbers", log()).unwrap();
     MANY.iter().for_each(|(name, sql, _)| drop(flow.view(name, sql).unwrap()));
     let running = flow
         .workers(3)
@@ -120,7 +120,7 @@ async fn exported_rows_are_those_that_a_query_gives() {
 
 #[test]
 fn a_fork_goes_on_with_sinks_of_its_own_while_the_original_goes_on() {
-    let half = Logged { rows: 50, ..LOG };
+    let half = log().until(50);
     let world = World::new();
     live(VIEWS, &world, half).unwrap();
     let fork = World::new();
@@ -130,8 +130,8 @@ fn a_fork_goes_on_with_sinks_of_its_own_while_the_original_goes_on() {
     assert!(admin::verify(&fork.state, "fork").unwrap().is_good());
     // its views need nothing of the log that is stored; a sink of the source's own rows would
     let totals = &[TOTALS, SIZES, EXTREMES];
-    told(totals, &fork, Logged { gone: [40; PARTITIONS as usize], ..LOG }).unwrap();
-    live(VIEWS, &world, LOG).unwrap();
+    told(totals, &fork, log().without(&[40; PARTITIONS as usize])).unwrap();
+    live(VIEWS, &world, log()).unwrap();
     let want = unkilled(VIEWS);
     for sink in ["totals", "sizes", "extremes"] {
         assert_eq!(sums(&fork.rows(), sink), sums(&want, sink), "{sink} of the fork");
@@ -139,7 +139,7 @@ fn a_fork_goes_on_with_sinks_of_its_own_while_the_original_goes_on() {
     }
     // neither takes the other's sinks for its own
     let mixed = World { every: ALWAYS, state: fork.state.clone(), sinks: world.sinks.clone() };
-    let e = live(totals, &mixed, LOG).unwrap_err();
+    let e = live(totals, &mixed, log()).unwrap_err();
     assert!(e.to_string().contains("already holds a data set"), "{e}");
     let e = admin::fork(&world.state, "state", &fork.state, "fork").unwrap_err();
     assert!(e.to_string().contains("not empty"), "{e}");
@@ -160,7 +160,7 @@ fn a_fork_that_was_cut_short_cannot_be_started() {
         if below.list("ledger/").unwrap().is_empty() {
             continue; // nothing that could be taken for a state
         }
-        let e = live(VIEWS, &fork, LOG).unwrap_err();
+        let e = live(VIEWS, &fork, log()).unwrap_err();
         assert!(e.to_string().contains("damaged"), "cut at {at}: {e}");
     }
 }
@@ -177,13 +177,13 @@ fn a_sink_that_is_reset_gets_everything_again_once_its_old_rows_are_gone() {
     assert_eq!((born.holds, born.born), (None, Some(2)));
     // as often as one tries
     for _ in 0..3 {
-        let e = live(VIEWS, &world, LOG).unwrap_err();
+        let e = live(VIEWS, &world, log()).unwrap_err();
         assert!(e.to_string().contains("holds rows of before") && e.remedy().is_some(), "{e}");
     }
     let before = world.rows();
     let totals = &world.sinks["totals"];
     totals.list("").unwrap().iter().for_each(|n| totals.delete(n).unwrap());
-    live(VIEWS, &world, LOG).unwrap();
+    live(VIEWS, &world, log()).unwrap();
     let after = world.rows();
     assert_eq!(after["totals"].lines().count(), 7, "its rows as they are, in one epoch");
     for sink in ["routed", "sizes", "extremes"] {
@@ -198,6 +198,6 @@ fn a_sink_whose_query_changed_goes_on_in_its_place_after_a_reset() {
     admin::reset_sink(&world.state, "state", "jsonl of totals").unwrap();
     let totals = &world.sinks["totals"];
     totals.list("").unwrap().iter().for_each(|n| totals.delete(n).unwrap());
-    told(&[ROUTED, squares], &world, LOG).unwrap();
+    told(&[ROUTED, squares], &world, log()).unwrap();
     assert_eq!(world.rows()["totals"].lines().count(), 7);
 }

@@ -5,7 +5,7 @@
 use super::super::connection::{Answer, Server};
 use super::*;
 use orderflow_core::sink::WriterId;
-use orderflow_core::testing::tier;
+use orderflow_core::testing::{self, Fate, tier};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -45,6 +45,8 @@ struct Plan {
     /// Numbers of the operations that were COMMITs.
     commits: Vec<u64>,
     dead: bool,
+    /// Where everything comes from instead, if there is one.
+    fate: Option<Fate>,
 }
 
 /// A way to a database on which things go wrong, once each.
@@ -59,12 +61,13 @@ impl Faulty {
         Arc::new(Self { place: db.place.clone(), plan: Arc::new(Mutex::new(plan)) })
     }
 
-    pub(super) fn counting(db: &Db) -> Arc<Self> {
-        Self::with(db, [])
+    /// A way on which things go wrong as they do for a whole process.
+    pub(super) fn sharing(db: &Db, fate: Fate) -> Arc<Self> {
+        Arc::new(Self { place: db.place.clone(), plan: Arc::new(Mutex::new(Plan { fate: Some(fate), ..Plan::default() })) })
     }
 
-    pub(super) fn operations(&self) -> u64 {
-        self.plan.lock().unwrap().operations
+    pub(super) fn counting(db: &Db) -> Arc<Self> {
+        Self::with(db, [])
     }
 
     pub(super) fn commits(&self) -> usize {
@@ -97,6 +100,14 @@ fn lost() -> Failure {
 
 impl Plan {
     fn next(&mut self, sql: &str) -> Result<Option<Fault>, Failure> {
+        if let Some(fate) = &self.fate {
+            return match fate.next_fault() {
+                None => Ok(None),
+                Some(testing::Fault::Unanswered) => Ok(Some(Fault::After)),
+                Some(testing::Fault::CrashAfter) => Ok(Some(Fault::KilledAfter)),
+                Some(_) => Err(lost()),
+            };
+        }
         if self.dead {
             return Err(lost());
         }

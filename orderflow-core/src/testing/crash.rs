@@ -1,0 +1,403 @@
+//! A pipeline killed anywhere and started again, over and over, compared with one that never was.
+//!
+//! ```text
+//!   seed ─► schedule: life 1 … dies at operation 57, power cut; life 2 … dies; …; a life that is left alone ─► every sink ─┐
+//!   the same pipeline, undisturbed ─────────────────────────────────────────────────────────────────────────► every sink ─┴─ equal?
+//! ```
+//! Invariant: everything is drawn from the seed, and with one worker everything runs on the caller's thread, so that a failure comes back by its seed.
+
+use super::schedule::{Kinds, Schedule, Sizes};
+use super::trace::Act;
+use super::world::{Outside, Rows, World};
+use crate::error::{Error, Kind, Result, Retry};
+use crate::pipeline::Pipeline;
+use crate::runtime::Status;
+use crate::store::faulty::Fate;
+use crate::store::volatile::Draw;
+use crate::time::Clock;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Steps after which a run is held to be one that never ends.
+const STEPS: usize = 200_000;
+/// Environment variable with the one seed to be run.
+const SEED: &str = "ORDERFLOW_SEED";
+/// Environment variable with hours for which random schedules go on.
+const HOURS: &str = "ORDERFLOW_CRASH_HOURS";
+
+/// How a pipeline is to be tried.
+#[derive(Clone, Debug)]
+pub struct Schedules {
+    points: u64,
+    random: u64,
+    from: u64,
+    workers: Vec<usize>,
+    kinds: Kinds,
+}
+
+impl Schedules {
+    /// So many random schedules.
+    pub fn random(n: u64) -> Self {
+        Self { points: 0, random: n, from: 1, workers: vec![], kinds: Kinds { shuffled: true, truncated: true } }
+    }
+
+    /// One fault at each of about `n` operations, spread evenly over an undisturbed run, the four faults in turn; all four at every operation if
+    /// there are no more than `n`.
+    pub fn points(n: u64) -> Self {
+        Self { points: n, ..Self::random(0) }
+    }
+
+    /// Also so many random schedules.
+    pub fn and_random(mut self, n: u64) -> Self {
+        self.random = n;
+        self
+    }
+
+    /// Random schedules begin at this seed, not at 1.
+    pub fn from_seed(mut self, seed: u64) -> Self {
+        self.from = seed;
+        self
+    }
+
+    /// Every schedule is run at these numbers of workers, too, by threads.
+    pub fn also_on_workers(mut self, numbers: &[usize]) -> Self {
+        self.workers = numbers.to_vec();
+        self
+    }
+
+    /// The log keeps its order: for rows that depend on how epochs are cut.
+    pub fn in_order(mut self) -> Self {
+        self.kinds.shuffled = false;
+        self
+    }
+
+    /// The log keeps everything: no run may end with the error that records are gone.
+    pub fn whole_log(mut self) -> Self {
+        self.kinds.truncated = false;
+        self
+    }
+}
+
+/// What was run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Schedules, each counted once for every number of workers.
+    pub schedules: u64,
+    /// Lives that ended badly.
+    pub deaths: u64,
+    /// Power cuts.
+    pub power_cuts: u64,
+    /// Schedules whose log had lost what was needed, which the pipeline said.
+    pub refused: u64,
+    /// Operations of an undisturbed run.
+    pub operations: u64,
+    /// Calls to the disk of an undisturbed run.
+    pub disk_calls: u64,
+    /// Time that it took.
+    pub took: Duration,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (per_second, seconds) = (self.schedules as f64 / self.took.as_secs_f64().max(1e-9), self.took.as_secs_f64());
+        write!(f, "{} schedules in {seconds:.1} s ({per_second:.1} a second): ", self.schedules)?;
+        write!(f, "{} deaths, {} power cuts, {} truncated logs reported; ", self.deaths, self.power_cuts, self.refused)?;
+        write!(f, "an undisturbed run has {} operations, {} calls to the disk", self.operations, self.disk_calls)
+    }
+}
+
+/// A schedule after which a sink is not what it should be, or that ended with an error that nothing in it explains.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed that brings it back.
+    pub seed: u64,
+    /// With how many workers.
+    pub workers: usize,
+    /// What went wrong in the run, as text.
+    pub schedule: String,
+    /// What was found.
+    pub found: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { seed, workers, schedule, found } = self;
+        write!(f, "{found}\nwith {workers} workers, {schedule}\nrun it again with {SEED}={seed}")
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Builds a pipeline on simulated worlds, runs it undisturbed and then by every schedule, and compares every sink row by row.
+///
+/// With one worker a run is a function of its seed. Where fetches come in another order in every life (or with several sources, which take
+/// turns as they can) epochs are cut otherwise, and what is compared is the sum of each row's changes; else every line is.
+///
+/// `ORDERFLOW_SEED=n` runs only that schedule; `ORDERFLOW_CRASH_HOURS=h` goes on with random ones for so many hours.
+///
+/// # Panics
+/// At the first schedule that fails: the message has its seed.
+pub fn crash_anywhere(schedules: Schedules, build: impl Fn(&World) -> Result<Pipeline>) -> Report {
+    find_failure(schedules, build).unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+/// As [`crash_anywhere`], with the failure as a value.
+///
+/// # Errors
+/// The first schedule that fails.
+pub fn find_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Report, Box<Failure>> {
+    let clock = Clock::system();
+    let mut trial = Trial { build: &build, expected: Rows::new(), report: Report::default() };
+    let sizes = trial.measure()?;
+    let points = points(sizes.calls, schedules.points);
+    let hours = setting(HOURS).map(|text| text.parse::<f64>().unwrap_or_else(|_| panic!("{HOURS} is '{text}': it must be a number")));
+    let seeds: Box<dyn Iterator<Item = u64>> = match setting(SEED) {
+        Some(text) => Box::new(std::iter::once(text.parse().unwrap_or_else(|_| panic!("{SEED} is '{text}': it must be a number")))),
+        None => {
+            let until = hours.map(|h| Duration::from_secs_f64(h * 3600.0));
+            let (first, last) = (schedules.from, schedules.from + schedules.random);
+            let clock = clock.clone();
+            let more = (last..).take_while(move |_| until.is_some_and(|until| clock.elapsed() < until));
+            Box::new(points.into_iter().chain(first..last).chain(more))
+        }
+    };
+    for seed in seeds {
+        let schedule = Schedule::of(seed, sizes, schedules.kinds);
+        for workers in [1].into_iter().chain(schedules.workers.iter().copied()) {
+            trial.run(&schedule, workers)?;
+        }
+    }
+    trial.report.took = clock.elapsed();
+    Ok(trial.report)
+}
+
+/// What the schedule of a seed does, act by act, with stores in memory and a log that keeps everything; and whether it fails.
+///
+/// # Errors
+/// A pipeline that fails undisturbed.
+pub fn trace(seed: u64, build: impl Fn(&World) -> Result<Pipeline>) -> Result<(Vec<Act>, Option<Box<Failure>>), Box<Failure>> {
+    let mut trial = Trial { build: &build, expected: Rows::new(), report: Report::default() };
+    let sizes = trial.measure()?;
+    let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false }).in_memory();
+    let outside = Outside::new(&schedule);
+    let failure = trial.run_in(&schedule, 1, &outside).err();
+    Ok((outside.trace.acts(), failure))
+}
+
+#[expect(clippy::disallowed_methods, reason = "what to run again comes from outside the test")]
+fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+fn points(operations: u64, wanted: u64) -> Vec<u64> {
+    let stride = if wanted == 0 { return vec![] } else { operations.div_ceil(wanted).max(1) };
+    let at = (1..=operations + 1).step_by(stride as usize).enumerate();
+    at.flat_map(|(turn, at)| {
+        let faults = if stride == 1 { 0..4 } else { turn % 4..turn % 4 + 1 };
+        faults.map(move |fault| Schedule::point(at, fault))
+    })
+    .collect()
+}
+
+/// One life on the calling thread, to the end of its input or to its death; time passes when everybody waits.
+///
+/// # Errors
+/// What could not be opened, or ended the pipeline.
+pub fn live(flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool) -> Result<()> {
+    live_watched(flow, clock, dead, |_, _| Ok(()))
+}
+
+/// The same; `watch` sees what it says of itself after each step, and whether that was the first one.
+fn live_watched(flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool, watch: impl Fn(&Status, bool) -> Result<()>) -> Result<()> {
+    let mut stepper = flow?.stepper()?;
+    for n in 0..STEPS {
+        let step = stepper.step()?;
+        watch(&stepper.status(), n == 0)?;
+        match step {
+            _ if dead() => return Ok(()),
+            Some(true) => {}
+            Some(false) => clock.advance(Duration::from_secs(1)),
+            None => return Ok(()),
+        }
+    }
+    Err(Error::internal("the run does not end").why(format!("{:?}", stepper.status())))
+}
+
+/// The same with threads; time passes all the while.
+fn live_on_threads(flow: Result<Pipeline>, workers: usize, clock: &Clock, dead: impl Fn() -> bool) -> Result<()> {
+    let flow = flow?.workers(workers);
+    futures::executor::block_on(async {
+        let running = flow.start().await?;
+        for _ in 0..STEPS {
+            if running.status().phase.is_over() {
+                return running.wait().await.map(drop);
+            }
+            if dead() {
+                let _ = running.stop().await; // what it says is of no use any more
+                return Ok(());
+            }
+            clock.advance(Duration::from_millis(200));
+            std::thread::park_timeout(Duration::from_micros(200));
+        }
+        Err(Error::internal("the run does not end").why(format!("{:?}", running.status())))
+    })
+}
+
+/// How a schedule ended.
+enum End {
+    Whole(Rows, usize),
+    /// The log had lost what was needed.
+    Refused(Rows, usize),
+}
+
+struct Trial<'a> {
+    build: &'a dyn Fn(&World) -> Result<Pipeline>,
+    /// What an undisturbed run holds.
+    expected: Rows,
+    report: Report,
+}
+
+impl Trial<'_> {
+    /// Runs it undisturbed, and counts.
+    fn measure(&mut self) -> Result<Sizes, Box<Failure>> {
+        let count = |on_disk: bool| {
+            let schedule = Schedule::calm(on_disk);
+            let outside = Outside::new(&schedule);
+            let world = World::of(outside.clone(), Fate::default(), on_disk, None);
+            let outcome = live((self.build)(&world), &outside.clock, || false);
+            let operations = world.fate().operations();
+            drop(world);
+            let rows = outcome.and_then(|()| outside.rows()).map_err(|e| failure(&schedule, 1, format!("undisturbed, it fails: {e}")))?;
+            Ok::<_, Box<Failure>>((operations, rows))
+        };
+        let (calls, rows) = count(false)?;
+        let (disk, again) = count(true)?;
+        if let Some(difference) = difference(&again, &rows) {
+            return Err(failure(&Schedule::calm(true), 1, format!("two undisturbed runs are not alike: {difference}")));
+        }
+        self.expected = rows;
+        (self.report.operations, self.report.disk_calls) = (calls, disk);
+        Ok(Sizes { calls, disk })
+    }
+
+    fn run(&mut self, schedule: &Schedule, workers: usize) -> Result<(), Box<Failure>> {
+        self.run_in(schedule, workers, &Outside::new(schedule))
+    }
+
+    fn run_in(&mut self, schedule: &Schedule, workers: usize, outside: &Rc<Outside>) -> Result<(), Box<Failure>> {
+        self.report.schedules += 1;
+        let end = catch_unwind(AssertUnwindSafe(|| self.lives(schedule, workers, outside)));
+        let end = end.unwrap_or_else(|panic| Err(format!("it panics: {}", crate::operator::closure::panic_text(&*panic))));
+        let expected = &self.expected;
+        let wrong = match end {
+            Err(text) => Some(text),
+            Ok(End::Whole(rows, sources)) if schedule.shuffled || sources > 1 => {
+                difference(&sums(&rows), &sums(expected)).map(|d| format!("in sum, {d}"))
+            }
+            Ok(End::Whole(rows, _)) => difference(&rows, expected),
+            Ok(End::Refused(rows, sources)) => {
+                self.report.refused += 1;
+                // what is there is the beginning of what should be
+                let beyond = |(name, lines): (&String, &Vec<String>)| !expected.get(name).is_some_and(|all| all.starts_with(lines));
+                let odd = rows.iter().find(|(name, lines)| !schedule.shuffled && sources == 1 && beyond((name, lines)));
+                odd.map(|(name, _)| format!("it refused to go on, but {name} holds what it should not"))
+            }
+        };
+        wrong.map_or(Ok(()), |found| Err(failure(schedule, workers, found)))
+    }
+
+    /// Life after life, and one that is left alone.
+    fn lives(&mut self, schedule: &Schedule, workers: usize, outside: &Rc<Outside>) -> Result<End, String> {
+        let live = |world: &World| {
+            outside.trace.note(Act::Began);
+            let (flow, fate) = ((self.build)(world), world.fate());
+            let outcome = match workers {
+                1 => live_watched(flow, &outside.clock, || fate.is_dead(), |status, began| outside.note(status, began)),
+                n => live_on_threads(flow, n, &outside.clock, || fate.is_dead()),
+            };
+            outside.trace.note(Act::Gone);
+            outcome
+        };
+        let lost = |e: &Error| schedule.truncated && e.kind() == Kind::User && e.to_string().contains("no longer holds");
+        for (n, life) in schedule.lives.iter().enumerate() {
+            if n > 0 && schedule.truncated {
+                outside.truncate(&mut Draw(life.seed));
+            }
+            let world = World::in_life(outside, life, schedule.shuffled);
+            let outcome = live(&world);
+            let died = world.fate().is_dead();
+            drop(world);
+            self.report.deaths += u64::from(died);
+            match outcome {
+                Err(e) if lost(&e) => return outside.rows().map(|rows| End::Refused(rows, outside.sources())).map_err(|e| e.to_string()),
+                Err(e) if !died && e.retry() == Retry::Never => return Err(format!("life {} ended: {e}", n + 1)),
+                _ => {}
+            }
+            if let (Some(seed), Some(machine)) = (life.power_cut, &outside.machine) {
+                machine.cut_power(seed);
+                self.report.power_cuts += 1;
+            }
+        }
+        if schedule.truncated {
+            outside.truncate(&mut Draw(schedule.seed));
+        }
+        let shuffled = schedule.shuffled.then_some(schedule.seed);
+        let world = World::of(outside.clone(), Fate::default(), false, shuffled);
+        let outcome = live(&world);
+        drop(world);
+        let end: fn(Rows, usize) -> End = match outcome {
+            Ok(()) => End::Whole,
+            Err(e) if lost(&e) => End::Refused,
+            Err(e) => return Err(format!("left alone, it does not come up again: {e}")),
+        };
+        let rows = outside.rows().map_err(|e| e.to_string())?;
+        Ok(end(rows, outside.sources()))
+    }
+}
+
+fn failure(schedule: &Schedule, workers: usize, found: String) -> Box<Failure> {
+    Box::new(Failure { seed: schedule.seed, workers, schedule: schedule.to_string(), found })
+}
+
+/// The first line in which a sink is not what it should be.
+fn difference(found: &Rows, expected: &Rows) -> Option<String> {
+    for (name, want) in expected {
+        let none = vec![];
+        let got = found.get(name).unwrap_or(&none);
+        let at = (0..want.len().max(got.len())).find(|i| want.get(*i) != got.get(*i));
+        if let Some(at) = at {
+            let line = |lines: &Vec<String>| lines.get(at).cloned().unwrap_or_else(|| "nothing".to_owned());
+            let counts = format!("{} rows, and {} were expected", got.len(), want.len());
+            return Some(format!("{name} holds {counts}; row {} is {}, expected {}", at + 1, line(got), line(want)));
+        }
+    }
+    None
+}
+
+/// Each row with the sum of its changes, whatever epochs they came in.
+fn sums(rows: &Rows) -> Rows {
+    let sum = |lines: &Vec<String>| {
+        let mut sums: BTreeMap<String, i64> = BTreeMap::new();
+        for line in lines {
+            // a line that is no object counts as it is
+            let (key, diff) = match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line) {
+                Err(_) => (line.clone(), 1),
+                Ok(mut row) => {
+                    let diff = row.remove("diff").and_then(|d| d.as_i64()).unwrap_or(1);
+                    row.remove("epoch");
+                    // a dead letter of a computed row names where its fetch began
+                    if let Some(serde_json::Value::String(reason)) = row.get_mut("reason") {
+                        reason.truncate(reason.find(" (in a record of ").unwrap_or(reason.len()));
+                    }
+                    (serde_json::Value::Object(row).to_string(), diff)
+                }
+            };
+            *sums.entry(key).or_default() += diff;
+        }
+        sums.into_iter().filter(|(_, n)| *n != 0).map(|(row, n)| format!("{n} × {row}")).collect()
+    };
+    rows.iter().map(|(name, lines)| (name.clone(), sum(lines))).collect()
+}

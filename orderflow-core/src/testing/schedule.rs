@@ -1,0 +1,146 @@
+//! What goes wrong in a run, drawn from one number: how many lives a pipeline has, how each of them ends, what the disk and the log do to it.
+//!
+//! Invariant: a schedule is a function of its seed and of how many operations an undisturbed run has, so that the seed alone brings a failure back.
+
+use crate::store::faulty::Fault;
+use crate::store::volatile::Draw;
+use std::fmt;
+
+/// Seeds with this bit name a crash point: one fault at one operation.
+const POINT: u64 = 1 << 63;
+
+/// Operations of an undisturbed run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// Calls to stores and acts on sinks.
+    pub(super) calls: u64,
+    /// Calls to the disk below the stores, and acts on sinks.
+    pub(super) disk: u64,
+}
+
+/// A run with everything that goes wrong in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Schedule {
+    pub(super) seed: u64,
+    /// Stores are folders on a disk that forgets; else they are in memory.
+    pub(super) on_disk: bool,
+    /// Checkpoints as often as possible; else only at the end.
+    pub(super) checkpoints: bool,
+    /// The order of partitions and the fetches are others in every life.
+    pub(super) shuffled: bool,
+    /// The log loses its beginning between lives.
+    pub(super) truncated: bool,
+    /// Lives that end badly; after them comes one that is left alone.
+    pub(super) lives: Vec<Life>,
+}
+
+/// What happens to one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Life {
+    pub(super) faults: Vec<(u64, Fault)>,
+    /// Operations are calls to the disk, not to the stores above it.
+    pub(super) at_the_disk: bool,
+    /// The power is cut at its end, and what is lost is drawn from this.
+    pub(super) power_cut: Option<u64>,
+    /// For whatever else is drawn.
+    pub(super) seed: u64,
+}
+
+impl Schedule {
+    /// Nothing goes wrong.
+    pub(super) fn calm(on_disk: bool) -> Self {
+        Self { seed: 0, on_disk, checkpoints: true, shuffled: false, truncated: false, lives: vec![] }
+    }
+
+    /// One fault at one operation.
+    pub(super) fn point(at: u64, fault: usize) -> u64 {
+        POINT | (at << 2) | fault as u64
+    }
+
+    /// The schedule of a seed.
+    pub(super) fn of(seed: u64, sizes: Sizes, kinds: Kinds) -> Self {
+        if seed & POINT != 0 {
+            let (at, fault) = ((seed & !POINT) >> 2, Fault::ALL[(seed & 3) as usize]);
+            let life = Life { faults: vec![(at, fault)], at_the_disk: false, power_cut: None, seed };
+            return Self { seed, lives: vec![life], ..Self::calm(false) };
+        }
+        let mut draw = Draw(seed);
+        let on_disk = draw.below(3) > 0;
+        let (checkpoints, shuffled, truncated) = (draw.below(3) > 0, draw.below(3) == 0, draw.below(6) == 0);
+        let lives = (0..1 + draw.below(4)).map(|_| Life::draw(&mut draw, on_disk, sizes)).collect();
+        Self { seed, on_disk, checkpoints, shuffled: shuffled && kinds.shuffled, truncated: truncated && kinds.truncated, lives }
+    }
+}
+
+impl Schedule {
+    /// The same without a disk.
+    pub(super) fn in_memory(mut self) -> Self {
+        self.on_disk = false;
+        self.lives.iter_mut().for_each(|life| (life.at_the_disk, life.power_cut) = (false, None));
+        self
+    }
+}
+
+/// Which kinds of trouble a pipeline is put to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kinds {
+    pub(super) shuffled: bool,
+    pub(super) truncated: bool,
+}
+
+impl Life {
+    fn draw(draw: &mut Draw, on_disk: bool, sizes: Sizes) -> Self {
+        let at_the_disk = on_disk && draw.below(2) == 0;
+        let size = if at_the_disk { sizes.disk } else { sizes.calls };
+        // early and late moments as often as those in the middle
+        let at = match draw.below(4) {
+            0 => 1 + draw.below(size / 8 + 1),
+            1 => 1 + draw.below(size / 3 + 1),
+            _ => 1 + draw.below(size + size / 8 + 1),
+        };
+        let end = (at, Fault::ALL[2 + draw.below(2) as usize]);
+        let mut faults: Vec<(u64, Fault)> = vec![];
+        if !at_the_disk {
+            for _ in 0..draw.below(4) {
+                faults.push((draw.below(at) + 1, Fault::ALL[draw.below(2) as usize]));
+            }
+            // just before the end as well
+            faults.extend((0..draw.below(2)).map(|i| (at.saturating_sub(i + 1), Fault::Unanswered)));
+            faults.retain(|(n, _)| *n < at);
+        }
+        faults.push(end);
+        let cut = draw.next();
+        let power_cut = (on_disk && draw.below(2) == 0).then_some(cut);
+        Self { faults, at_the_disk, power_cut, seed: draw.next() }
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.on_disk { "folders on a disk that forgets" } else { "stores in memory" };
+        let often = if self.checkpoints { "checkpoints all the time" } else { "a checkpoint at the end" };
+        write!(f, "seed {}: {place}, {often}", self.seed)?;
+        for (on, what) in [(self.shuffled, "fetches in another order every time"), (self.truncated, "a log that loses its beginning")] {
+            if on {
+                write!(f, ", {what}")?;
+            }
+        }
+        for (n, life) in self.lives.iter().enumerate() {
+            let unit = if life.at_the_disk { "call to the disk" } else { "operation" };
+            write!(f, "\n  life {}:", n + 1)?;
+            for (at, fault) in &life.faults {
+                let what = match fault {
+                    Fault::Refused => "is refused",
+                    Fault::Unanswered => "happens, unanswered",
+                    Fault::CrashBefore => "does not happen, the process is dead",
+                    Fault::CrashAfter => "is the last",
+                };
+                write!(f, " {unit} {at} {what};")?;
+            }
+            if life.power_cut.is_some() {
+                write!(f, " the power is cut;")?;
+            }
+        }
+        Ok(())
+    }
+}

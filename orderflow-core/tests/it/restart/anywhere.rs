@@ -1,0 +1,51 @@
+//! The kit on our own pipelines: at every operation, at random ones, at several workers, and with a log that misbehaves.
+
+use super::*;
+use orderflow_core::testing::{Report, Schedules, World as Simulated, crash_anywhere};
+
+/// The views on simulated sinks and data sets in turn.
+pub(super) fn build(views: &[View], topic: &Topic, world: &Simulated) -> Result<Pipeline> {
+    let mut flow = Pipeline::new("restart");
+    flow.source("numbers", world.source(topic))?;
+    for (n, (name, sql, roll)) in views.iter().enumerate() {
+        let view = flow.view(name, sql)?;
+        match n % 2 {
+            0 => view.sink(world.data_set(name)?.roll_rows(*roll))?,
+            _ => view.sink(world.sink(name).roll_rows(*roll))?,
+        };
+    }
+    world.keep(flow)
+}
+
+fn all(schedules: &Schedules, topic: &Topic) -> Vec<Report> {
+    let one = |views: &&[View]| {
+        let report = crash_anywhere(schedules.clone(), |world| build(views, topic, world));
+        println!("{}: {report}", views[0].0);
+        report
+    };
+    PIPELINES.iter().map(one).collect()
+}
+
+#[test]
+fn killed_at_any_operation_and_started_again_every_sink_holds_what_an_unkilled_run_holds() {
+    all(&Schedules::points(tier::of(25, 200, u64::MAX)), &log());
+}
+
+#[test]
+fn killed_again_while_it_reads_again_nothing_is_lost_or_doubled() {
+    let reports = all(&Schedules::random(tier::of(25, 500, 2_500)), &log().until(40));
+    let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
+    assert!(sum(|r| r.deaths) > 50 && sum(|r| r.power_cuts) > 10, "{reports:?}");
+}
+
+#[test]
+fn at_any_number_of_workers_it_is_the_same() {
+    all(&Schedules::random(tier::of(2, 10, 200)).from_seed(100_000).also_on_workers(&[2, 4]), &log().until(40));
+}
+
+#[test]
+fn duplicates_and_partitions_that_appear_are_part_of_the_log_and_a_lost_beginning_is_reported() {
+    let topic = log().duplicates(5).appearing(2, 40);
+    let reports = all(&Schedules::random(tier::of(20, 100, 1_000)).from_seed(200_000), &topic);
+    assert!(reports.iter().map(|r| r.refused).sum::<u64>() > 0, "no log was truncated in time: {reports:?}");
+}
