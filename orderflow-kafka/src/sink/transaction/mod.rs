@@ -13,6 +13,7 @@ mod lane;
 mod lanes;
 mod progress;
 mod split;
+mod tally;
 mod writer;
 
 use super::KafkaSink;

@@ -12,6 +12,7 @@ use super::fence::{Entry, MARK, Opening, fenced, forbidden, produce};
 use super::lane::{Answer, Lane, Task};
 use super::lanes::Common;
 use super::progress::Held;
+use super::tally::Tally;
 use crate::ffi::{Call, Delivery, ProducerClient, Refusal, TopicHandle};
 use crate::sink::feed::{Feed, Flight, Manner, Sent, Share, batch_size, flight_of, named, too_large};
 use crate::sink::producers::Producers;
@@ -46,24 +47,6 @@ enum Stage {
     Reopening,
     /// Has to be opened again, which failed for a cause that is likely to pass.
     Lost,
-}
-
-/// What a transaction did, told when it is committed.
-#[derive(Default)]
-struct Tally {
-    /// Records confirmed, by the number of their topic.
-    records: Vec<u64>,
-    refused: Vec<Rejected>,
-}
-
-impl Tally {
-    fn count(&mut self, topic: TopicId) {
-        let topic = usize::from(topic);
-        if self.records.len() <= topic {
-            self.records.resize(topic + 1, 0);
-        }
-        self.records[topic] += 1;
-    }
 }
 
 pub(super) struct LaneWriter {
@@ -478,10 +461,7 @@ impl LaneWriter {
         let first = self.flights.front().map_or(u64::MAX, Flight::first);
         self.spoiled.retain(|word, _| named(*word).1 >= first);
         self.flush &= !self.flights.is_empty();
-        for (topic, records) in (0..).zip(tally.records).filter(|(_, records)| *records > 0) {
-            feed.topics.get(topic).delivered(records);
-        }
-        self.refused.extend(tally.refused);
+        self.refused.extend(tally.tell(feed));
     }
 
     /// Begins to let go: readers wait for the end of an open transaction, so it is not left to its time-out.
