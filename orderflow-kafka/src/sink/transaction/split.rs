@@ -74,7 +74,11 @@ pub(super) fn course(sink: &str, found: &[Held], lanes: u8, by: u64) -> Result<C
     let Some(newest) = newest else {
         return Ok(Course { split: Split::new(lanes, Epoch(0), by), held: vec![Epoch(0); lanes.into()], until: None, progress: None });
     };
-    let (split, most) = (&newest.split, newest.epoch());
+    let (mut split, most) = (Split::clone(&newest.split), newest.epoch());
+    if split.lanes == 1 {
+        // one lane is always where it is; when it began to be the only one is not written down
+        split.since = most;
+    }
     for (lane, held) in found.iter().enumerate().filter(|(_, h)| h.epoch() > split.since) {
         if lane >= usize::from(split.lanes) || (held.split.lanes, held.split.since) != (split.lanes, split.since) {
             return Err(Error::user(format!("the records of progress of the Kafka sink '{sink}' contradict each other"))
@@ -94,7 +98,7 @@ pub(super) fn course(sink: &str, found: &[Held], lanes: u8, by: u64) -> Result<C
             .why(format!("one lane holds epoch {most}, another one epoch {least} only"))
             .hint("start once more with the topics and the key as they were and stop with drain(); then change them"));
     }
-    Ok(Course { split: split.clone(), held, until: Some(most), progress })
+    Ok(Course { split, held, until: Some(most), progress })
 }
 
 #[cfg(test)]
