@@ -34,7 +34,9 @@ fn closed(epoch: u64) -> Closed {
 
 /// Two topics of so many partitions, and a sink into them.
 fn two_topics(place: &Place, partitions: i32) {
-    (0..2).for_each(|i| drop(place.admin.create_topic(&format!("{}s{i}", place.prefix), partitions, 1, &[]).unwrap()));
+    for i in 0..2 {
+        assert!(place.admin.create_topic(&format!("{}s{i}", place.prefix), partitions, 1, &[]).unwrap());
+    }
 }
 
 fn sink(place: &Place, lanes: usize) -> KafkaSink {
