@@ -37,6 +37,9 @@ pub(crate) struct Options {
     /// With --state: how often views are stored, in seconds
     #[arg(long, default_value_t = 10, value_name = "SECONDS", requires = "state")]
     pub(crate) checkpoint_every: u64,
+    /// With --state: how many transactions are written to Kafka side by side, 1 to 64; it may be another number at every start
+    #[arg(long, default_value_t = 1, value_name = "N", requires = "state")]
+    pub(crate) lanes: usize,
     /// How often an epoch closes, in milliseconds: what comes in later than that is in the next one
     #[arg(long, default_value_t = 1000, value_name = "MS")]
     pub(crate) epoch: u64,

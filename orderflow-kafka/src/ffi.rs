@@ -142,7 +142,7 @@ pub(crate) struct PartitionQueue {
 unsafe impl Send for PartitionQueue {}
 
 unsafe extern "C" fn raise(_: *mut sys::rd_kafka_t, signal: *mut c_void) {
-    // SAFETY: the pointer is the `Signal` that the `PartitionQueue` keeps alive until it has taken this callback away.
+    // SAFETY: the pointer is the `Signal` that the owner of the queue keeps alive until it has taken this callback away.
     let signal = unsafe { &*signal.cast::<Signal>() };
     // a panic in the host's waker must not unwind through C
     let _ = catch_unwind(AssertUnwindSafe(|| signal.raise()));
@@ -227,6 +227,8 @@ pub(crate) fn known_end(consumer: &Consumer, topic: &str, partition: i32) -> Opt
 pub(crate) struct ProducerClient {
     queue: NonNull<sys::rd_kafka_queue_t>,
     client: Client<Context>,
+    // used by librdkafka's threads until the callback is taken away in `drop`
+    signal: Option<Arc<Signal>>,
 }
 
 // SAFETY: librdkafka's client and queue are safe to use from any thread.
@@ -280,6 +282,11 @@ pub(crate) struct Outgoing<'a> {
 impl ProducerClient {
     /// Connects in the background.
     pub(crate) fn new(config: &ClientConfig) -> KafkaResult<Self> {
+        Self::signalling(config, None)
+    }
+
+    /// The same; raises `signal` when its queue is no longer empty. The queue then has to be served until nothing is left in it.
+    pub(crate) fn signalling(config: &ClientConfig, signal: Option<Arc<Signal>>) -> KafkaResult<Self> {
         let native = config.create_native_config()?;
         // SAFETY: the configuration is valid and still ours; confirmations and errors shall arrive as events in the queue.
         unsafe { sys::rd_kafka_conf_set_events(native.ptr(), sys::RD_KAFKA_EVENT_DR | sys::RD_KAFKA_EVENT_ERROR) };
@@ -287,7 +294,12 @@ impl ProducerClient {
         // SAFETY: the client is valid; the queue is a counted reference that `drop` gives back before the client goes.
         let queue = NonNull::new(unsafe { sys::rd_kafka_queue_get_main(client.native_ptr()) })
             .ok_or_else(|| KafkaError::ClientCreation("no event queue".into()))?;
-        Ok(Self { queue, client })
+        if let Some(signal) = &signal {
+            // SAFETY: the queue is valid. The callback's argument is kept alive by the value made here, which removes the callback before it
+            // lets go of it.
+            unsafe { sys::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(raise), Arc::as_ptr(signal).cast_mut().cast()) };
+        }
+        Ok(Self { queue, client, signal })
     }
 
     pub(crate) fn context(&self) -> &Context {
@@ -450,8 +462,14 @@ impl Drop for ProducerClient {
             }
             self.serve(Duration::from_millis(50), &mut |_| {});
         }
-        // SAFETY: our reference to the queue is given back before the client, which drops after this body.
-        unsafe { sys::rd_kafka_queue_destroy(self.queue.as_ptr()) }
+        // SAFETY: taking a callback away locks the queue, so no thread is inside it afterwards. Our reference to the queue is given back before the
+        // client, which drops after this body.
+        unsafe {
+            if self.signal.is_some() {
+                sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, ptr::null_mut());
+            }
+            sys::rd_kafka_queue_destroy(self.queue.as_ptr());
+        }
     }
 }
 

@@ -140,11 +140,14 @@ fn real_full_pipeline_killed_again_and_again_goes_on_and_every_order_is_out_once
     let _present = present();
     let dir = tempfile::tempdir().unwrap();
     let recipe = Orders::new(3).total(tier::of(100_000, 200_000, 2_000_000)).malformed(Share::new(0.005).unwrap());
-    let command = || {
+    // the number of lanes may be another at every start
+    let mut lanes = [4, 1, 3, 2].into_iter().cycle();
+    let mut command = || {
         let mut command = program(dir.path());
         command.args(["--brokers", &cluster.brokers, "--topic-prefix", &cluster.prefix, "--seed", "3", "--malformed", "0.005"]);
         command.args(["--orders", &recipe.count().unwrap().to_string(), "--epoch", "50", "--checkpoint-every", "1", "--show", "0"]);
         command.args(["--state", "state", "--out", "out", "--sql", "sqlite:totals.db"]);
+        command.args(["--lanes", &lanes.next().unwrap_or(1).to_string()]);
         command
     };
     let (mut seed, mut killed) = (5u64, 0);

@@ -22,6 +22,9 @@ const HEADERS: &str = "__headers";
 const TIMESTAMP: &str = "__timestamp";
 const OFFSET: &str = "__offset";
 
+/// More transactions side by side than this serve nobody.
+const MOST_LANES: usize = 64;
+
 /// Where rows go.
 #[derive(Clone, Debug)]
 pub(crate) enum Route {
@@ -42,6 +45,9 @@ impl KafkaSink {
     pub(super) fn wanted_columns(&self, input: &SchemaRef) -> Result<Option<Vec<Column>>> {
         if self.topics.is_empty() {
             return Err(Error::user("the Kafka sink names no topic").hint("use .topic(name) or .topic_sql(expression)"));
+        }
+        if !(1..=MOST_LANES).contains(&self.lanes) {
+            return Err(Error::user(format!("a Kafka sink cannot have {} lanes", self.lanes)).hint(format!("choose 1 to {MOST_LANES}")));
         }
         if let Some(taken) = input.fields().iter().find(|f| reserved(f.name())) {
             return Err(
@@ -257,6 +263,16 @@ mod tests {
     fn a_sink_without_a_topic_is_refused() {
         assert!(Kafka::sink("b:1").columns(&view().into()).unwrap_err().to_string().contains("no topic"));
     }
+
+    #[test]
+    fn a_number_of_lanes_that_makes_no_sense_is_refused() {
+        for n in [0, 65] {
+            let e = Kafka::sink("b:1").topic("t").lanes(n).columns(&view().into()).unwrap_err();
+            assert!(e.to_string().contains(&format!("{n} lanes")) && e.remedy().unwrap().contains("1 to 64"), "{e}");
+        }
+        assert!(Kafka::sink("b:1").topic("t").lanes(64).columns(&view().into()).is_ok());
+    }
+
     #[test]
     fn a_row_is_an_object_with_its_diff_and_epoch() {
         let money = Decimal128Array::from(vec![12345, -5]).with_precision_and_scale(18, 2).unwrap();

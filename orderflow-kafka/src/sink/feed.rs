@@ -6,17 +6,19 @@
 use super::KafkaSink;
 use super::columns::{Layout, Parts, Places, Route};
 use super::partition::{partition_for_key, partition_for_place};
-use super::topics::{State, TopicId, Topics};
+use super::producers::Producers;
+use super::topics::{State, Topic, TopicId, Topics};
 use crate::admin::Admin;
-use crate::ffi::{Delivery, Headers, Outgoing, ProducerClient};
+use crate::ffi::{Delivery, Headers, Outgoing};
 use orderflow_core::data::{Changes, Rejected};
 use orderflow_core::sink::{Closed, SinkContext};
+use orderflow_core::source::Waker;
 use orderflow_core::time::{Epoch, Partition};
 use orderflow_core::{Error, Result};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// Our default for librdkafka's `batch.size`.
 pub(super) const BATCH_BYTES: usize = 1_000_000;
@@ -41,16 +43,18 @@ const OURS: &[(&str, &str)] = &[
     ("delivery.report.only.error", "the sink counts every confirmation"),
 ];
 
-/// How records of the sink are produced, with or without transactions.
-pub(super) fn configuration(sink: &KafkaSink) -> Result<ClientConfig> {
+/// How records of the sink are produced, with or without transactions, by so many producers.
+pub(super) fn configuration(sink: &KafkaSink, producers: usize) -> Result<ClientConfig> {
     let batch = BATCH_BYTES.to_string();
+    // what all of them hold is bounded, and yet each has room for the largest record
+    let (messages, kbytes) = ((200_000 / producers).max(10_000).to_string(), (32_768 / producers).max(17_408).to_string());
     let defaults: &[(&str, &str)] = &[
         ("client.id", "orderflow"),
         ("enable.idempotence", "true"),
         // a broker may be away for as long as it takes: what was taken is held, and the engine gives no more
         ("message.timeout.ms", "0"),
-        ("queue.buffering.max.messages", "200000"),
-        ("queue.buffering.max.kbytes", "32768"),
+        ("queue.buffering.max.messages", &messages),
+        ("queue.buffering.max.kbytes", &kbytes),
         ("batch.size", &batch),
         // a topic's own limit decides; the embedded cluster has none, so librdkafka's default stands for it
         ("message.max.bytes", if sink.embedded.is_some() { "1000000" } else { "16777216" }),
@@ -66,25 +70,40 @@ pub(super) fn batch_size(config: &ClientConfig) -> usize {
     config.get("batch.size").and_then(|b| b.parse().ok()).unwrap_or(BATCH_BYTES)
 }
 
-/// A batch on its way out.
-struct Outbound {
-    /// Number of its first row among all rows of the writer.
+/// A batch of an epoch, the same for all lanes.
+struct Batch {
+    /// Number of its first row among all rows of the sink.
     first: u64,
     changes: Changes,
     /// Topics of each row, row by row.
     topics: Vec<TopicId>,
+    /// The lane of each of them, where there are several.
+    lanes: OnceLock<Vec<u8>>,
+    /// There while some lane sends it.
+    parts: Mutex<Weak<Parts>>,
+}
+
+/// A batch on its way out through one lane.
+struct Outbound {
+    batch: Arc<Batch>,
     /// Made when its turn comes.
-    parts: Option<Parts>,
+    parts: Option<Arc<Parts>>,
     row: usize,
     route: usize,
     /// Copies of the current record that were sent, of a row that is there several times.
     copies: i64,
 }
 
-/// An epoch that is not through yet.
+impl Outbound {
+    fn new(batch: Arc<Batch>) -> Self {
+        Self { batch, parts: None, row: 0, route: 0, copies: 0 }
+    }
+}
+
+/// An epoch that is not through yet, as one lane sends it.
 pub(super) struct Flight {
     pub(super) epoch: Epoch,
-    /// Number of its first row among all rows of the writer.
+    /// Number of its first row among all rows of the sink.
     first: u64,
     batches: VecDeque<Outbound>,
     /// How many of the batches were sent whole and are kept.
@@ -106,7 +125,7 @@ impl Flight {
         places.get((row - first) as usize)
     }
 
-    /// Number of its first row among all rows of the writer.
+    /// Number of its first row among all rows of the sink.
     pub(super) fn first(&self) -> u64 {
         self.first
     }
@@ -121,9 +140,20 @@ impl Flight {
         self.sent == self.batches.len()
     }
 
-    /// Bytes held for it.
+    /// Bytes of its rows, which lanes hold together.
     pub(super) fn memory(&self) -> usize {
-        self.unconfirmed_bytes + self.batches.iter().map(|b| b.changes.memory()).sum::<usize>()
+        self.batches.iter().map(|b| b.batch.changes.memory()).sum()
+    }
+
+    /// The same epoch for another lane. Nothing of it was sent yet.
+    pub(super) fn again(&self) -> Self {
+        let batches: VecDeque<_> = self.batches.iter().map(|b| Outbound::new(b.batch.clone())).collect();
+        Self::new(self.epoch, self.first, batches)
+    }
+
+    fn new(epoch: Epoch, first: u64, batches: VecDeque<Outbound>) -> Self {
+        let places = Vec::with_capacity(batches.len());
+        Self { epoch, first, batches, sent: 0, places, unconfirmed: 0, unconfirmed_bytes: 0, sent_bytes: 0 }
     }
 
     /// Everything is to be sent again.
@@ -164,6 +194,15 @@ pub(super) struct Manner<'a> {
     pub(super) spoiled: &'a HashMap<usize, Rejected>,
     /// Takes the rows that cannot go where they should.
     pub(super) refused: &'a mut Vec<Rejected>,
+    /// Where there are several lanes: which one this is.
+    pub(super) lane: Option<Share<'a>>,
+}
+
+/// The records that one of several lanes sends.
+pub(super) struct Share<'a> {
+    pub(super) lane: u8,
+    /// The lane of all records of a topic's partition, or of a topic that has none.
+    pub(super) of: &'a mut dyn FnMut(TopicId, &Topic, Option<i32>) -> u8,
 }
 
 /// Rows in, records out.
@@ -179,10 +218,10 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Finds the topics that have a fixed name.
-    pub(super) fn start(sink: &KafkaSink, context: &SinkContext, client: Arc<ProducerClient>, config: ClientConfig) -> Result<Self> {
+    /// Finds the topics that have a fixed name. The other arguments are those of [`Topics::start`].
+    pub(super) fn start(sink: &KafkaSink, context: &SinkContext, wake: Waker, batch: usize, pinned: BTreeMap<String, i32>) -> Result<Self> {
         let brokers = sink.settings.brokers().to_owned();
-        let mut topics = Topics::start(sink, client, config)?;
+        let mut topics = Topics::start(sink, wake, batch, pinned)?;
         let fixed: Vec<Option<TopicId>> = sink
             .topics
             .iter()
@@ -215,11 +254,11 @@ impl Feed {
         for changes in closed.changes {
             let topics = self.route(&changes)?;
             let rows = changes.len() as u64;
-            batches.push_back(Outbound { first: self.next, changes, topics, parts: None, row: 0, route: 0, copies: 0 });
+            let batch = Batch { first: self.next, changes, topics, lanes: OnceLock::new(), parts: Mutex::default() };
+            batches.push_back(Outbound::new(Arc::new(batch)));
             self.next += rows;
         }
-        let places = Vec::with_capacity(batches.len());
-        Ok(Flight { epoch: closed.epoch, first, batches, sent: 0, places, unconfirmed: 0, unconfirmed_bytes: 0, sent_bytes: 0 })
+        Ok(Flight::new(closed.epoch, first, batches))
     }
 
     /// The topics of each row, row by row.
@@ -241,9 +280,9 @@ impl Feed {
     }
 
     /// Sends what librdkafka takes of an epoch, from where it stopped.
-    pub(super) fn send(&self, flight: &mut Flight, manner: &mut Manner<'_>) -> Result<Sent> {
+    pub(super) fn send(&self, flight: &mut Flight, producers: &mut Producers, manner: &mut Manner<'_>) -> Result<Sent> {
         while !flight.is_sent() {
-            match self.send_batch(flight, manner)? {
+            match self.send_batch(flight, producers, manner)? {
                 Sent::Whole if manner.kept => {
                     flight.batches[flight.sent].parts = None;
                     flight.sent += 1;
@@ -255,25 +294,78 @@ impl Feed {
         Ok(Sent::Whole)
     }
 
+    /// What the records of a batch are made of: made once for all lanes that send it at the same time.
+    fn parts(&self, batch: &Batch, epoch: Epoch) -> Result<Arc<Parts>> {
+        let mut made = batch.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(parts) = made.upgrade() {
+            return Ok(parts);
+        }
+        let parts = Arc::new(self.layout.parts(&batch.changes, epoch)?);
+        *made = Arc::downgrade(&parts);
+        Ok(parts)
+    }
+
+    /// The partition of a row, out of so many.
+    fn partition(parts: &Parts, row: usize, number: u64, partitions: i32) -> i32 {
+        match parts.key(row) {
+            Some(key) => partition_for_key(key, partitions),
+            None => partition_for_place(parts.places.spread(row, number), partitions),
+        }
+    }
+
+    /// The lane of each record; `None` while a topic is being looked up.
+    fn lanes(&self, batch: &Batch, parts: &Parts, ahead: u64, share: &mut Share<'_>) -> Option<Vec<u8>> {
+        let mut lanes = Vec::with_capacity(batch.topics.len());
+        for (slot, id) in batch.topics.iter().enumerate() {
+            let row = slot / self.fixed.len();
+            let topic = || self.topics.get(*id);
+            lanes.push(match id {
+                &NOWHERE => 0,
+                _ => match topic().state {
+                    State::Asked => return None,
+                    State::Refused(_) => (share.of)(*id, topic(), None),
+                    State::Ready { partitions, .. } => {
+                        (share.of)(*id, topic(), Some(Self::partition(parts, row, ahead + row as u64, partitions)))
+                    }
+                },
+            });
+        }
+        Some(lanes)
+    }
+
     /// Sends the first batch that was not sent whole.
-    fn send_batch(&self, flight: &mut Flight, manner: &mut Manner<'_>) -> Result<Sent> {
-        let Some(batch) = flight.batches.get_mut(flight.sent) else { return Ok(Sent::Whole) };
-        let parts = match &mut batch.parts {
-            Some(parts) => parts,
+    fn send_batch(&self, flight: &mut Flight, producers: &mut Producers, manner: &mut Manner<'_>) -> Result<Sent> {
+        let Some(out) = flight.batches.get_mut(flight.sent) else { return Ok(Sent::Whole) };
+        let batch = out.batch.clone();
+        let parts = match &out.parts {
+            Some(parts) => parts.clone(),
             None => {
-                let parts = batch.parts.insert(self.layout.parts(&batch.changes, flight.epoch)?);
+                let parts = self.parts(&batch, flight.epoch)?;
                 flight.places.push((batch.first, parts.places.clone()));
-                parts
+                out.parts.insert(parts).clone()
+            }
+        };
+        // rows of the epoch before those of the batch
+        let ahead = batch.first - flight.first;
+        let own = match &mut manner.lane {
+            None => None,
+            Some(share) => {
+                if batch.lanes.get().is_none() {
+                    let Some(lanes) = self.lanes(&batch, &parts, ahead, share) else { return Ok(Sent::Later) };
+                    batch.lanes.get_or_init(|| lanes);
+                }
+                batch.lanes.get().map(|lanes| (lanes, share.lane))
             }
         };
         let changes = self.layout.writes_changes();
         let routes = self.fixed.len();
-        while batch.row < batch.changes.len() {
-            let row = batch.row;
-            while batch.route < routes {
-                let id = batch.topics[row * routes + batch.route];
-                if id == NOWHERE {
-                    batch.route += 1;
+        while out.row < batch.changes.len() {
+            let row = out.row;
+            while out.route < routes {
+                let slot = row * routes + out.route;
+                let id = batch.topics[slot];
+                if id == NOWHERE || own.is_some_and(|(lanes, mine)| lanes[slot] != mine) {
+                    out.route += 1;
                     continue;
                 }
                 let topic = self.topics.get(id);
@@ -286,10 +378,10 @@ impl Feed {
                 };
                 let (handle, partitions) = match &topic.state {
                     State::Asked => return Ok(Sent::Later),
-                    State::Ready { handle, partitions } => (handle, *partitions),
+                    State::Ready { partitions, max_batch, .. } => (producers.handle(id, &topic.name, *max_batch)?, *partitions),
                     State::Refused(why) => {
                         manner.refused.push(refuse(why.clone()));
-                        batch.route += 1;
+                        out.route += 1;
                         continue;
                     }
                 };
@@ -300,19 +392,15 @@ impl Feed {
                 }
                 let opaque = (batch.first as usize + row) << TOPIC_BITS | usize::from(id);
                 let spoiled = if manner.spoiled.is_empty() { None } else { manner.spoiled.get(&opaque) };
-                while batch.copies < copies {
+                while out.copies < copies {
                     if let Some(rejected) = spoiled {
                         manner.refused.push(rejected.clone());
-                        batch.copies += 1;
+                        out.copies += 1;
                         continue;
                     }
-                    let key = parts.key(row);
-                    let partition = match key {
-                        Some(key) => partition_for_key(key, partitions),
-                        None => partition_for_place(parts.places.spread(row, batch.first - flight.first + row as u64), partitions),
-                    };
-                    let value = parts.value(row);
-                    let record = Outgoing { partition, key, value, timestamp: parts.timestamp(row), headers: headers(parts, row), opaque };
+                    let partition = Self::partition(&parts, row, ahead + row as u64, partitions);
+                    let (key, value) = (parts.key(row), parts.value(row));
+                    let record = Outgoing { partition, key, value, timestamp: parts.timestamp(row), headers: headers(&parts, row), opaque };
                     match handle.client().produce(handle, record) {
                         Ok(()) => {
                             let bytes = value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
@@ -327,13 +415,13 @@ impl Feed {
                         }
                         Err(code) => return Err(undeliverable(&topic.name, &self.brokers, code)),
                     }
-                    batch.copies += 1;
+                    out.copies += 1;
                 }
-                batch.copies = 0;
-                batch.route += 1;
+                out.copies = 0;
+                out.route += 1;
             }
-            batch.route = 0;
-            batch.row += 1;
+            out.route = 0;
+            out.row += 1;
         }
         Ok(Sent::Whole)
     }

@@ -15,6 +15,7 @@ mod columns;
 mod counters;
 mod feed;
 mod partition;
+mod producers;
 mod topics;
 mod transaction;
 mod writer;
@@ -49,6 +50,7 @@ pub struct KafkaSink {
     replication: i32,
     max_new_topics: usize,
     at_least_once: bool,
+    lanes: usize,
     name: Option<String>,
     counters: Counters,
 }
@@ -68,6 +70,7 @@ impl KafkaSink {
             replication: 0,
             max_new_topics: 100,
             at_least_once: false,
+            lanes: 1,
             name: None,
             counters: Counters::default(),
         }
@@ -141,6 +144,14 @@ impl KafkaSink {
     /// transactions are a pretence, is always written this way, and so is a pipeline without state.
     pub fn at_least_once(mut self) -> Self {
         self.at_least_once = true;
+        self
+    }
+
+    /// Number of transactions that are written side by side (1 to 64, default 1), each by a producer of its own: what one partition holds is written by
+    /// one of them, so its order is kept, and partitions of different ones become visible at different times. It may be another at every start.
+    /// Without transactions it has no effect.
+    pub fn lanes(mut self, n: usize) -> Self {
+        self.lanes = n;
         self
     }
 

@@ -1,7 +1,8 @@
 //! The topics a sink writes to: looked up, and created where missing, on a thread of its own, so that the writer never waits.
 //!
 //! Invariant: a topic's number is given at its first sight and never changes; it has a number of partitions, a reason why it is
-//! refused, or a question under way. At most `max_new_topics` topics are ever created by one writer.
+//! refused, or a question under way. At most `max_new_topics` topics are ever created by one writer. The number of partitions does not change
+//! while the writer lives, except where [`Topics::unpin`] says so.
 #![expect(
     clippy::disallowed_methods,
     reason = "topics are looked up and created by a thread of their own, so that a writer never waits; it is asked once a topic"
@@ -10,16 +11,15 @@
 use super::KafkaSink;
 use super::counters::Counters;
 use crate::admin::Admin;
-use crate::client::{Settings, refused_property};
+use crate::client::Settings;
 use crate::embedded::EmbeddedBroker;
-use crate::ffi::{ProducerClient, TopicHandle};
 use orderflow_core::error::Retry;
+use orderflow_core::source::Waker;
 use orderflow_core::{Error, Result};
-use rdkafka::config::ClientConfig;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Number of a topic within its writer.
@@ -35,8 +35,8 @@ const MOST: usize = 60_000;
 pub(crate) enum State {
     /// A question is under way.
     Asked,
-    /// Records can be sent.
-    Ready { handle: TopicHandle, partitions: i32 },
+    /// Records can be sent. The topic has `there` partitions, of which `partitions` are used, and takes batches of `max_batch` bytes, where it says so.
+    Ready { partitions: i32, there: i32, max_batch: Option<usize> },
     /// No record can ever be sent, and why.
     Refused(String),
 }
@@ -49,6 +49,14 @@ pub(crate) struct Topic {
 }
 
 impl Topic {
+    /// Partitions that records are spread over, where it is known.
+    pub(crate) fn partitions(&self) -> Option<i32> {
+        match self.state {
+            State::Ready { partitions, .. } => Some(partitions),
+            State::Asked | State::Refused(_) => None,
+        }
+    }
+
     /// So many records more are in the topic for good.
     pub(crate) fn delivered(&self, records: u64) {
         self.delivered.fetch_add(records, Ordering::Relaxed);
@@ -61,24 +69,15 @@ pub(crate) struct Topics {
     topics: Vec<Topic>,
     prefix: String,
     counters: Counters,
-    client: Current,
-    /// Producers with smaller batches, for topics that take no larger ones.
-    narrow: Vec<(usize, Arc<ProducerClient>)>,
     /// The largest batch that every topic takes which was found so far.
     narrowest: usize,
-    /// All records go through one producer: a transaction has no more.
-    single: bool,
-    config: ClientConfig,
+    /// Numbers of partitions that hold instead of what is there, by full name.
+    pinned: BTreeMap<String, i32>,
     asks: Sender<(TopicId, String)>,
     answers: Receiver<(TopicId, Result<Found>)>,
     asked: usize,
-}
-
-/// The common producer, which may be replaced.
-type Current = Arc<Mutex<Arc<ProducerClient>>>;
-
-fn current(client: &Mutex<Arc<ProducerClient>>) -> Arc<ProducerClient> {
-    client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    // the thread looks by it whether anybody still waits
+    _wake: Arc<Waker>,
 }
 
 /// Answer of the thread.
@@ -88,10 +87,12 @@ enum Found {
 }
 
 impl Topics {
-    pub(crate) fn start(sink: &KafkaSink, client: Arc<ProducerClient>, config: ClientConfig) -> Result<Self> {
+    /// Starts the thread, which calls `wake` with every answer. `batch` is the size of the producers' batches; `pinned` are numbers of partitions that
+    /// hold where a topic still has so many.
+    pub(crate) fn start(sink: &KafkaSink, wake: Waker, batch: usize, pinned: BTreeMap<String, i32>) -> Result<Self> {
         let (asks, theirs) = channel();
         let (answer, answers) = channel();
-        let client = Arc::new(Mutex::new(client));
+        let wake = Arc::new(wake);
         let finder = Finder {
             settings: sink.settings.clone(),
             embedded: sink.embedded.clone(),
@@ -99,7 +100,7 @@ impl Topics {
             replication: sink.replication,
             most: sink.max_new_topics,
             created: 0,
-            writer: Arc::downgrade(&client),
+            writer: Arc::downgrade(&wake),
         };
         std::thread::Builder::new()
             .name("orderflow-kafka-topics".into())
@@ -115,14 +116,12 @@ impl Topics {
             topics: vec![overflow],
             prefix: sink.prefix.clone(),
             counters: sink.counters.clone(),
-            client,
-            narrow: vec![],
-            narrowest: super::feed::batch_size(&config),
-            single: config.get("transactional.id").is_some(),
-            config,
+            narrowest: batch,
+            pinned,
             asks,
             answers,
             asked: 0,
+            _wake: wake,
         })
     }
 
@@ -180,34 +179,13 @@ impl Topics {
         self.asked -= 1;
         self.topics[usize::from(id)].state = match found? {
             Found::Refused(why) => State::Refused(why),
-            Found::Topic { partitions, max_batch } => {
-                let client = self.client_for(max_batch)?;
-                let name = &self.topics[usize::from(id)].name;
-                let handle =
-                    TopicHandle::new(&client, name).ok_or_else(|| Error::internal(format!("librdkafka took no topic '{name}'")))?;
-                State::Ready { handle, partitions }
+            Found::Topic { partitions: there, max_batch } => {
+                self.narrowest = max_batch.map_or(self.narrowest, |max| self.narrowest.min(max));
+                let pinned = self.pinned.get(&self.topics[usize::from(id)].name).copied();
+                State::Ready { partitions: pinned.filter(|n| *n <= there).unwrap_or(there), there, max_batch }
             }
         };
         Ok(())
-    }
-
-    /// A broker judges whole batches, so a topic that takes small ones gets a producer that makes small ones; a record that is
-    /// too large then stands alone and is refused alone.
-    fn client_for(&mut self, max_batch: Option<usize>) -> Result<Arc<ProducerClient>> {
-        let batch = super::feed::batch_size(&self.config);
-        let Some(max) = max_batch.filter(|max| *max < batch) else { return Ok(current(&self.client)) };
-        if self.single {
-            self.narrowest = self.narrowest.min(max);
-            return Ok(current(&self.client));
-        }
-        if let Some((_, client)) = self.narrow.iter().find(|(size, _)| *size == max) {
-            return Ok(client.clone());
-        }
-        let mut config = self.config.clone();
-        config.set("batch.size", max.to_string());
-        let client = Arc::new(ProducerClient::new(&config).map_err(refused_property)?);
-        self.narrow.push((max, client.clone()));
-        Ok(client)
     }
 
     /// The largest batch that every topic takes which was found so far; where all records go through one producer, its batches must not be larger.
@@ -215,21 +193,14 @@ impl Topics {
         self.narrowest
     }
 
-    /// Goes on with another common producer.
-    pub(crate) fn rebind(&mut self, client: Arc<ProducerClient>) -> Result<()> {
+    /// From now on records are spread over all partitions that are there.
+    pub(crate) fn unpin(&mut self) {
+        self.pinned.clear();
         for topic in &mut self.topics {
-            if let State::Ready { handle, .. } = &mut topic.state {
-                *handle = TopicHandle::new(&client, &topic.name)
-                    .ok_or_else(|| Error::internal(format!("librdkafka took no topic '{}'", topic.name)))?;
+            if let State::Ready { partitions, there, .. } = &mut topic.state {
+                *partitions = *there;
             }
         }
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
-        Ok(())
-    }
-
-    /// Every producer in use, the common one first.
-    pub(crate) fn clients(&self) -> impl Iterator<Item = Arc<ProducerClient>> {
-        std::iter::once(current(&self.client)).chain(self.narrow.iter().map(|(_, c)| c.clone())).collect::<Vec<_>>().into_iter()
     }
 }
 
@@ -257,7 +228,7 @@ struct Finder {
     replication: i32,
     most: usize,
     created: usize,
-    writer: Weak<Mutex<Arc<ProducerClient>>>,
+    writer: Weak<Waker>,
 }
 
 impl Finder {
@@ -283,7 +254,7 @@ impl Finder {
                         return;
                     }
                     if let Some(writer) = self.writer.upgrade() {
-                        current(&writer).wake();
+                        writer.wake();
                     }
                 }
             }

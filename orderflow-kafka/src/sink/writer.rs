@@ -4,13 +4,15 @@
 //! nothing outstanding. After a crash a row may be written again.
 
 use super::KafkaSink;
-use super::feed::{Feed, Flight, Manner, Sent, configuration, flight_of, named, too_large};
+use super::feed::{Feed, Flight, Manner, Sent, batch_size, configuration, flight_of, named, too_large};
+use super::producers::Producers;
 use crate::client::refused_property;
 use crate::ffi::{Delivery, ProducerClient};
 use orderflow_core::data::Rejected;
 use orderflow_core::sink::{Closed, Committed, Progress, SinkContext, Writer, WriterId};
+use orderflow_core::source::Waker;
 use orderflow_core::{Error, Result};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ pub(crate) struct KafkaWriter {
     id: WriterId,
     feed: Feed,
     client: Arc<ProducerClient>,
+    producers: Producers,
     flights: VecDeque<Flight>,
     progress: Option<Progress>,
     refused: Vec<Rejected>,
@@ -26,17 +29,19 @@ pub(crate) struct KafkaWriter {
 
 impl KafkaWriter {
     pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Self> {
-        let config = configuration(sink)?;
+        let config = configuration(sink, 1)?;
         let client = Arc::new(ProducerClient::new(&config).map_err(refused_property)?);
-        let feed = Feed::start(sink, context, client.clone(), config)?;
-        Ok(Self { id: context.writer, feed, client, flights: VecDeque::new(), progress: None, refused: vec![], failed: None })
+        let woken = client.clone();
+        let feed = Feed::start(sink, context, Waker::new(move || woken.wake()), batch_size(&config), BTreeMap::new())?;
+        let producers = Producers::new(client.clone(), config);
+        Ok(Self { id: context.writer, feed, client, producers, flights: VecDeque::new(), progress: None, refused: vec![], failed: None })
     }
 
     /// Sends what librdkafka takes.
     fn pump(&mut self) {
-        let mut manner = Manner { kept: false, spoiled: &HashMap::new(), refused: &mut self.refused };
+        let mut manner = Manner { kept: false, spoiled: &HashMap::new(), refused: &mut self.refused, lane: None };
         for flight in &mut self.flights {
-            match self.feed.send(flight, &mut manner) {
+            match self.feed.send(flight, &mut self.producers, &mut manner) {
                 Ok(Sent::Whole) => {}
                 Ok(Sent::Later | Sent::Closed) => return,
                 Err(e) => {
@@ -50,7 +55,7 @@ impl KafkaWriter {
     /// Takes confirmations, waiting up to `wait` for the first where any is due.
     fn serve(&mut self, wait: Duration) {
         let mut wait = if self.feed.topics.waiting() || self.flights.iter().any(|f| f.unconfirmed > 0) { wait } else { Duration::ZERO };
-        let clients: Vec<_> = self.feed.topics.clients().collect();
+        let clients = self.producers.clients();
         for client in &clients {
             // wait where an answer is due, once
             let due = clients.len() == 1 || self.feed.topics.waiting() || client.outstanding() > 0;
@@ -121,7 +126,7 @@ impl Writer for KafkaWriter {
         }
         Ok(Committed {
             progress: self.progress,
-            pending_bytes: self.flights.iter().map(Flight::memory).sum(),
+            pending_bytes: self.flights.iter().map(|f| f.memory() + f.unconfirmed_bytes).sum(),
             refused: std::mem::take(&mut self.refused),
         })
     }

@@ -1,6 +1,7 @@
 //! The Kafka source and sink against the embedded cluster, and, where `ORDERFLOW_KAFKA=host:port` is set, against a real one.
 #![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests may do what only one room may")]
 
+mod lanes;
 mod real;
 mod sink;
 mod source;

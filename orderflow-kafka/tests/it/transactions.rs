@@ -20,26 +20,32 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A cluster, and a topic of one partition for plain values.
-struct Place {
-    brokers: String,
-    prefix: String,
+pub(crate) struct Place {
+    pub(crate) brokers: String,
+    pub(crate) prefix: String,
     topic: String,
-    admin: Admin,
+    pub(crate) admin: Admin,
 }
 
 impl Place {
-    fn new(test: &str, properties: &[(&str, &str)]) -> Option<Self> {
+    pub(crate) fn new(test: &str, properties: &[(&str, &str)]) -> Option<Self> {
         let (brokers, prefix) = cluster(test)?;
+        let place = Self::at(brokers, prefix);
+        place.admin.create_topic(&place.topic, 1, 1, properties).unwrap();
+        Some(place)
+    }
+
+    /// One that is there already.
+    pub(crate) fn at(brokers: String, prefix: String) -> Self {
         let (admin, topic) = (Admin::connect(brokers.as_str()).unwrap(), format!("{prefix}t"));
-        admin.create_topic(&topic, 1, 1, properties).unwrap();
-        Some(Self { brokers, prefix, topic, admin })
+        Self { brokers, prefix, topic, admin }
     }
 
     fn sink(&self) -> KafkaSink {
         Kafka::sink(&self.brokers).prefix(&self.prefix).topic("t").value_sql("v").replication(1)
     }
 
-    fn progress(&self) -> String {
+    pub(crate) fn progress(&self) -> String {
         format!("{}test.progress", self.prefix)
     }
 
@@ -48,11 +54,13 @@ impl Place {
     }
 
     fn try_open(&self, sink: KafkaSink, ledger: u128, generation: u64) -> Result<Act> {
-        let clock = Clock::manual(0);
+        self.try_open_at(sink, ledger, generation, Clock::manual(0), schema())
+    }
+
+    pub(crate) fn try_open_at(&self, sink: KafkaSink, ledger: u128, generation: u64, clock: Clock, schema: SchemaRef) -> Result<Act> {
         let writer = WriterId { ledger, generation };
         assert_eq!((sink.guarantee(true), sink.guarantee(false)), (Guarantee::ExactlyOnce, Guarantee::AtLeastOnce));
-        let context =
-            SinkContext { pipeline: "test".into(), view: "view".into(), writer, schema: schema(), kept: true, clock: clock.clone() };
+        let context = SinkContext { pipeline: "test".into(), view: "view".into(), writer, schema, kept: true, clock: clock.clone() };
         let Opened { writer, progress } = Box::new(sink).open(context)?;
         Ok(Act { writer, held: progress, clock, refused: vec![] })
     }
@@ -69,7 +77,7 @@ impl Place {
         read_all(source).len()
     }
 
-    fn forget(self) {
+    pub(crate) fn forget(self) {
         for topic in self.admin.topics().unwrap().into_iter().filter(|t| t.name.starts_with(&self.prefix)) {
             self.admin.delete_topic(&topic.name).unwrap();
         }
@@ -77,10 +85,10 @@ impl Place {
 }
 
 /// An open sink, whose clock goes only when it is told.
-struct Act {
-    writer: Box<dyn Writer>,
-    held: Option<Progress>,
-    clock: Clock,
+pub(crate) struct Act {
+    pub(crate) writer: Box<dyn Writer>,
+    pub(crate) held: Option<Progress>,
+    pub(crate) clock: Clock,
     refused: Vec<Rejected>,
 }
 
@@ -95,7 +103,7 @@ impl Act {
     }
 
     /// Polls until `epoch` is committed; time goes by.
-    fn until(&mut self, epoch: u64) -> Result<()> {
+    pub(crate) fn until(&mut self, epoch: u64) -> Result<()> {
         self.writer.flush()?;
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -131,7 +139,7 @@ impl Act {
         }
     }
 
-    fn error(&mut self) -> Error {
+    pub(crate) fn error(&mut self) -> Error {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.writer.poll(Duration::from_millis(50)) {
@@ -155,7 +163,7 @@ fn through(epochs: std::ops::RangeInclusive<u64>) -> Vec<String> {
     epochs.flat_map(values).collect()
 }
 
-fn at(progress: Option<Progress>) -> Option<(u128, u64, u64)> {
+pub(crate) fn at(progress: Option<Progress>) -> Option<(u128, u64, u64)> {
     progress.map(|p| (p.writer.ledger, p.writer.generation, p.epoch.0))
 }
 

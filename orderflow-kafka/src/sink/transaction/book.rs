@@ -83,7 +83,7 @@ impl Book {
             for (id, held) in self.read(See::All, Some(seen))?.0 {
                 let older = held.writer.ledger == me.ledger && held.writer.generation < me.generation;
                 if older && fenced.insert(id.clone()) {
-                    fence::init(config, &id, self.settings.brokers())?;
+                    fence::init(config, &id, self.settings.brokers(), None)?;
                 }
             }
             std::thread::sleep(PAUSE);

@@ -2,7 +2,7 @@
 //!
 //! librdkafka ends a transaction in one blocking call, which should not be cut into short ones (a result that comes between two of them may be lost) and
 //! which waits for answers that somebody else has to serve. So a thread blocks, and the writer serves.
-//! Invariant: at most one task is under way, and its answer wakes the writer, which waits in the producer's queue.
+//! Invariant: at most one task is under way, and its answer raises the signal that the writer waits for.
 #![expect(clippy::disallowed_methods, reason = "the calls block for as long as the brokers take")]
 
 use super::fence::{Entry, Opening};
@@ -23,7 +23,7 @@ const ABORT: Duration = Duration::from_millis(500);
 pub(super) enum Task {
     Commit,
     Abort,
-    /// Wins the sink anew, with batches of this size.
+    /// Wins the lane anew, with batches of this size.
     Reopen(usize),
     /// Drops a producer, which may take its time.
     Forget(Arc<ProducerClient>),
@@ -44,11 +44,11 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn start(opening: Arc<Opening>, client: Arc<ProducerClient>) -> Result<Self> {
+    pub(super) fn start(opening: Arc<Opening>, number: u8, client: Arc<ProducerClient>) -> Result<Self> {
         let (tasks, theirs) = sync_channel(2);
         let (answer, answers) = sync_channel(1);
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = Thread { opening, client, stop: stop.clone() };
+        let thread = Thread { opening, number, client, stop: stop.clone() };
         std::thread::Builder::new()
             .name("orderflow-kafka-commit".into())
             .spawn(move || thread.run(&theirs, &answer))
@@ -73,6 +73,7 @@ impl Drop for Lane {
 
 struct Thread {
     opening: Arc<Opening>,
+    number: u8,
     client: Arc<ProducerClient>,
     stop: Arc<AtomicBool>,
 }
@@ -80,7 +81,6 @@ struct Thread {
 impl Thread {
     fn run(mut self, tasks: &Receiver<Task>, answers: &SyncSender<Answer>) {
         while let Ok(task) = tasks.recv() {
-            let watched = self.client.clone();
             let answer = match task {
                 Task::Forget(client) => {
                     drop(client);
@@ -93,9 +93,9 @@ impl Thread {
                     Answer::Aborted(self.patiently(Call::Abort, ABORT), why)
                 }
                 Task::Reopen(batch) => {
-                    let opened = self.opening.open(batch, true);
-                    if let Ok(Entry::Won { client, .. }) = &opened {
-                        self.client = client.clone();
+                    let opened = self.opening.open(&[self.number], batch, true);
+                    if let Ok(Entry::Won(won)) = &opened {
+                        self.client = won[0].client.clone();
                     }
                     Answer::Opened(opened)
                 }
@@ -103,7 +103,7 @@ impl Thread {
             if answers.send(answer).is_err() {
                 return;
             }
-            watched.wake();
+            self.opening.signal.raise();
         }
     }
 

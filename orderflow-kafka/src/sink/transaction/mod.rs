@@ -1,15 +1,19 @@
 //! Exactly once: a sink whose rows and progress become visible in one act.
 //!
 //! ```text
-//!   open ─► fence: look whose it is, fence, read (book), claim ─► writer ─► lane: the calls that block
-//!                                   └── progress: the record beside the data ──┘
+//!   open ─► fence: look whose it is, fence, read (book), claim ─► lanes ─► writer, one a lane ─► lane: the calls that block
+//!             └─► split: who writes what, from where ─────────────┘           │
+//!                                   └── progress: the record beside the data ─┘
 //! ```
-//! Invariant: a sink is found again by its transactional id `<pipeline>/<view>/<name>/<lane>`, which depends on nothing that a start may change.
+//! Invariant: a lane is found again by its transactional id `<pipeline>/<view>/<name>/<lane>`, which depends on nothing that a start may change.
 
 mod book;
 mod fence;
 mod lane;
+mod lanes;
 mod progress;
+mod split;
+mod tally;
 mod writer;
 
 use super::KafkaSink;
@@ -18,12 +22,12 @@ use super::feed::{batch_size, configuration};
 use super::topics::invalid;
 use book::Book;
 use fence::{Entry, Opening};
+use lanes::{Bell, Lanes};
 use orderflow_core::sink::{Closed, Committed, Opened, SinkContext, Writer};
 use orderflow_core::{Error, Result};
-use progress::fingerprint;
+use progress::{Held, fingerprint, hash};
 use std::sync::Arc;
 use std::time::Duration;
-use writer::TransactionalWriter;
 
 /// Opens the sink, if it is ours.
 pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Opened> {
@@ -34,25 +38,36 @@ pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Opened> {
             .why(why)
             .hint("give the pipeline a name of letters, digits, '.', '_' and '-'; or .at_least_once() does without"));
     }
-    let config = configuration(sink)?;
-    let batch = batch_size(&config);
+    let config = configuration(sink, sink.lanes)?;
     let timeout =
         config.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).map_or(Duration::from_secs(60), Duration::from_millis);
+    let bell = Bell::new();
     let opening = Arc::new(Opening {
         book: Book::open(&sink.settings, topic.clone(), format!("{prefix}{pipeline}"), sink.replication)?,
-        id: format!("{prefix}{pipeline}/{}/{}/0", context.view, name(sink)),
+        sink: format!("{prefix}{pipeline}/{}/{}", context.view, name(sink)),
+        lanes: u8::try_from(sink.lanes).map_err(|_| Error::internal("more lanes than the sink's columns were asked for with"))?,
         me: context.writer,
         brokers: sink.settings.brokers().to_owned(),
-        config: config.clone(),
+        signal: bell.signal(),
+        config,
     });
-    let (client, held) = match opening.open(batch, false)? {
+    let won = match opening.open_all(batch_size(&opening.config))? {
         Entry::Theirs(progress) => return Ok(Opened { writer: Box::new(Stranger), progress: Some(progress) }),
-        Entry::Won { client, held } => (client, held),
+        Entry::Won(won) => won,
     };
-    let mut config = config;
-    config.set("transactional.id", &opening.id);
-    let writer = TransactionalWriter::new(sink, context, opening, client, config, timeout)?;
-    Ok(Opened { writer: Box::new(writer), progress: held })
+    let found: Vec<Held> = won.iter().map(|w| w.held.clone()).collect();
+    let course = split::course(&opening.sink, &found, opening.lanes, shared_by(sink))?;
+    let progress = course.progress;
+    let clients = won.into_iter().map(|w| w.client).collect();
+    Ok(Opened { writer: Box::new(Lanes::new(sink, context, opening, clients, course, bell, timeout)?), progress })
+}
+
+/// What chooses the topics and partitions of rows.
+fn shared_by(sink: &KafkaSink) -> u64 {
+    let routes = sink.topics.iter().map(|route| match route {
+        Route::Fixed(text) | Route::Sql(text) => text.as_str(),
+    });
+    hash(routes.chain(["key"]).chain(sink.key.as_deref()))
 }
 
 /// The name of a sink among those of its view.

@@ -1,25 +1,27 @@
-//! The writer with transactions: epochs and the progress that says so become visible in one act, or not at all.
+//! The writer of one lane: its rows of epochs and the progress that says so become visible in one act, or not at all.
 //! ```text
 //!   Ready ─begin─► Open: rows of all epochs at hand ─ record of progress ─► Flushing ─ all confirmed ─► Committing ─► Ready, progress told
 //!                   │ a record is refused, a step fails                                                 │ the outcome is unknown, the broker gave up
 //!                   └─► Aborting ─► Ready: written again, without it                                    └─► Reopening: fence, read progress, drop what it covers
 //! ```
-//! Invariant: an epoch is kept until its commit is known or read from the topic of progress; progress covers exactly the rows of its transaction. Counts
-//! and refused rows belong to a transaction and are told when it is committed. Nothing blocks here: what blocks is done by the [`Lane`].
+//! Invariant: an epoch is kept until its commit is known or read from the topic of progress; progress covers exactly the lane's rows of its transaction,
+//! which may be none. Counts and refused rows belong to a transaction and are told when it is committed. An epoch at or below the gate is never taken.
+//! Nothing blocks here: what blocks is done by the [`Lane`].
 
 use super::fence::{Entry, MARK, Opening, fenced, forbidden, produce};
 use super::lane::{Answer, Lane, Task};
+use super::lanes::Common;
 use super::progress::Held;
+use super::tally::Tally;
 use crate::ffi::{Call, Delivery, ProducerClient, Refusal, TopicHandle};
-use crate::sink::KafkaSink;
-use crate::sink::feed::{Feed, Flight, Manner, Sent, batch_size, flight_of, named, too_large};
-use crate::sink::topics::TopicId;
+use crate::sink::feed::{Feed, Flight, Manner, Sent, Share, batch_size, flight_of, named, too_large};
+use crate::sink::producers::Producers;
+use crate::sink::topics::{Topic, TopicId};
 use orderflow_core::data::Rejected;
 use orderflow_core::error::Retry;
-use orderflow_core::sink::{Closed, Committed, Progress, SinkContext, Writer};
-use orderflow_core::time::Clock;
+use orderflow_core::sink::Progress;
+use orderflow_core::time::{Clock, Epoch};
 use orderflow_core::{Error, Result};
-use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -47,32 +49,17 @@ enum Stage {
     Lost,
 }
 
-/// What a transaction did, told when it is committed.
-#[derive(Default)]
-struct Tally {
-    /// Records confirmed, by the number of their topic.
-    records: Vec<u64>,
-    refused: Vec<Rejected>,
-}
-
-impl Tally {
-    fn count(&mut self, topic: TopicId) {
-        let topic = usize::from(topic);
-        if self.records.len() <= topic {
-            self.records.resize(topic + 1, 0);
-        }
-        self.records[topic] += 1;
-    }
-}
-
-pub(super) struct TransactionalWriter {
+pub(super) struct LaneWriter {
     opening: Arc<Opening>,
+    number: u8,
     clock: Clock,
-    feed: Feed,
     lane: Lane,
     client: Arc<ProducerClient>,
+    producers: Producers,
     /// Where records of progress go.
     marks: TopicHandle,
+    /// Up to here the lane needs nothing: it holds it, or another one did.
+    gate: Epoch,
     stage: Stage,
     /// All epochs that are not known to be committed.
     flights: VecDeque<Flight>,
@@ -96,31 +83,32 @@ pub(super) struct TransactionalWriter {
     flush: bool,
     progress: Option<Progress>,
     refused: Vec<Rejected>,
-    failed: Option<Error>,
 }
 
 fn marks(client: &Arc<ProducerClient>, topic: &str) -> Result<TopicHandle> {
     TopicHandle::new(client, topic).ok_or_else(|| Error::internal(format!("librdkafka took no topic '{topic}'")))
 }
 
-impl TransactionalWriter {
-    /// A writer of a sink that is won.
+impl LaneWriter {
+    /// A writer of a lane that is won, and that needs nothing up to `gate`.
     pub(super) fn new(
-        sink: &KafkaSink,
-        context: &SinkContext,
         opening: Arc<Opening>,
+        number: u8,
+        clock: Clock,
         client: Arc<ProducerClient>,
-        config: ClientConfig,
+        gate: Epoch,
         timeout: Duration,
     ) -> Result<Self> {
-        let batch = batch_size(&config);
+        let batch = batch_size(&opening.config);
         Ok(Self {
-            clock: context.clock.clone(),
-            feed: Feed::start(sink, context, client.clone(), config)?,
-            lane: Lane::start(opening.clone(), client.clone())?,
+            clock,
+            lane: Lane::start(opening.clone(), number, client.clone())?,
+            producers: Producers::single(client.clone()),
             marks: marks(&client, &opening.book.topic)?,
             client,
             opening,
+            number,
+            gate,
             stage: Stage::Ready,
             flights: VecDeque::new(),
             taken: 0,
@@ -137,8 +125,54 @@ impl TransactionalWriter {
             flush: false,
             progress: None,
             refused: vec![],
-            failed: None,
         })
+    }
+
+    /// Takes an epoch, unless it is held already.
+    pub(super) fn write(&mut self, flight: Flight) {
+        if flight.epoch > self.gate {
+            self.flights.push_back(flight);
+        }
+    }
+
+    /// Asks that everything taken be committed at once.
+    pub(super) fn flush(&mut self) {
+        self.flush = !self.flights.is_empty();
+    }
+
+    /// Needs nothing up to `gate`.
+    pub(super) fn skip(&mut self, gate: Epoch) {
+        self.gate = gate;
+    }
+
+    /// Everything of the lane up to here is in the topics for good.
+    pub(super) fn done(&self) -> Epoch {
+        self.progress.map_or(self.gate, |p| p.epoch.max(self.gate))
+    }
+
+    /// Whether nothing is left to be written, or under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.flights.is_empty() && self.stage == Stage::Ready
+    }
+
+    /// Bytes of rows that are not known to be committed.
+    pub(super) fn memory(&self) -> usize {
+        self.flights.iter().map(Flight::memory).sum()
+    }
+
+    /// Bytes of records that were sent and are not confirmed.
+    pub(super) fn unconfirmed(&self) -> usize {
+        self.flights.iter().map(|f| f.unconfirmed_bytes).sum()
+    }
+
+    /// The rows refused since the last look, whose transactions are committed.
+    pub(super) fn refused(&mut self) -> Vec<Rejected> {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// That no broker can be reached: said once in each outage.
+    pub(super) fn outage(&self) -> Option<Error> {
+        self.client.context().outage(&self.opening.brokers)
     }
 
     /// Whether the lane has something to do.
@@ -147,7 +181,7 @@ impl TransactionalWriter {
     }
 
     /// Sends what can be sent, and asks for the commit when a transaction has all that is at hand.
-    fn advance(&mut self) -> Result<()> {
+    pub(super) fn advance(&mut self, common: &mut Common) -> Result<()> {
         if self.is_busy() {
             return Ok(());
         }
@@ -157,9 +191,9 @@ impl TransactionalWriter {
         if let Some(refusal) = self.client.fatal() {
             return self.lost(&refusal);
         }
-        if self.feed.topics.narrowest() < self.batch {
+        if common.feed.topics.narrowest() < self.batch {
             // a broker judges whole batches: no topic may get larger ones than it takes
-            self.batch = self.feed.topics.narrowest();
+            self.batch = common.feed.topics.narrowest();
             return self.reopen();
         }
         let now = self.clock.elapsed();
@@ -183,7 +217,11 @@ impl TransactionalWriter {
             (self.stage, self.asked) = (Stage::Committing, now);
             return self.lane.ask(Task::Commit);
         }
-        let mut manner = Manner { kept: true, spoiled: &self.spoiled, refused: &mut self.tally.refused };
+        let Common { feed, sharing, .. } = common;
+        let several = sharing.split().lanes > 1;
+        let mut of = |id: TopicId, topic: &Topic, partition: Option<i32>| sharing.lane(id, topic, partition);
+        let lane = several.then_some(Share { lane: self.number, of: &mut of });
+        let mut manner = Manner { kept: true, spoiled: &self.spoiled, refused: &mut self.tally.refused, lane };
         let mut bytes: usize = self.flights.iter().take(self.taken).map(|f| f.sent_bytes).sum();
         while let Some(flight) = self.flights.get_mut(self.taken) {
             // a transaction ends between two epochs
@@ -191,7 +229,7 @@ impl TransactionalWriter {
             if full && self.taken > 0 && !flight.is_begun() {
                 break;
             }
-            match self.feed.send(flight, &mut manner)? {
+            match feed.send(flight, &mut self.producers, &mut manner)? {
                 Sent::Whole => {
                     bytes += flight.sent_bytes;
                     self.taken += 1;
@@ -200,14 +238,16 @@ impl TransactionalWriter {
                 Sent::Closed => return self.abort("the transaction takes no more records"),
             }
         }
-        if self.flush || now >= self.due { self.conclude() } else { Ok(()) }
+        if self.flush || now >= self.due { self.conclude(common) } else { Ok(()) }
     }
 
     /// Puts the progress into the transaction, as its last record.
-    fn conclude(&mut self) -> Result<()> {
+    fn conclude(&mut self, common: &Common) -> Result<()> {
         let Some(progress) = self.covered() else { return Ok(()) };
-        let held = Held { writer: progress.writer, at: Some((progress.epoch, progress.part)), by: None };
-        match produce(&self.marks, &self.opening.id, held) {
+        let opened = if self.number == 0 { common.opened } else { 1 };
+        let at = Some((progress.epoch, progress.part));
+        let held = Held { writer: progress.writer, at, by: None, split: common.sharing.split().clone(), opened };
+        match produce(&self.marks, &self.id(), &held) {
             Ok(()) => {
                 self.stage = Stage::Flushing;
                 Ok(())
@@ -215,6 +255,10 @@ impl TransactionalWriter {
             Err(Code::QueueFull) => Ok(()),
             Err(code) => self.abort(&code.to_string()),
         }
+    }
+
+    fn id(&self) -> String {
+        self.opening.id(self.number)
     }
 
     /// The progress of the epochs that the transaction holds whole.
@@ -232,7 +276,7 @@ impl TransactionalWriter {
 
     fn abort(&mut self, why: &str) -> Result<()> {
         self.strike(why)?;
-        tracing::warn!(sink = %self.opening.id, "a transaction is aborted and written again: {why}");
+        tracing::warn!(lane = %self.id(), "a transaction is aborted and written again: {why}");
         self.rewind();
         self.stage = Stage::Aborting;
         self.lane.ask(Task::Abort)
@@ -256,7 +300,7 @@ impl TransactionalWriter {
         if self.attempts <= ATTEMPTS {
             return Ok(());
         }
-        Err(Error::external(format!("transactions of '{}' fail again and again at {}", self.opening.id, self.opening.brokers))
+        Err(Error::external(format!("transactions of '{}' fail again and again at {}", self.id(), self.opening.brokers))
             .why(why)
             .hint("an epoch that takes longer than a transaction may (transaction.timeout.ms) is one cause")
             .permanent())
@@ -278,31 +322,34 @@ impl TransactionalWriter {
             return Err(self.opening.overtaken().why(&refusal.text));
         }
         self.strike(&refusal.text)?;
-        tracing::warn!(sink = %self.opening.id, "the sink is opened again: {}", refusal.text);
+        tracing::warn!(lane = %self.id(), "the sink is opened again: {}", refusal.text);
         self.reopen()
     }
 
-    /// Takes answers of brokers, waiting up to `wait` for the first where any is due.
-    fn serve(&mut self, wait: Duration) {
-        let due = self.is_busy() || self.feed.topics.waiting() || self.client.outstanding() > 0;
+    /// How long to wait for answers of brokers, `wait` at most; `None` if there is nothing to wait for.
+    pub(super) fn patience(&self, common: &Common, wait: Duration) -> Option<Duration> {
+        let due = self.is_busy() || common.feed.topics.waiting() || self.client.outstanding() > 0;
         let left = self.due.saturating_sub(self.clock.elapsed());
-        let wait = match self.stage {
-            Stage::Open | Stage::Ready if !self.flights.is_empty() && !left.is_zero() => wait.min(left),
-            _ if due => wait,
-            _ => Duration::ZERO,
-        };
+        match self.stage {
+            Stage::Open | Stage::Ready if !self.flights.is_empty() && !left.is_zero() => Some(wait.min(left)),
+            _ => due.then_some(wait),
+        }
+    }
+
+    /// Takes answers of brokers that have come.
+    pub(super) fn serve(&mut self, common: &Common, failed: &mut Option<Error>) {
         let client = self.client.clone();
         let mut answered = false;
-        client.serve(wait, &mut |delivery| {
+        client.serve(Duration::ZERO, &mut |delivery| {
             answered |= delivery.error.is_none();
-            self.confirmed(&delivery);
+            self.confirmed(&delivery, &common.feed, failed);
         });
         if answered {
             client.context().alive();
         }
     }
 
-    fn confirmed(&mut self, delivery: &Delivery<'_>) {
+    fn confirmed(&mut self, delivery: &Delivery<'_>, feed: &Feed, failed: &mut Option<Error>) {
         let (topic, row) = named(delivery.opaque);
         let counts = matches!(self.stage, Stage::Open | Stage::Flushing | Stage::Committing);
         if counts
@@ -317,7 +364,7 @@ impl TransactionalWriter {
             None => {}
             Some(code) if too_large(code) && delivery.opaque != MARK => {
                 if let Some(flight) = flight_of(&mut self.flights, row) {
-                    let letter = self.feed.letter(flight, delivery, code);
+                    let letter = feed.letter(flight, delivery, code);
                     // with every such record one failure less is possible
                     self.attempts = 0;
                     self.spoiled.insert(delivery.opaque, letter);
@@ -334,26 +381,25 @@ impl TransactionalWriter {
             {
                 let topic = &self.opening.book.topic;
                 let e = Error::external(format!("topic '{topic}' of the sink's progress was deleted while the pipeline wrote to it"));
-                self.failed.get_or_insert(e.permanent());
+                failed.get_or_insert(e.permanent());
             }
             Some(code) if delivery.opaque == MARK => {
                 self.broken.get_or_insert_with(|| format!("the progress is refused: {code}"));
             }
             Some(code) => {
-                let e = self.feed.undeliverable(delivery.opaque, code);
-                self.failed.get_or_insert(e);
+                failed.get_or_insert(feed.undeliverable(delivery.opaque, code));
             }
         }
     }
 
     /// Takes what the lane has to say.
-    fn hear(&mut self) -> Result<()> {
+    pub(super) fn hear(&mut self, common: &mut Common) -> Result<()> {
         let Some(answer) = self.lane.answer() else { return Ok(()) };
         match answer {
             Answer::Committed(Ok(())) => {
                 let (progress, tally) = (self.covered(), std::mem::take(&mut self.tally));
                 if let Some(progress) = progress {
-                    self.committed(progress, tally);
+                    self.committed(progress, tally, &common.feed);
                 }
                 // half of the time may go into commits, so that under load each takes more epochs
                 let now = self.clock.elapsed();
@@ -370,7 +416,10 @@ impl TransactionalWriter {
                 }
             }
             Answer::Aborted(Err(refusal), _) => self.lost(&refusal),
-            Answer::Opened(Ok(Entry::Won { client, held })) => self.reopened(client, held),
+            Answer::Opened(Ok(Entry::Won(won))) => match won.into_iter().next() {
+                Some(won) => self.reopened(won.client, won.held.progress(), &common.feed),
+                None => Err(Error::internal("a lane was opened again, and there is none")),
+            },
             Answer::Opened(Ok(Entry::Theirs(progress))) => Err(self.opening.overtaken().why(format!("it holds {progress}"))),
             Answer::Opened(Err(e)) => {
                 if e.retry() == Retry::Backoff {
@@ -381,9 +430,9 @@ impl TransactionalWriter {
         }
     }
 
-    /// The sink is ours again: what it holds is not written once more.
-    fn reopened(&mut self, client: Arc<ProducerClient>, held: Option<Progress>) -> Result<()> {
-        self.feed.topics.rebind(client.clone())?;
+    /// The lane is ours again: what it holds is not written once more.
+    fn reopened(&mut self, client: Arc<ProducerClient>, held: Option<Progress>, feed: &Feed) -> Result<()> {
+        self.producers.rebind(client.clone());
         self.marks = marks(&client, &self.opening.book.topic)?;
         let old = std::mem::replace(&mut self.client, client);
         self.lane.ask(Task::Forget(old))?;
@@ -398,13 +447,13 @@ impl TransactionalWriter {
         let doubtful = self.doubtful.take();
         if let Some(held) = held.filter(|held| known.is_none_or(|known| held.epoch > known)) {
             let tally = doubtful.filter(|(progress, _)| progress.epoch == held.epoch).map(|(_, tally)| tally);
-            self.committed(Progress { writer: self.opening.me, ..held }, tally.unwrap_or_default());
+            self.committed(Progress { writer: self.opening.me, ..held }, tally.unwrap_or_default(), feed);
         }
         Ok(())
     }
 
     /// Everything up to `progress` is in the topics for good.
-    fn committed(&mut self, progress: Progress, tally: Tally) {
+    fn committed(&mut self, progress: Progress, tally: Tally, feed: &Feed) {
         self.progress = Some(progress);
         while self.flights.front().is_some_and(|f| f.epoch <= progress.epoch) {
             self.flights.pop_front();
@@ -412,69 +461,24 @@ impl TransactionalWriter {
         let first = self.flights.front().map_or(u64::MAX, Flight::first);
         self.spoiled.retain(|word, _| named(*word).1 >= first);
         self.flush &= !self.flights.is_empty();
-        for (topic, records) in (0..).zip(tally.records).filter(|(_, records)| *records > 0) {
-            self.feed.topics.get(topic).delivered(records);
-        }
-        self.refused.extend(tally.refused);
+        self.refused.extend(tally.tell(feed));
     }
 
-    fn step(&mut self, wait: Duration) -> Result<()> {
-        self.feed.topics.serve()?;
-        self.advance()?;
-        self.serve(wait);
-        self.hear()?;
-        self.feed.topics.serve()?;
-        self.advance()
-    }
-}
-
-impl Writer for TransactionalWriter {
-    fn write(&mut self, closed: Closed) -> Result<()> {
-        let flight = self.feed.take(closed)?;
-        self.flights.push_back(flight);
-        Ok(())
+    /// Begins to let go: readers wait for the end of an open transaction, so it is not left to its time-out.
+    pub(super) fn leave(&mut self) -> Result<()> {
+        if !matches!(self.stage, Stage::Open | Stage::Flushing) {
+            return Ok(());
+        }
+        self.rewind();
+        self.stage = Stage::Aborting;
+        self.lane.ask(Task::Abort)
     }
 
-    fn flush(&mut self) -> Result<()> {
-        self.flush = !self.flights.is_empty();
-        Ok(())
-    }
-
-    fn poll(&mut self, wait: Duration) -> Result<Committed> {
-        if self.failed.is_none()
-            && let Err(e) = self.step(wait)
-        {
-            if e.retry() == Retry::Backoff {
-                return Err(e);
-            }
-            self.failed.get_or_insert(e);
+    /// Whether no transaction is left open, as far as it depends on us.
+    pub(super) fn has_left(&mut self) -> bool {
+        if matches!(self.stage, Stage::Committing | Stage::Aborting) && self.lane.answer().is_some() {
+            self.stage = Stage::Ready;
         }
-        if let Some(e) = &self.failed {
-            return Err(e.clone());
-        }
-        if let Some(outage) = self.client.context().outage(&self.feed.brokers) {
-            return Err(outage);
-        }
-        Ok(Committed {
-            progress: self.progress,
-            pending_bytes: self.flights.iter().map(Flight::memory).sum(),
-            refused: std::mem::take(&mut self.refused),
-        })
-    }
-
-    fn close(mut self: Box<Self>) -> Result<()> {
-        // readers wait for the end of an open transaction, so it is not left to its time-out
-        if matches!(self.stage, Stage::Open | Stage::Flushing) {
-            self.rewind();
-            self.stage = Stage::Aborting;
-            self.lane.ask(Task::Abort)?;
-        }
-        for _ in 0..100 {
-            if !matches!(self.stage, Stage::Committing | Stage::Aborting) || self.lane.answer().is_some() {
-                break;
-            }
-            self.serve(Duration::from_millis(50));
-        }
-        Ok(())
+        !matches!(self.stage, Stage::Committing | Stage::Aborting)
     }
 }
