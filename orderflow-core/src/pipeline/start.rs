@@ -14,7 +14,7 @@ use crate::runtime::{
     OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Status, ToWorker,
     ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
-use crate::sink::{Guarantee, Sink, SinkContext};
+use crate::sink::{Guarantee, Progress, Sink, SinkContext};
 use crate::source::{SourceContext, Waker};
 use crate::store::{Folder, Store};
 use crate::time::Epoch;
@@ -146,6 +146,22 @@ fn same_plan(place: &str, kept: &BTreeMap<String, String>, now: &BTreeMap<String
         .hint("put the query back, or start anew with another state and other sinks"))
 }
 
+/// Looks at all sinks before one of them is opened, so that a state that is not theirs is refused while everything is as it was. The ledger is won:
+/// nobody else binds epochs that its end does not name, and progress beyond it was made with another state.
+fn look(kept: &Kept, tail: Epoch, parts: &Parts, context: &SinkContext) -> Result<()> {
+    for (view, schema, sink) in &parts.sinks {
+        let label = format!("{} of {view}", sink.kind());
+        let context = SinkContext { view: view.clone(), schema: schema.clone(), ..context.clone() };
+        let seen = sink.look(&context).map_err(|e| e.at(format!("sink {label}")));
+        let fits = |p: Progress| resume(&label, context.writer, tail, Some(p), None);
+        if let Err(e) = seen.and_then(|progress| progress.map(fits).transpose()) {
+            // whoever was overtaken in the meantime does not know the end of the ledger, and judges nobody
+            return Err(kept.log.overtaken()?.unwrap_or(e));
+        }
+    }
+    Ok(())
+}
+
 /// What the engine and its handle share.
 struct Shared {
     status: Arc<Mutex<Status>>,
@@ -157,6 +173,12 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
     let kept = recover(options.state.as_ref(), &parts.plan)?;
     let found = kept.as_ref().map(|k| k.found.clone()).unwrap_or_default();
     let mut ledger = kept.as_ref().map_or_else(Ledger::in_memory, |k| Ledger::of(k.log.writer(), &k.found));
+    let schema = Rejected::schema();
+    let (writer, clock) = (ledger.writer(), options.clock.clone());
+    let context = SinkContext { pipeline: name.clone(), view: name.clone(), writer, schema, kept: kept.is_some(), clock };
+    if let Some(kept) = &kept {
+        look(kept, ledger.tail(), &parts, &context)?;
+    }
     let roots = parts.blueprint.roots.as_ref().filter(|_| kept.is_some());
     let labels = parts.sinks.iter().enumerate().map(|(n, (view, _, sink))| ledger_label(n, parts.sinks.len(), sink.kind(), view));
     let new_sinks: Vec<bool> = labels.map(|l| !found.held.contains_key(&l)).collect();
@@ -213,18 +235,19 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, threads: boo
             let files = restored.as_ref().map_or_else(none, |r| r.files.clone());
             let driver = CheckpointDriver::new(store, generation, roots.shapes.clone(), files, engine.clock.clone());
             engine.checkpoints.port = port(driver, &format!("{name}-state"), threads, &wake)?;
-            engine.checkpoints.port.give(Job::Clean { kept: engine.ledger.checkpoints().to_vec() });
         }
     }
     if let Some(restored) = restored {
         let image = Arc::new(restored.image);
         engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Restore(image.clone())));
     }
-    if let Err(e) = open(&mut engine, parts, orders, &found, &wake, threads) {
+    if let Err(e) = open(&mut engine, parts, orders, &found, &context, &wake, threads) {
         // what is open already lets go again
         let _ = engine.fail(e.clone());
         return Err(e);
     }
+    // nothing is deleted before all sinks are judged
+    engine.checkpoints.port.give(Job::Clean { kept: engine.ledger.checkpoints().to_vec() });
     Ok(engine)
 }
 
@@ -232,21 +255,22 @@ fn port<D: Driver>(driver: D, name: &str, threads: bool, wake: &Waker) -> Result
     Ok(if threads { Port::Thread(DriverThread::start(name, driver, wake.clone())?) } else { Port::Inline(Box::new(driver)) })
 }
 
-fn open(engine: &mut Engine, parts: Parts, orders: Vec<Order>, found: &Recovered, wake: &Waker, threads: bool) -> Result<()> {
+fn open(
+    engine: &mut Engine,
+    parts: Parts,
+    orders: Vec<Order>,
+    found: &Recovered,
+    context: &SinkContext,
+    wake: &Waker,
+    threads: bool,
+) -> Result<()> {
     let name = engine.pipeline.clone();
     let sinks = parts.sinks.len();
     for (number, ((view, schema, sink), order)) in parts.sinks.into_iter().zip(orders).enumerate() {
         let (kind, keeps_progress) = (sink.kind(), sink.guarantee(engine.log.is_there()) == Guarantee::ExactlyOnce);
         let ledger_label = ledger_label(number, sinks, kind, &view);
         let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
-        let context = SinkContext {
-            pipeline: name.clone(),
-            view: view.clone(),
-            writer: engine.ledger.writer(),
-            schema: schema.clone(),
-            kept: engine.log.is_there(),
-            clock: engine.clock.clone(),
-        };
+        let context = SinkContext { view: view.clone(), schema: schema.clone(), ..context.clone() };
         let label = format!("{kind} of {view}");
         let opened = sink.open(context).map_err(|e| e.at(format!("sink {label}")))?;
         // a sink that keeps no progress goes on after what the ledger saw it take

@@ -3,5 +3,7 @@
 
 mod feed;
 mod life;
+mod lost;
 mod oracle;
+mod place;
 mod restart;

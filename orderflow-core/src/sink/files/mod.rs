@@ -23,7 +23,7 @@ mod tests;
 pub use jsonl::JsonLines;
 
 use crate::error::{Error, Result};
-use crate::sink::{Column, Guarantee, Input, Opened, Sink, SinkContext, signed};
+use crate::sink::{Column, Guarantee, Input, Opened, Progress, Sink, SinkContext, signed};
 use crate::store::{Folder, Store};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -142,6 +142,16 @@ impl<F: FileFormat> Sink for DataSet<F> {
 
     fn kind(&self) -> &'static str {
         self.format.kind()
+    }
+
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        let (store, name) = match &self.place {
+            // a folder that is not there is not made by looking
+            Place::Folder(path) if !path.is_dir() => return Ok(None),
+            Place::Folder(path) => (Arc::new(Folder::open(path)?) as Arc<dyn Store>, path.display().to_string()),
+            Place::Store(store, name) => (store.clone(), name.clone()),
+        };
+        record::Log::look(store, &name, self.format.kind(), context)
     }
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {

@@ -46,7 +46,11 @@ impl Opening {
         for _ in 0..CONTESTS {
             match whose(self.book.glance()?.get(&self.id), self.me) {
                 Whose::Theirs(progress) => return Ok(Entry::Theirs(progress)),
-                Whose::Newer(generation) => return Err(self.overtaken().why(format!("it is generation {generation} of the same state"))),
+                Whose::Newer(generation) => {
+                    return Err(self.overtaken().why(format!("it is generation {generation} of the same state")).hint(
+                        "this process must stop: a newer one does its work; if there is none, the state was rolled back: restore the newest one",
+                    ));
+                }
                 Whose::Twice if !again => {
                     return Err(Error::user(format!("two sinks of the pipeline would write as '{}'", self.id))
                         .hint("give one of them a name of its own: .named(name)"));

@@ -18,15 +18,21 @@ use super::feed::{batch_size, configuration};
 use super::topics::invalid;
 use book::Book;
 use fence::{Entry, Opening};
-use orderflow_core::sink::{Closed, Committed, Opened, SinkContext, Writer};
+use orderflow_core::sink::{Closed, Committed, Opened, Progress, SinkContext, Writer};
 use orderflow_core::{Error, Result};
-use progress::fingerprint;
+use progress::{Held, fingerprint};
 use std::sync::Arc;
 use std::time::Duration;
 use writer::TransactionalWriter;
 
-/// Opens the sink, if it is ours.
-pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Opened> {
+/// What committed transactions of the sink have left; no topic is made and nobody is fenced.
+pub(super) fn look(sink: &KafkaSink, context: &SinkContext) -> Result<Option<Progress>> {
+    let Some(book) = Book::there(&sink.settings, topic(sink, context)?, group(sink, context))? else { return Ok(None) };
+    Ok(book.glance()?.get(&id(sink, context)).and_then(Held::progress))
+}
+
+/// The topic of the pipeline's progress.
+fn topic(sink: &KafkaSink, context: &SinkContext) -> Result<String> {
     let (prefix, pipeline) = (&sink.prefix, &context.pipeline);
     let topic = format!("{prefix}{pipeline}.progress");
     if let Some(why) = invalid(&topic) {
@@ -34,13 +40,27 @@ pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Opened> {
             .why(why)
             .hint("give the pipeline a name of letters, digits, '.', '_' and '-'; or .at_least_once() does without"));
     }
+    Ok(topic)
+}
+
+fn group(sink: &KafkaSink, context: &SinkContext) -> String {
+    format!("{}{}", sink.prefix, context.pipeline)
+}
+
+fn id(sink: &KafkaSink, context: &SinkContext) -> String {
+    format!("{}{}/{}/{}/0", sink.prefix, context.pipeline, context.view, name(sink))
+}
+
+/// Opens the sink, if it is ours.
+pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Opened> {
+    let topic = topic(sink, context)?;
     let config = configuration(sink)?;
     let batch = batch_size(&config);
     let timeout =
         config.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).map_or(Duration::from_secs(60), Duration::from_millis);
     let opening = Arc::new(Opening {
-        book: Book::open(&sink.settings, topic.clone(), format!("{prefix}{pipeline}"), sink.replication)?,
-        id: format!("{prefix}{pipeline}/{}/{}/0", context.view, name(sink)),
+        book: Book::open(&sink.settings, topic, group(sink, context), sink.replication)?,
+        id: id(sink, context),
         me: context.writer,
         brokers: sink.settings.brokers().to_owned(),
         config: config.clone(),
