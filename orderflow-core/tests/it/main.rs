@@ -7,3 +7,4 @@ mod lost;
 mod oracle;
 mod place;
 mod restart;
+mod trouble;

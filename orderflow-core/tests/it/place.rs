@@ -67,6 +67,13 @@ impl Place {
         self.dir.path().join(name)
     }
 
+    /// Takes a file of the input away, or brings it back.
+    pub(crate) fn hide(&self, file: u64, hidden: bool) {
+        let [name, aside] = ["jsonl", "hidden"].map(|ending| self.path("input").join(format!("{file:04}.{ending}")));
+        let (from, to) = if hidden { (name, aside) } else { (aside, name) };
+        fs::rename(from, to).unwrap();
+    }
+
     /// A data set in the folder: one that commits every epoch, or, if it is called `routed`, seldom.
     pub(crate) fn set(&self, name: &'static str) -> DataSet<JsonLines> {
         rolled(name, DataSet::append(self.path(name), JsonLines))
