@@ -155,7 +155,7 @@ fn child() {
 struct Sample {
     /// Resident memory, in bytes.
     memory: f64,
-    /// Files of the state but for those that say that it was opened, of which each start leaves one.
+    /// Files of the state but for those that say that it was opened, of which each start leaves one in the ledger and one with the dead letters.
     state: f64,
     /// Files that sinks have begun and not made visible.
     staged: f64,
@@ -174,7 +174,7 @@ fn sample(process: u32, dir: &Path, openings: u64) -> Option<Sample> {
         count
     };
     let staged = files("groups/_staging") + files("groups/.orderflow");
-    Some(Sample { memory: resident * 1024.0, state: files("state").saturating_sub(openings) as f64, staged: staged as f64 })
+    Some(Sample { memory: resident * 1024.0, state: files("state").saturating_sub(2 * openings) as f64, staged: staged as f64 })
 }
 
 /// What a straight line through the samples gains from the first to the last one (least squares), and their mean.

@@ -41,10 +41,6 @@ fn refused(place: &Place) -> Error {
     said.swap_remove(0)
 }
 
-fn ledger(place: &Place, set: &str) -> String {
-    newest(place, set)["ledger"].as_str().unwrap().to_owned()
-}
-
 fn rename(place: &Place, from: &str, to: &str) {
     fs::rename(place.path(from), place.path(to)).unwrap();
 }
@@ -77,13 +73,13 @@ fn a_state_that_was_rolled_back_by_one_checkpoint_is_behind_its_sinks() {
     rename(&place, "state", "newest");
     rename(&place, "backup", "state");
     let e = refused(&place);
-    let held = newest(&place, "totals");
+    let held = newest(&place, "routed");
     let (epoch, generation) = (held["holds"]["epoch"].as_u64().unwrap(), held["generation"].as_u64().unwrap());
     let tail = e.to_string().split_once("ends at epoch ").unwrap().1.lines().next().unwrap().parse::<u64>().unwrap();
     assert!(tail < epoch);
-    let ledger = ledger(&place, "totals");
+    let ledger = held["ledger"].as_str().unwrap();
     let message = format!(
-        "jsonl of totals is ahead of the state: it holds ledger {ledger} generation {generation} epoch {epoch} part 0, the state ends at \
+        "jsonl of query is ahead of the state: it holds ledger {ledger} generation {generation} epoch {epoch} part 0, the state ends at \
          epoch {tail}\n  hint: the state was rolled back: restore the newer one, or write into a new place"
     );
     assert_eq!(e.to_string(), message);

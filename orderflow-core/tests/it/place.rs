@@ -1,7 +1,7 @@
 //! A pipeline as a user has it, in a folder of its own: input files, a folder for the state, and a data set for every sink.
 //!
-//! Invariant: the input is a function of nothing, and epochs are cut by rows alone, so what a run leaves in its data sets is the same
-//! byte for byte however often it was interrupted.
+//! Invariant: the input is a function of nothing, and epochs are cut by rows alone, so what a run that never had to wait leaves in its data sets is
+//! the same byte for byte however often it was killed.
 
 use orderflow_core::Pipeline;
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -158,6 +158,21 @@ pub(crate) fn rows_of(files: &BTreeMap<String, String>) -> BTreeMap<String, Stri
     let mut rows: BTreeMap<String, String> = BTreeMap::new();
     sorted.iter().for_each(|(set, _, text)| rows.entry((*set).to_owned()).or_default().push_str(text));
     rows
+}
+
+/// How often each row of each data set is there, whichever epochs brought it: where input had to wait, epochs are cut otherwise.
+pub(crate) fn net(rows: &BTreeMap<String, String>) -> BTreeMap<String, i64> {
+    let mut net: BTreeMap<String, i64> = BTreeMap::new();
+    for (set, text) in rows {
+        for line in text.lines() {
+            let mut row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+            row.remove("epoch");
+            let diff = row.remove("diff").unwrap().as_i64().unwrap();
+            *net.entry(format!("{set} {row:?}")).or_default() += diff;
+        }
+    }
+    net.retain(|_, n| *n != 0);
+    net
 }
 
 /// One step; whoever waits waits for time to pass.
