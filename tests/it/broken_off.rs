@@ -33,7 +33,7 @@ impl Dice {
 /// The seed of all moments.
 fn seed() -> u64 {
     let given = std::env::var("ORDERFLOW_SEED").ok().map(|s| s.parse().unwrap());
-    let seed = given.unwrap_or_else(rand::random::<u32>().into());
+    let seed = given.unwrap_or_else(|| rand::random::<u32>().into());
     // shown only if the test fails
     eprintln!("the moments of this run come again with ORDERFLOW_SEED={seed}");
     seed

@@ -224,14 +224,10 @@ fn batch(changes: u64) -> Groups {
 fn table(dir: &Path) -> Groups {
     let read = async {
         let mut file = sqlite::SqliteConnectOptions::new().filename(dir.join("tables.db")).connect().await.unwrap();
-        let sql = "SELECT g, n, total, low, high, people FROM groups";
-        sqlx::query(sql)
-            .fetch_all(&mut file)
-            .await
-            .unwrap()
-            .iter()
-            .map(|r| (r.get(0), [1, 2, 3, 4, 5].map(|i| r.get::<i64, _>(i))))
-            .collect()
+        let cell = |name: &str| format!("CAST({name} AS INTEGER)");
+        let sql = format!("SELECT {} FROM groups", ["g", "n", "total", "low", "high", "people"].map(cell).join(", "));
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&mut file).await.unwrap();
+        rows.iter().map(|r| (r.get(0), [1, 2, 3, 4, 5].map(|i| r.get::<i64, _>(i)))).collect()
     };
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(read)
 }

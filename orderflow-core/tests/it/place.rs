@@ -11,9 +11,9 @@ use orderflow_core::format::json::Json;
 use orderflow_core::pipeline::Stepper;
 use orderflow_core::sink::files::{DataSet, JsonLines};
 use orderflow_core::source::file;
-use orderflow_core::store::{Folder, Store};
+use orderflow_core::store::Store;
 use orderflow_core::time::Clock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,20 +105,20 @@ impl Place {
     pub(crate) fn die_after(&self, checkpoints: usize) {
         let clock = Clock::manual(0);
         let mut stepper = self.pipeline(&clock).unwrap().stepper().unwrap();
-        let (mut newest, mut complete) = (stepper.status().checkpoint, 0);
-        while complete < checkpoints {
+        let mut complete = BTreeSet::new();
+        while complete.len() < checkpoints {
             step(&mut stepper, &clock).unwrap().expect("it does not end before");
-            let now = stepper.status().checkpoint;
-            complete += usize::from(now != newest);
-            newest = now;
+            let status = stepper.status();
+            complete.extend(status.checkpoint.filter(|c| status.restored.is_none_or(|restored| *c > restored)));
         }
     }
 
     /// What readers of the data sets see: their files by name.
     pub(crate) fn visible(&self) -> BTreeMap<String, String> {
-        let sets = ["routed", "totals", "dead_letters"].map(|set| (set, self.path(set))).into_iter().filter(|(_, path)| path.exists());
-        let files = sets.flat_map(|(set, path)| visible_in(set, &Folder::open(path).unwrap()));
-        files.collect()
+        let sets = ["routed", "totals", "dead_letters"].into_iter().filter(|set| self.path(set).exists());
+        let below = sets.flat_map(|set| bytes_below(&self.path(set)).into_iter().map(move |(name, bytes)| (set, name, bytes)));
+        let visible = below.filter(|(_, name, _)| name.components().count() == 1);
+        visible.map(|(set, name, bytes)| (format!("{set}/{}", name.display()), String::from_utf8(bytes).unwrap())).collect()
     }
 
     /// The rows of each data set, in the order of their epochs.

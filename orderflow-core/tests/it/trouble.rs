@@ -2,7 +2,8 @@
 //!
 //! Invariant: nothing leaves that is not bound, nothing is lost or doubled, and what it leaves in the end is what a run without trouble leaves.
 
-use crate::place::{FILES, Place, ROWS, finish, net, rolled, rows_of, step, visible_in};
+use crate::place::{FILES, Place, ROWS, finish, net, rolled, rows_of, schema, step, visible_in};
+use orderflow_core::epoch::Limits;
 use orderflow_core::error::Retry;
 use orderflow_core::format::json::Json;
 use orderflow_core::pipeline::Stepper;
@@ -13,7 +14,6 @@ use orderflow_core::store::{Folder, Memory, Store, Upload, io_error};
 use orderflow_core::time::Clock;
 use orderflow_core::{Error, Phase, Pipeline, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -187,18 +187,18 @@ fn a_full_disk_under_the_state_lets_nothing_leave_until_there_is_room() {
         }
         disk.be(Mood::Full);
         let_pass(&mut stepper, &clock, HOUR / 60);
-        let visible = folders(&place);
+        let visible = place.visible();
         let_pass(&mut stepper, &clock, HOUR);
         let status = stepper.status();
         assert!(status.waits.as_ref().is_some_and(|w| w.contains("the disk is full")), "{status:?}");
         assert!(!status.phase.is_over() && status.complete < status.minted, "{status:?}");
-        assert!(folders(&place) == visible, "what is not bound has left");
+        assert!(place.visible() == visible, "what is not bound has left");
         assert!(status.sources[0].rows < FILES * ROWS, "sources are held back");
         if death {
             drop(stepper);
             let e = start().err().unwrap();
             assert!(e.retry() == Retry::Backoff && e.to_string().contains("the disk is full"), "{e}");
-            assert!(folders(&place) == visible);
+            assert!(place.visible() == visible);
             disk.be(Mood::Well);
             stepper = start().unwrap();
             finish(&mut stepper, &clock).unwrap();
@@ -212,14 +212,6 @@ fn a_full_disk_under_the_state_lets_nothing_leave_until_there_is_room() {
         }
     }
     assert_eq!(net(&place.rows()), net(&place.uninterrupted()));
-}
-
-/// The visible files, as somebody sees them who opens no store.
-fn folders(place: &Place) -> BTreeMap<String, Vec<u8>> {
-    let of = |set: &'static str| {
-        crate::place::bytes_below(&place.path(set)).into_iter().map(move |(n, b)| (format!("{set}/{}", n.display()), b))
-    };
-    ["routed", "totals"].into_iter().flat_map(of).filter(|(name, _)| !name.contains("/_")).collect()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -236,14 +228,14 @@ const POISON: i64 = 41;
 
 fn checked(place: &Place, panics: bool) -> Result<Pipeline> {
     let mut flow = Pipeline::new("checked");
-    let rows = flow.source_of::<Row>("numbers", file::JsonLines::dir(place.path("input"), Json::new(crate::place::schema())))?;
+    let rows = flow.source_of::<Row>("numbers", file::JsonLines::dir(place.path("input"), Json::new(schema())))?;
     let checked = rows.filter("sound", 1, move |r| {
         assert!(!panics || r.file != POISON, "out of cheese");
         r.v != 7
     })?;
     checked.view("checked")?.sink(place.set("routed"))?;
     flow.view("totals", "SELECT k, count(*) AS n, max(v) AS high FROM checked GROUP BY k")?.sink(place.set("totals"))?;
-    let limits = orderflow_core::epoch::Limits { interval: Duration::from_secs(1 << 30), rows: 20, bytes: u64::MAX };
+    let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 20, bytes: u64::MAX };
     let flow = flow.dead_letters(place.set("dead_letters")).epochs(limits);
     Ok(flow.state(place.path("state")).checkpoint_every(Duration::ZERO))
 }
@@ -296,13 +288,13 @@ async fn a_panic_in_a_closure_lets_nothing_of_its_epoch_leave_and_a_mended_one_g
     }
 }
 
-/// Until the engine's threads have let go of the folder.
+/// Until the engine's threads have let go of all folders.
 async fn wait_for_release(place: &Place) {
     for _ in 0..1000 {
-        if Folder::open(place.path("state")).is_ok() {
+        if ["state", "routed", "totals", "dead_letters"].iter().all(|folder| Folder::open(place.path(folder)).is_ok()) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("the folder is not let go of");
+    panic!("a folder is not let go of");
 }
