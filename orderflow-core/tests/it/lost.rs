@@ -92,7 +92,7 @@ fn a_state_that_was_rolled_back_by_one_checkpoint_is_behind_its_sinks() {
 
 #[test]
 fn a_state_from_several_starts_ago_is_told_from_a_process_that_was_overtaken() {
-    let place = Place::new();
+    let place = Place::of(200);
     place.die_after(2);
     copy(&place.path("state"), &place.path("backup"));
     for _ in 0..4 {
@@ -134,7 +134,7 @@ fn the_state_of_another_pipeline_is_not_taken_for_ours() {
     fs::remove_dir_all(ours.path("state")).unwrap();
 
     // one that computes the same of other input is known by its sinks
-    let theirs = Place::new();
+    let theirs = Place::of(200);
     theirs.die_after(6);
     copy(&theirs.path("state"), &ours.path("state"));
     let e = refused(&ours);

@@ -194,11 +194,11 @@ pub(crate) fn finish(stepper: &mut Stepper, clock: &Clock) -> Result<()> {
     panic!("it does not end: {:?}", stepper.status());
 }
 
-/// Every file below a folder, by its path; what an open store keeps for itself is left out.
+/// Every file below a folder, by its path, none if there is no such folder; what an open store keeps for itself is left out.
 pub(crate) fn bytes_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let (mut found, mut folders) = (BTreeMap::new(), vec![folder.to_owned()]);
     while let Some(next) = folders.pop() {
-        for entry in fs::read_dir(next).unwrap() {
+        for entry in fs::read_dir(next).into_iter().flatten() {
             let path = entry.unwrap().path();
             match path.is_dir() {
                 true if path.ends_with(".orderflow") => {}
