@@ -95,7 +95,7 @@ impl Reader for TideReader {
         let column = |c: usize| Arc::new(Int64Array::from_iter_values(numbers.iter().map(|i| row(*i)[c]))) as ArrayRef;
         let changes = Changes::signed(RecordBatch::try_new(schema(), vec![column(0), column(1), column(2)])?, diffs);
         let mut fingerprint = Fingerprint::default();
-        (from..to).for_each(|p| fingerprint.add(p, 24, None));
+        (from..to).for_each(|p| fingerprint.add(p, 0, None));
         let (rows, bytes, partition) = (numbers.len(), changes.memory(), self.partition.clone());
         Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes, fingerprint: fingerprint.finish(), payload: Payload::Rows(changes) }))
     }
