@@ -3,13 +3,11 @@
 //!
 //! The test runs itself as a child. Invariant: what came out is judged by reading the topics as any other program would.
 
-use crate::full_pipeline::{good, program};
 use crate::real::{Cluster, block_on, cluster, contents, present};
 use crate::support::{PARTITIONS, PATIENCE, deltas, letters, orders, sum, visit};
 use crate::tier;
-use orderflow::generator::{Orders, Share, Total, expected};
+use orderflow::generator::{Orders, Share, expected};
 use orderflow::kafka::{Admin, Until};
-use sqlx::{ConnectOptions, Row, sqlite};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -131,55 +129,5 @@ fn real_a_pipeline_that_is_stopped_and_started_writes_every_record_once() {
         flow(true).start().await.unwrap().wait().await.unwrap();
     });
     judge(&cluster);
-    cluster.forget();
-}
-
-#[test]
-fn real_full_pipeline_killed_again_and_again_goes_on_and_every_order_is_out_once() {
-    let Some(cluster) = cluster("example") else { return };
-    let _present = present();
-    let dir = tempfile::tempdir().unwrap();
-    let recipe = Orders::new(3).total(tier::of(100_000, 200_000, 2_000_000)).malformed(Share::new(0.005).unwrap());
-    // the number of lanes may be another at every start
-    let mut lanes = [4, 1, 3, 2].into_iter().cycle();
-    let mut command = || {
-        let mut command = program(dir.path());
-        command.args(["--brokers", &cluster.brokers, "--topic-prefix", &cluster.prefix, "--seed", "3", "--malformed", "0.005"]);
-        command.args(["--orders", &recipe.count().unwrap().to_string(), "--epoch", "50", "--checkpoint-every", "1", "--show", "0"]);
-        command.args(["--state", "state", "--out", "out", "--sql", "sqlite:totals.db"]);
-        command.args(["--lanes", &lanes.next().unwrap_or(1).to_string()]);
-        command
-    };
-    let (mut seed, mut killed) = (5u64, 0);
-    for _ in 0..tier::of(3, 5, 20) {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let mut process = command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // init_transactions alone takes a second
-        std::thread::sleep(Duration::from_millis(2500 + (seed >> 33) % 2000));
-        process.kill().unwrap();
-        killed += u32::from(!process.wait().unwrap().success());
-    }
-    assert!(killed > 0, "it is never killed in mid-run: give it more to do");
-    good(&mut command());
-    // a run that had finished has nothing more to do
-    good(&mut command());
-
-    let expected = expected(&recipe, u64::MAX);
-    assert_eq!(cluster.content("orders").0, expected.records, "no order is produced twice");
-    for (topic, content) in contents(&recipe) {
-        assert_eq!(cluster.content(&topic), content, "{topic}");
-    }
-    assert_eq!(sum(&deltas(&dir.path().join("out/city_payment_totals"))), expected.totals);
-    assert_eq!(letters(&dir.path().join("out/dead_letters")).len() as u64, expected.rejected);
-    let table = block_on(async {
-        let mut file = sqlite::SqliteConnectOptions::new().filename(dir.path().join("totals.db")).connect().await.unwrap();
-        let rows = sqlx::query("SELECT city, payment_type, orders, amount FROM city_payment_totals").fetch_all(&mut file).await.unwrap();
-        let total = |r: &sqlite::SqliteRow| {
-            let total = Total { orders: r.get::<i64, _>(2) as u64, amount: r.get::<String, _>(3).parse().unwrap() };
-            ((r.get(0), r.get(1)), total)
-        };
-        rows.iter().map(total).collect::<BTreeMap<(String, String), Total>>()
-    });
-    assert_eq!(table, expected.totals);
     cluster.forget();
 }

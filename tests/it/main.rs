@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests may do what only one room may")]
 
 mod bad_input;
+mod broken_off;
 mod compose;
 mod dependencies;
 mod exactly_once;
@@ -11,6 +12,7 @@ mod layers;
 mod orders;
 mod orders_stream;
 mod real;
+mod soak;
 mod state_tools;
 mod support;
 #[path = "../../orderflow-core/src/testing/tier.rs"]

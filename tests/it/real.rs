@@ -15,10 +15,10 @@ use orderflow::kafka::{Admin, Counters, Kafka, KafkaSink, KafkaSource, Producer,
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::process::Command;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// One test takes the broker away: it writes, all others read.
+/// Some tests take the broker away: they write, all others read.
 static BROKER: RwLock<()> = RwLock::new(());
 
 /// A cluster, and what a test's own names begin with.
@@ -40,6 +40,11 @@ pub(crate) fn cluster(test: &str) -> Option<Cluster> {
 
 pub(crate) fn present() -> RwLockReadGuard<'static, ()> {
     BROKER.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For whoever takes the broker away.
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
+    BROKER.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -94,7 +99,7 @@ impl Cluster {
     }
 }
 
-fn hash(key: &[u8], value: &[u8]) -> u64 {
+pub(crate) fn hash(key: &[u8], value: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (key, value).hash(&mut hasher);
     hasher.finish()
@@ -176,7 +181,7 @@ fn outage(kept: bool) {
         eprintln!("outage: skipped, set ORDERFLOW_SERVICES to the script that starts and stops the broker");
         return;
     };
-    let _alone = BROKER.write().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let service = |verb: &str| {
         let done = Command::new(&services).args([verb, "kafka"]).output().unwrap();
         assert!(done.status.success(), "{verb}: {}", String::from_utf8_lossy(&done.stderr));

@@ -251,9 +251,21 @@ impl Log {
             }
             return Ok(());
         }
-        Err(Error::user(format!("another process has taken over the state in {}", self.place))
+        Err(self.taken_over())
+    }
+
+    fn taken_over(&self) -> Error {
+        Error::user(format!("another process has taken over the state in {}", self.place))
             .hint("this one stops; what it had not committed is done by the other one")
-            .permanent())
+            .permanent()
+    }
+
+    /// Why this process has to stop, if another one has won the ledger since: it may know of epochs that this one does not.
+    ///
+    /// # Errors
+    /// What cannot be listed.
+    pub fn overtaken(&self) -> Result<Option<Error>> {
+        Ok(self.slots()?.last().filter(|last| **last >= self.next).map(|_| self.taken_over()))
     }
 
     /// True if the entry is in the next slot, false if another one is.

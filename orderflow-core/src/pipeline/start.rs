@@ -16,7 +16,7 @@ use crate::runtime::{
     Output, OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Spool,
     Spooling, Status, ToWorker, ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
-use crate::sink::{Guarantee, Sink, SinkContext};
+use crate::sink::{Guarantee, Progress, Sink, SinkContext};
 use crate::source::{Rewind, SourceContext, Waker};
 use crate::state::Manifest;
 use crate::store::{self, Store};
@@ -198,6 +198,25 @@ fn recover(options: &Options, parts: &Parts, waiting: &dyn Fn() -> bool) -> Resu
     Ok(Some(Kept { store, log, found, difference, labels }))
 }
 
+/// Looks at all sinks before one of them is opened, so that a state that is not theirs is refused while everything is as it was. The ledger is won:
+/// nobody else binds epochs that its end does not name, and progress beyond it was made with another state.
+fn look(kept: &Kept, tail: Epoch, parts: &Parts, labels: &[String], context: &SinkContext) -> Result<()> {
+    for ((view, schema, sink), ledger_label) in parts.sinks.iter().zip(labels) {
+        let label = format!("{} of {view}", sink.kind());
+        let context = SinkContext { view: view.clone(), schema: schema.clone(), ..context.clone() };
+        let seen = sink.look(&context).map_err(|e| e.at(format!("sink {label}")));
+        // whether something is missing, or can be told from what came later, is judged when it is open
+        let (born, base) = (kept.found.births.get(ledger_label).copied(), Some(Epoch(0)));
+        let known = Known { writer: context.writer, tail, remembered: None, born, base };
+        let fits = |p: Progress| resume(&label, known, Some(p), |_| true);
+        if let Err(e) = seen.and_then(|progress| progress.map(fits).transpose()) {
+            // whoever was overtaken in the meantime does not know the end of the ledger, and judges nobody
+            return Err(kept.log.overtaken()?.unwrap_or(e));
+        }
+    }
+    Ok(())
+}
+
 /// What the engine and its handle share.
 struct Shared {
     status: Arc<Mutex<Status>>,
@@ -215,6 +234,11 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     let mut labels = kept.as_ref().map_or_else(|| change::labels(&BTreeMap::new(), sinks), |k| k.labels.clone());
     let plan = views.iter().map(|v| &v.name).chain(&labels).cloned().zip(views.iter().chain(sinks).map(|c| c.text.clone())).collect();
     labels.push("dead letters".to_owned());
+    let (writer, schema, clock) = (ledger.writer(), Rejected::schema(), options.clock.clone());
+    let context = SinkContext { pipeline: name.clone(), view: name.clone(), writer, schema, kept: kept.is_some(), clock };
+    if let Some(kept) = &kept {
+        look(kept, ledger.tail(), &parts, &labels, &context)?;
+    }
     let new_sinks: Vec<bool> = labels.iter().map(|l| !found.held.contains_key(l)).collect();
     let restored = match (&kept, &roots) {
         (Some(kept), Some(roots)) => Restored::choose(&*kept.store, &found, roots, &new_sinks)?,
@@ -265,7 +289,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         spooling: Spooling::default(),
         ledger,
     };
-    let opened = open(&mut engine, parts, Ends { orders, labels, kept: kept.is_some() }, &found, &wake, threads).and_then(|()| {
+    let opened = open(&mut engine, parts, Ends { orders, labels, context }, &found, &wake, threads).and_then(|()| {
         let Some(Kept { store, mut log, difference, .. }) = kept else { return Ok(()) };
         if !difference.is_empty() {
             // before anything leaves: a sink that begins a new life must be known by then
@@ -334,24 +358,18 @@ struct Ends {
     /// Of each sink, as those below.
     orders: Vec<Order>,
     labels: Vec<String>,
-    /// Whether the ledger survives the process.
-    kept: bool,
+    /// But for its view and its columns.
+    context: SinkContext,
 }
 
 fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: &Waker, threads: bool) -> Result<()> {
     let name = engine.pipeline.clone();
-    let Ends { orders, labels, kept } = ends;
+    let Ends { orders, labels, context } = ends;
+    let kept = context.kept;
     for (((view, schema, sink), order), ledger_label) in parts.sinks.into_iter().zip(orders).zip(labels) {
         let (kind, keeps_progress) = (sink.kind(), sink.guarantee(kept) == Guarantee::ExactlyOnce);
         let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
-        let context = SinkContext {
-            pipeline: name.clone(),
-            view: view.clone(),
-            writer: engine.ledger.writer(),
-            schema: schema.clone(),
-            kept,
-            clock: engine.clock.clone(),
-        };
+        let context = SinkContext { view: view.clone(), schema: schema.clone(), ..context.clone() };
         let label = format!("{kind} of {view}");
         let opened = sink.open(context).map_err(|e| e.at(format!("sink {label}")))?;
         // a sink that keeps no progress goes on after what the ledger saw it take

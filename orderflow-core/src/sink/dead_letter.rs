@@ -9,7 +9,7 @@
 
 use super::files::{DataSet, FileEncoder, FileFormat, JsonLines};
 use crate::error::{Error, Result};
-use crate::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Sink, SinkContext, Writer};
+use crate::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use base64::Engine;
@@ -39,6 +39,10 @@ impl Sink for DeadLetters {
 
     fn kind(&self) -> &'static str {
         "dead_letters"
+    }
+
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        self.0.look(context)
     }
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {

@@ -2,6 +2,7 @@
 //!
 //! A [`Sink`] is a value that parses its configuration; opened, it is a [`Writer`].
 //! ```text
+//!   look ─► Progress it seems to hold                    (nothing is touched: a state that is not its own is refused now)
 //!   open(generation) ─► Progress it already holds       (win, fence, only then read)
 //!   write(closed epoch) … poll ─► Committed             one act stores the data and the progress
 //! ```
@@ -44,6 +45,15 @@ pub trait Sink: Send + 'static {
 
     /// One word for logs, metrics and progress: `parquet`, `kafka`.
     fn kind(&self) -> &'static str;
+
+    /// What it is seen to hold, before anything is opened, fenced or made: a start that is refused leaves every sink as it was. `None` if that is nothing,
+    /// or cannot be told without opening it; whether something is missing is judged when it is open.
+    ///
+    /// # Errors
+    /// What cannot be reached, or a place that is taken, with the choices.
+    fn look(&self, _context: &SinkContext) -> Result<Option<Progress>> {
+        Ok(None)
+    }
 
     /// Wins the sink for this generation, ends what an older writer left half done, then reads what it already holds. May block for a bounded time.
     ///
@@ -96,6 +106,10 @@ impl Sink for Box<dyn Sink> {
 
     fn kind(&self) -> &'static str {
         (**self).kind()
+    }
+
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        (**self).look(context)
     }
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {

@@ -3,5 +3,8 @@
 
 mod feed;
 mod life;
+mod lost;
 mod oracle;
+mod place;
 mod restart;
+mod trouble;

@@ -29,7 +29,7 @@ use crate::client::Settings;
 use crate::embedded::EmbeddedBroker;
 use columns::Route;
 use orderflow_core::Result;
-use orderflow_core::sink::{Column, Guarantee, Input, Opened, Sink, SinkContext};
+use orderflow_core::sink::{Column, Guarantee, Input, Opened, Progress, Sink, SinkContext};
 use std::time::Duration;
 
 /// A Kafka sink that has not been opened.
@@ -212,6 +212,13 @@ impl Sink for KafkaSink {
 
     fn kind(&self) -> &'static str {
         "kafka"
+    }
+
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        match self.guarantee(context.kept) {
+            Guarantee::ExactlyOnce => transaction::look(self, context),
+            Guarantee::AtLeastOnce => Ok(None),
+        }
     }
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {

@@ -32,7 +32,7 @@ mod writer;
 use connection::Connect;
 use dialect::Kind;
 use orderflow_core::arrow::datatypes::SchemaRef;
-use orderflow_core::sink::{Column, Guarantee, Input, Opened, Sink, SinkContext, signed};
+use orderflow_core::sink::{Column, Guarantee, Input, Opened, Progress, Sink, SinkContext, signed};
 use orderflow_core::{Error, Result};
 use place::Place;
 use progress::ProgressRow;
@@ -156,6 +156,23 @@ impl Sql {
     }
 }
 
+impl Sql {
+    /// The table as the place of the sink, and what to say if it cannot be opened.
+    fn target(&self, context: &SinkContext) -> Result<(Target, String)> {
+        let place = Place::parse(&self.url)?;
+        let key = match self.proven.get() {
+            Some(key) => key.clone(),
+            None => self.key_for(None)?,
+        };
+        let (table, schema) = self.table(&place, &context.schema, &key)?;
+        let (pipeline, view, target) = (context.pipeline.clone(), context.view.clone(), self.table.clone());
+        let progress = ProgressRow { dialect: place.dialect, pipeline, view, target };
+        let doing = format!("cannot open the table {} in {place}", self.table);
+        let connector = self.connector.clone().unwrap_or_else(|| Arc::new(place));
+        Ok((Target { connector, table, progress, schema, view: context.view.clone() }, doing))
+    }
+}
+
 impl Sink for Sql {
     fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
         let place = Place::parse(&self.url)?;
@@ -174,19 +191,14 @@ impl Sink for Sql {
         Place::parse(&self.url).map_or("sql", |place| place.dialect.name())
     }
 
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        let (target, doing) = self.target(context)?;
+        Driver::new()?.run(target.look())?.map_err(|failure| failure.error(doing))
+    }
+
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
-        let place = Place::parse(&self.url)?;
-        let proven = self.proven.get().cloned();
-        let key = match &proven {
-            Some(key) => key.clone(),
-            None => self.key_for(None)?,
-        };
-        let (table, schema) = self.table(&place, &context.schema, &key)?;
-        let progress =
-            ProgressRow { dialect: place.dialect, pipeline: context.pipeline, view: context.view.clone(), target: self.table.clone() };
-        let doing = format!("cannot open the table {} in {place}", self.table);
-        let connector = self.connector.unwrap_or_else(|| Arc::new(place));
-        let target = Arc::new(Target { connector, table, progress, schema, view: context.view });
+        let (target, doing) = self.target(&context)?;
+        let target = Arc::new(target);
         let driver = Driver::new()?;
         let me = context.writer;
         let (connection, progress) = driver.run(target.open(me))?.map_err(|failure| failure.error(doing))?;

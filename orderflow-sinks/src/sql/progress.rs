@@ -57,7 +57,7 @@ pub(super) fn at_opening(said: Said, me: WriterId) -> Result<Opening, Failure> {
         (Some(owner), Some(progress)) if owner.ledger != me.ledger => Ok(Opening::Foreign(progress)),
         (Some(owner), _) if owner.ledger == me.ledger && owner.generation > me.generation => Err(Failure::Permanent(
             format!("a newer writer has taken over: the table is at generation {}, this one is {}", owner.generation, me.generation),
-            "stop this process: a newer one does its work",
+            "stop this process: a newer one does its work; if there is none, the state was rolled back: restore the newest one",
         )),
         (Some(owner), _) if owner == me => Err(Failure::Permanent(
             "this pipeline already writes this view into this table".into(),

@@ -67,6 +67,16 @@ impl Target {
         Ok((connection, progress))
     }
 
+    /// What the table holds, as its row says now; nothing is made or locked.
+    pub(super) async fn look(&self) -> Result<Option<Progress>, Failure> {
+        let mut connection = self.connector.connect().await?;
+        let link = connection.as_mut();
+        if columns(link, &ProgressRow::table(self.progress.dialect)).await?.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.progress.read(link, false).await?.progress)
+    }
+
     /// Makes a table that is not there. Who may not make tables can still use those that are.
     async fn make(&self, connection: &mut dyn Connection, table: &Table) -> Result<(), Failure> {
         if !columns(connection, table).await?.is_empty() {

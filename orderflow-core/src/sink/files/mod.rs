@@ -23,7 +23,7 @@ mod tests;
 pub use jsonl::JsonLines;
 
 use crate::error::{Error, Result};
-use crate::sink::{Column, Guarantee, Input, Opened, Sink, SinkContext, signed};
+use crate::sink::{Column, Guarantee, Input, Opened, Progress, Sink, SinkContext, signed};
 use crate::store::{self, Store};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -142,6 +142,18 @@ impl<F: FileFormat> Sink for DataSet<F> {
 
     fn kind(&self) -> &'static str {
         self.format.kind()
+    }
+
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        let (store, name) = match &self.place {
+            // a folder that is not there is not made by looking
+            Place::Folder(path) => match store::look(path)? {
+                Some(store) => (store, path.display().to_string()),
+                None => return Ok(None),
+            },
+            Place::Store(store, name) => (store.clone(), name.clone()),
+        };
+        record::Log::look(store, &name, self.format.kind(), context)
     }
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {

@@ -79,13 +79,29 @@ pub(super) struct Log {
 }
 
 impl Log {
+    fn at(store: Arc<dyn Store>, place: &str, kind: &'static str, context: &SinkContext) -> Self {
+        let (writer, view) = (context.writer, context.view.clone());
+        Log { store, place: place.into(), kind, view, writer, nonce: rand::random(), next: 1 }
+    }
+
+    /// What the data set holds; nothing is touched. Which generation wrote it is no matter yet.
+    ///
+    /// # Errors
+    /// A data set of another ledger; what cannot be read.
+    pub(super) fn look(store: Arc<dyn Store>, place: &str, kind: &'static str, context: &SinkContext) -> Result<Option<Progress>> {
+        let mut log = Self::at(store, place, kind, context);
+        match log.newest()? {
+            None => log.refuse_foreign_files().map(|()| None),
+            Some(record) => log.admit(&record),
+        }
+    }
+
     /// Wins the data set for `writer`: rolls the newest commit forward, takes the next slot, then sweeps what older writers left staged.
     ///
     /// # Errors
     /// A data set of another ledger, or of a newer generation; what cannot be read or written.
     pub(super) fn open(store: Arc<dyn Store>, place: &str, kind: &'static str, context: &SinkContext) -> Result<(Self, Option<Progress>)> {
-        let (writer, view) = (context.writer, context.view.clone());
-        let mut log = Log { store, place: place.into(), kind, view, writer, nonce: rand::random(), next: 1 };
+        let mut log = Self::at(store, place, kind, context);
         for _ in 0..TRIES {
             let progress = match log.newest()? {
                 None => {
@@ -93,6 +109,7 @@ impl Log {
                     None
                 }
                 Some(record) => {
+                    log.refuse_newer(&record)?;
                     let progress = log.admit(&record)?;
                     if !planted(Bug::NoRollForward) {
                         log.roll_forward(&record)?;
@@ -175,17 +192,28 @@ impl Log {
         Ok(Some(record))
     }
 
-    /// Whether we may go on after this record, and from where.
-    fn admit(&self, record: &Record) -> Result<Option<Progress>> {
-        let ledger = u128::from_str_radix(&record.ledger, 16).map_err(|e| damaged(&self.place, e))?;
-        if ledger == self.writer.ledger && record.generation > self.writer.generation {
+    fn ledger_of(&self, record: &Record) -> Result<u128> {
+        u128::from_str_radix(&record.ledger, 16).map_err(|e| damaged(&self.place, e))
+    }
+
+    fn refuse_newer(&self, record: &Record) -> Result<()> {
+        if self.ledger_of(record)? == self.writer.ledger && record.generation > self.writer.generation {
             return Err(Error::user(format!("a newer writer has taken over {}", self.place))
                 .why(format!("it is at generation {}, this one is {}", record.generation, self.writer.generation))
-                .hint("stop this process: a newer one does its work"));
+                .hint(
+                    "stop this process: a newer one does its work; if there is none, the state was rolled back: restore the newest one",
+                ));
         }
+        Ok(())
+    }
+
+    /// Whether we may go on after this record, and from where.
+    fn admit(&self, record: &Record) -> Result<Option<Progress>> {
+        let ledger = self.ledger_of(record)?;
         let Some(holds) = record.holds else { return Ok(None) };
         if ledger != self.writer.ledger {
-            return Err(taken(&self.place, format!("it was written by another run, up to epoch {}", holds.epoch)));
+            return Err(taken(&self.place, format!("it was written by another run, up to epoch {}", holds.epoch))
+                .hint("name another folder, or move or delete this one first; or put back the state that belongs to it"));
         }
         if (&*record.kind, &*record.view) != (self.kind, &*self.view) {
             return Err(taken(&self.place, format!("it holds the view '{}' as {}", record.view, record.kind)));

@@ -129,8 +129,12 @@ impl<'a> Run<'a> {
     /// Opens after `committed`, and checks that a sink that promises it remembers that itself.
     fn open(subject: &'a mut dyn SinkSubject, generation: u64, committed: u64) -> Self {
         let strict = subject.sink().guarantee(true) == Guarantee::ExactlyOnce;
+        // a look touches nothing, whoever looks, and sees no more than there is
+        let _ = subject.sink().look(&context(2, generation + 50, &schema())); // a sink may refuse another ledger now, or when it is opened
+        let seen = subject.sink().look(&context(1, generation + 50, &schema())).expect("can be looked at");
         let opened = subject.sink().open(context(1, generation, &schema())).expect("opens");
         let held = opened.progress;
+        assert!(seen.is_none_or(|seen| held.is_some_and(|held| seen.epoch <= held.epoch)), "{seen:?} was seen, {held:?} is held");
         if strict && committed > 0 {
             let held = held.expect("the sink remembers what it committed");
             assert_eq!((held.part, held.writer.ledger), (0, 1));

@@ -65,6 +65,12 @@ impl Book {
         Ok(Self { settings: settings.clone(), topic, group })
     }
 
+    /// Finds the topic, if it is there.
+    pub(super) fn there(settings: &Settings, topic: String, group: String) -> Result<Option<Self>> {
+        let there = Admin::connect(settings.clone())?.partitions(&topic)?.is_some();
+        Ok(there.then(|| Self { settings: settings.clone(), topic, group }))
+    }
+
     /// What committed transactions have left, as far as one can see now.
     pub(super) fn glance(&self) -> Result<Pages> {
         Ok(self.read(See::Committed, None)?.0)

@@ -106,11 +106,14 @@ impl Opening {
 
     /// Looks whose the sink is, by all lanes that are in the book; gives the progress of another ledger.
     fn look(&self, pages: &Pages, again: bool) -> Result<Option<Progress>> {
-        let lane = |id: &str| id.strip_prefix(&self.sink)?.strip_prefix('/')?.parse::<u8>().ok();
-        for (_, held) in pages.iter().filter(|(id, _)| lane(id).is_some()) {
+        for (_, held) in pages.iter().filter(|(id, _)| lane_of(id, &self.sink).is_some()) {
             match whose(Some(held), self.me) {
                 Whose::Theirs(progress) => return Ok(Some(progress)),
-                Whose::Newer(generation) => return Err(self.overtaken().why(format!("it is generation {generation} of the same state"))),
+                Whose::Newer(generation) => {
+                    return Err(self.overtaken().why(format!("it is generation {generation} of the same state")).hint(
+                        "this process must stop: a newer one does its work; if there is none, the state was rolled back: restore the newest one",
+                    ));
+                }
                 Whose::Twice if !again => {
                     return Err(Error::user(format!("two sinks of the pipeline would write as '{}'", self.sink))
                         .hint("give one of them a name of its own: .named(name)"));
@@ -147,6 +150,11 @@ impl Opening {
     pub(super) fn refused(&self, what: &str, refusal: &Refusal) -> Error {
         refused(what, &self.sink, &self.brokers, refusal)
     }
+}
+
+/// The lane that a transactional id names, if it is one of the sink's.
+pub(super) fn lane_of(id: &str, sink: &str) -> Option<u8> {
+    id.strip_prefix(sink)?.strip_prefix('/')?.parse().ok()
 }
 
 /// Does the same for every lane, side by side if they are several; `work` is given the place in `lanes`, and the lane.

@@ -23,14 +23,22 @@ use super::topics::invalid;
 use book::Book;
 use fence::{Entry, Opening};
 use lanes::{Bell, Lanes};
-use orderflow_core::sink::{Closed, Committed, Opened, SinkContext, Writer};
+use orderflow_core::sink::{Closed, Committed, Opened, Progress, SinkContext, Writer};
 use orderflow_core::{Error, Result};
 use progress::{Held, fingerprint, hash};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Opens the sink, if it is ours.
-pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Opened> {
+/// What committed transactions of the sink have left, on the lane that is farthest; no topic is made and nobody is fenced.
+pub(super) fn look(sink: &KafkaSink, context: &SinkContext) -> Result<Option<Progress>> {
+    let Some(book) = Book::there(&sink.settings, topic(sink, context)?, group(sink, context))? else { return Ok(None) };
+    let (pages, id) = (book.glance()?, id(sink, context));
+    let lanes = pages.iter().filter(|(lane, _)| fence::lane_of(lane, &id).is_some());
+    Ok(lanes.filter_map(|(_, held)| held.progress()).max_by_key(|p| p.epoch))
+}
+
+/// The topic of the pipeline's progress.
+fn topic(sink: &KafkaSink, context: &SinkContext) -> Result<String> {
     let (prefix, pipeline) = (&sink.prefix, &context.pipeline);
     let topic = format!("{prefix}{pipeline}.progress");
     if let Some(why) = invalid(&topic) {
@@ -38,13 +46,28 @@ pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Opened> {
             .why(why)
             .hint("give the pipeline a name of letters, digits, '.', '_' and '-'; or .at_least_once() does without"));
     }
+    Ok(topic)
+}
+
+fn group(sink: &KafkaSink, context: &SinkContext) -> String {
+    format!("{}{}", sink.prefix, context.pipeline)
+}
+
+/// The transactional id of a lane is this, a slash, and its number.
+fn id(sink: &KafkaSink, context: &SinkContext) -> String {
+    format!("{}{}/{}/{}", sink.prefix, context.pipeline, context.view, name(sink))
+}
+
+/// Opens the sink, if it is ours.
+pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Opened> {
+    let topic = topic(sink, context)?;
     let config = configuration(sink, sink.lanes)?;
     let timeout =
         config.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).map_or(Duration::from_secs(60), Duration::from_millis);
     let bell = Bell::new();
     let opening = Arc::new(Opening {
-        book: Book::open(&sink.settings, topic.clone(), format!("{prefix}{pipeline}"), sink.replication)?,
-        sink: format!("{prefix}{pipeline}/{}/{}", context.view, name(sink)),
+        book: Book::open(&sink.settings, topic.clone(), group(sink, context), sink.replication)?,
+        sink: id(sink, context),
         lanes: u8::try_from(sink.lanes).map_err(|_| Error::internal("more lanes than the sink's columns were asked for with"))?,
         me: context.writer,
         brokers: sink.settings.brokers().to_owned(),

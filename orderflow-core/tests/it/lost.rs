@@ -1,0 +1,189 @@
+//! State that was lost, rolled back or exchanged: refused with the choices, and what the sinks hold stays as it is.
+//!
+//! Invariant: after a refusal readers of every sink see what they saw before, to the byte, and no row was committed; whoever puts the right
+//! state back goes on as if nothing had happened.
+
+use crate::place::{Place, bytes_below, copy, finish, rolled, schema};
+use orderflow_core::error::{Kind, Retry};
+use orderflow_core::format::json::Json;
+use orderflow_core::sink::files::{DataSet, JsonLines};
+use orderflow_core::source::file;
+use orderflow_core::time::Clock;
+use orderflow_core::{Error, Pipeline};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// What stands in the commit records of all sinks: the claims of openings are left out, which commit nothing.
+fn commits(place: &Place) -> BTreeMap<PathBuf, Value> {
+    let below = |set: &'static str| bytes_below(&place.path(set).join("_commits")).into_iter().map(move |(name, b)| (set, name, b));
+    let records = ["routed", "totals", "dead_letters"].into_iter().filter(|set| place.path(set).exists()).flat_map(below);
+    let records = records.map(|(set, name, bytes)| (PathBuf::from(set).join(name), serde_json::from_slice::<Value>(&bytes).unwrap()));
+    records.filter(|(_, record)| !record["files"].as_array().unwrap().is_empty()).collect()
+}
+
+/// The newest commit of a data set.
+fn newest(place: &Place, set: &str) -> Value {
+    commits(place).into_iter().rfind(|(name, _)| name.starts_with(set)).unwrap().1
+}
+
+/// Starts what cannot go on, again and again as a process manager would; the refusal.
+fn refused(place: &Place) -> Error {
+    let (visible, committed) = (place.visible(), commits(place));
+    let mut said = vec![];
+    for _ in 0..3 {
+        let e = place.run().unwrap_err();
+        assert_eq!((e.kind(), e.retry()), (Kind::User, Retry::Never), "{e}");
+        assert!(place.visible() == visible && commits(place) == committed, "something was written: {e}");
+        said.push(e);
+    }
+    said.swap_remove(0)
+}
+
+fn rename(place: &Place, from: &str, to: &str) {
+    fs::rename(place.path(from), place.path(to)).unwrap();
+}
+
+#[test]
+fn a_state_folder_that_was_deleted_is_missed_by_the_sinks() {
+    let place = Place::new();
+    place.die_after(4);
+    rename(&place, "state", "safe");
+    let e = refused(&place);
+    let (folder, epoch) = (place.path("routed"), newest(&place, "routed")["holds"]["epoch"].clone());
+    let message = format!(
+        "sink jsonl of query: the folder {} already holds a data set: it was written by another run, up to epoch {epoch}\n  \
+         hint: name another folder, or move or delete this one first; or put back the state that belongs to it",
+        folder.display()
+    );
+    assert_eq!(e.to_string(), message);
+    fs::remove_dir_all(place.path("state")).unwrap();
+    rename(&place, "safe", "state");
+    place.run().unwrap();
+    assert_eq!(place.rows(), place.uninterrupted());
+}
+
+#[test]
+fn a_state_that_was_rolled_back_by_one_checkpoint_is_behind_its_sinks() {
+    let place = Place::new();
+    place.die_after(3);
+    copy(&place.path("state"), &place.path("backup"));
+    place.die_after(1);
+    rename(&place, "state", "newest");
+    rename(&place, "backup", "state");
+    let e = refused(&place);
+    let held = newest(&place, "routed");
+    let (epoch, generation) = (held["holds"]["epoch"].as_u64().unwrap(), held["generation"].as_u64().unwrap());
+    let tail = e.to_string().split_once("ends at epoch ").unwrap().1.lines().next().unwrap().parse::<u64>().unwrap();
+    assert!(tail < epoch);
+    let ledger = held["ledger"].as_str().unwrap();
+    let message = format!(
+        "jsonl of query is ahead of the state: it holds ledger {ledger} generation {generation} epoch {epoch} part 0, the state ends at \
+         epoch {tail}\n  hint: the state was rolled back: restore the newer one, or write into a new place"
+    );
+    assert_eq!(e.to_string(), message);
+    // however often the wrong one was started, the right one goes on
+    fs::remove_dir_all(place.path("state")).unwrap();
+    rename(&place, "newest", "state");
+    place.run().unwrap();
+    assert_eq!(place.rows(), place.uninterrupted());
+}
+
+#[test]
+fn a_state_from_several_starts_ago_is_told_from_a_process_that_was_overtaken() {
+    let place = Place::of(200);
+    place.die_after(2);
+    copy(&place.path("state"), &place.path("backup"));
+    for _ in 0..4 {
+        place.die_after(1);
+    }
+    rename(&place, "state", "newest");
+    rename(&place, "backup", "state");
+    let e = refused(&place);
+    assert!(e.to_string().contains("is ahead of the state") && e.remedy().unwrap().contains("rolled back"), "{e}");
+    fs::remove_dir_all(place.path("state")).unwrap();
+    rename(&place, "newest", "state");
+    place.run().unwrap();
+    assert_eq!(place.rows(), place.uninterrupted());
+}
+
+#[test]
+fn the_state_of_another_pipeline_is_not_taken_for_ours() {
+    // one that computes something else is known by its queries
+    let (ours, theirs) = (Place::new(), Place::new());
+    ours.die_after(2);
+    let clock = Clock::manual(0);
+    let mut flow = Pipeline::new("other");
+    flow.source("numbers", file::JsonLines::dir(theirs.path("input"), Json::new(schema()))).unwrap();
+    flow.view("totals", "SELECT k, count(*) AS n FROM numbers GROUP BY k").unwrap().sink(theirs.set("totals")).unwrap();
+    let flow = flow.dead_letters(theirs.set("dead_letters")).clock(clock.clone()).state(theirs.path("state"));
+    finish(&mut flow.stepper().unwrap(), &clock).unwrap();
+    rename(&ours, "state", "safe");
+    copy(&theirs.path("state"), &ours.path("state"));
+    let before = bytes_below(&ours.path("state"));
+    let e = refused(&ours);
+    let begin = format!(
+        "the pipeline is not the one whose state is in {}: view totals computes something else now; sink 0, jsonl of totals is not there \
+         any more. view totals was:\n",
+        ours.path("state").display()
+    );
+    assert!(e.to_string().starts_with(&begin), "{e}");
+    assert_eq!(e.remedy().unwrap(), "put the query back, or start anew with another state and other sinks");
+    assert_eq!(bytes_below(&ours.path("state")), before, "not even the state was touched");
+    fs::remove_dir_all(ours.path("state")).unwrap();
+
+    // one that computes the same of other input is known by its sinks
+    let theirs = Place::of(200);
+    theirs.die_after(6);
+    copy(&theirs.path("state"), &ours.path("state"));
+    let e = refused(&ours);
+    let part = format!("the folder {} already holds a data set: it was written by another run", ours.path("routed").display());
+    assert!(e.to_string().contains(&part) && e.remedy().unwrap().contains("put back the state that belongs to it"), "{e}");
+    fs::remove_dir_all(ours.path("state")).unwrap();
+    rename(&ours, "safe", "state");
+    ours.run().unwrap();
+    assert_eq!(ours.rows(), ours.uninterrupted());
+}
+
+#[test]
+fn a_sink_that_was_emptied_or_rolled_back_is_missed_by_the_state() {
+    let place = Place::new();
+    place.die_after(2);
+    copy(&place.path("totals"), &place.path("backup"));
+    place.die_after(2);
+    let held = newest(&place, "totals");
+    let choices = "hint: write into a new place, delete what is there, or use the state that belongs to it";
+    rename(&place, "totals", "newest");
+    fs::create_dir(place.path("totals")).unwrap();
+    let e = refused(&place).to_string();
+    assert!(e.starts_with("jsonl of totals has lost what it held: the ledger remembers ledger "), "{e}");
+    assert!(e.contains(", the sink holds nothing\n") && e.ends_with(choices), "{e}");
+    fs::remove_dir_all(place.path("totals")).unwrap();
+    rename(&place, "backup", "totals");
+    assert!(newest(&place, "totals")["holds"]["epoch"].as_u64() < held["holds"]["epoch"].as_u64());
+    let e = refused(&place).to_string();
+    assert!(e.starts_with("jsonl of totals has lost a part of what it held: it holds ledger "), "{e}");
+    assert!(e.ends_with(choices), "{e}");
+    fs::remove_dir_all(place.path("totals")).unwrap();
+    rename(&place, "newest", "totals");
+    place.run().unwrap();
+    assert_eq!(place.rows(), place.uninterrupted());
+}
+
+#[test]
+fn a_refusal_leaves_the_other_sinks_untouched() {
+    let place = Place::new();
+    place.die_after(3);
+    rename(&place, "state", "safe");
+    let all = |place: &Place| ["routed", "totals", "dead_letters"].map(|set| bytes_below(&place.path(set)));
+    let before = all(&place);
+    // a new sink in front of one that refuses
+    let set = |name: &'static str| -> DataSet<JsonLines> {
+        let folder = if name == "routed" { place.path("elsewhere") } else { place.path(name) };
+        rolled(name, DataSet::append(folder, JsonLines))
+    };
+    let e = place.flow(&set).unwrap().state(place.path("state")).stepper().err().unwrap();
+    assert!(e.to_string().contains("totals already holds a data set"), "{e}");
+    assert!(all(&place) == before && !place.path("elsewhere").exists(), "not even claimed");
+}
