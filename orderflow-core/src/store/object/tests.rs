@@ -322,7 +322,12 @@ fn an_error_says_whether_it_passes_and_what_to_do() {
         (denied(&xml("AccessDenied")), Retry::Never, "AccessDenied: So it is.", "check the credentials"),
         (denied("403 Forbidden"), Retry::Never, "403 Forbidden", "check the credentials"),
         (generic(&xml("ExpiredToken")), Retry::Never, "ExpiredToken", "check the credentials"),
-        (generic("org.apache.hadoop.security.AccessControlException: Permission denied"), Retry::Never, "denied", "check the credentials"),
+        (
+            generic("org.apache.hadoop.security.AccessControlException: denied\n\tat org.apache.hadoop.X.y(X.java:1)"),
+            Retry::Never,
+            "denied\n  hint",
+            "check the credentials",
+        ),
         (generic(&xml("AuthorizationHeaderMalformed")), Retry::Never, "So it is.", "AWS_REGION"),
         (generic("this normally indicates an incorrectly configured region"), Retry::Never, "region", "AWS_REGION"),
         (generic("Error performing PUT http://169.254.169.254/latest/api/token"), Retry::Backoff, "169", "no credentials were found"),
