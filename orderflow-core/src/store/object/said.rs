@@ -35,9 +35,12 @@ const CONNECT: [&str; 7] = [
     "error sending request",
 ];
 
-/// Whether there is no such object, in a bucket that is there.
+/// Whether there is no such object, in a bucket that is there. Hadoop's client passes on some exceptions of that kind as they came.
 pub(super) fn is_absent(e: &object_store::Error) -> bool {
-    matches!(e, object_store::Error::NotFound { .. }) && !text(e).contains("NoSuchBucket")
+    match e {
+        object_store::Error::NotFound { .. } => !text(e).contains("NoSuchBucket"),
+        _ => text(e).contains("java.io.FileNotFoundException"),
+    }
 }
 
 /// Everything that an error and its sources say.
@@ -71,7 +74,8 @@ impl Place {
         let why = match (tag(&text, "Code"), tag(&text, "Message")) {
             (Some(code), Some(message)) => format!("{code}: {message}"),
             (Some(code), None) => code.to_owned(),
-            _ => text.clone(),
+            // and Hadoop adds where in its program that was
+            _ => text.split("\n\tat ").next().unwrap_or_default().to_owned(),
         };
         let error = Error::external(format!("cannot {what} {path} in {self}")).why(why);
         let error = match &e {

@@ -68,7 +68,7 @@ fn what_is_read_in_several_requests_is_whole() {
     let memory = Arc::new(InMemory::new());
     let store = over(&memory, "");
     for more in [0, 1, CHUNK as usize + 7] {
-        let bytes: Vec<u8> = (0..CHUNK as usize + more).map(|i| (i * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..CHUNK as usize + more).map(|i| ((i * 31) >> 3) as u8).collect();
         (&store as &dyn Store).put_bytes("large", &bytes).unwrap();
         assert!(store.get("large").unwrap().unwrap() == bytes, "{more}");
     }
@@ -322,7 +322,12 @@ fn an_error_says_whether_it_passes_and_what_to_do() {
         (denied(&xml("AccessDenied")), Retry::Never, "AccessDenied: So it is.", "check the credentials"),
         (denied("403 Forbidden"), Retry::Never, "403 Forbidden", "check the credentials"),
         (generic(&xml("ExpiredToken")), Retry::Never, "ExpiredToken", "check the credentials"),
-        (generic("org.apache.hadoop.security.AccessControlException: Permission denied"), Retry::Never, "denied", "check the credentials"),
+        (
+            generic("org.apache.hadoop.security.AccessControlException: denied\n\tat org.apache.hadoop.X.y(X.java:1)"),
+            Retry::Never,
+            "denied\n  hint",
+            "check the credentials",
+        ),
         (generic(&xml("AuthorizationHeaderMalformed")), Retry::Never, "So it is.", "AWS_REGION"),
         (generic("this normally indicates an incorrectly configured region"), Retry::Never, "region", "AWS_REGION"),
         (generic("Error performing PUT http://169.254.169.254/latest/api/token"), Retry::Backoff, "169", "no credentials were found"),
@@ -384,7 +389,7 @@ fn what_s3_answers_is_an_error_that_says_what_to_do() {
             "InvalidAccessKeyId: Who is that?",
             1,
         ),
-        ("HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", Retry::Never, "501 Not Implemented", 1),
+        ("HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", Retry::Never, "501 Not Implemented", 5),
         ("HTTP/1.1 301 Moved Permanently\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", Retry::Never, "region", 1),
         ("HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", Retry::Backoff, "503", 5),
     ];
@@ -395,8 +400,8 @@ fn what_s3_answers_is_an_error_that_says_what_to_do() {
         assert!(e.retry() == retry && e.to_string().contains(says), "{e}");
         assert_eq!(e.remedy().is_some(), retry == Retry::Never, "{e}");
         let asked = asked.load(std::sync::atomic::Ordering::SeqCst);
-        // a status of 5xx may be asked again once more or less
-        assert!(asked.abs_diff(times) <= usize::from(times == 5), "{asked} requests: {e}");
+        // 5xx may pass, so it is asked again four times
+        assert_eq!(asked, times, "{e}");
     }
 }
 
@@ -442,7 +447,7 @@ fn maps(open: &dyn Fn(&str) -> Arc<dyn Store>) {
 
 fn takes_any_size(store: &dyn Store) {
     for size in [0, PART, PART + 1, 3 * PART - 5] {
-        let bytes: Vec<u8> = (0..size).map(|i| (i * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..size).map(|i| ((i * 31) >> 3) as u8).collect();
         store.put_bytes("deep/large", &bytes).unwrap();
         assert!(store.get("deep/large").unwrap().unwrap() == bytes, "{size}");
         assert!(store.publish("deep/large", "other").unwrap() && store.get("other").unwrap().unwrap() == bytes);

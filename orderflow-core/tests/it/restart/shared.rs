@@ -47,7 +47,7 @@ fn killed(views: &[View], stride: usize, world: &dyn Fn() -> World) {
 #[test]
 fn killed_at_any_operation_on_object_stores_and_started_again() {
     for views in [PIPELINES[0], PIPELINES[3]] {
-        killed(views, tier::of(23, 7, 1), &|| World::in_objects(&Arc::new(InMemory::new())));
+        killed(views, tier::of(53, 17, 1), &|| World::in_objects(&Arc::new(InMemory::new())));
     }
 }
 
@@ -55,7 +55,7 @@ fn killed_at_any_operation_on_object_stores_and_started_again() {
 fn of_two_processes_on_one_store_the_newer_goes_on_and_the_older_stops() {
     let views = &[ROUTED, TOTALS];
     let expected = unkilled(views);
-    for before in (0..).step_by(tier::of(37, 11, 3)) {
+    for before in (0..).step_by(tier::of(13, 5, 1)) {
         let memory = Arc::new(InMemory::new());
         let clock = Clock::manual(1_000_000);
         let start = || pipeline(views, &World::in_objects(&memory), log(), &clock).unwrap().stepper().unwrap();
@@ -65,7 +65,7 @@ fn of_two_processes_on_one_store_the_newer_goes_on_and_the_older_stops() {
                 Some(true) => {}
                 Some(false) => clock.advance(Duration::from_secs(1)),
                 None => {
-                    assert!(before > 100, "it ended before anybody could take over");
+                    assert!(before > 30, "it ended before anybody could take over");
                     return;
                 }
             }
