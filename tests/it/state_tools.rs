@@ -5,6 +5,7 @@
 use crate::real::{block_on, cluster, present};
 use crate::support::{Sent, deltas, send, sum};
 use orderflow::arrow::datatypes::{DataType, Field, Schema};
+use orderflow::epoch::Limits;
 use orderflow::format::json::Json;
 use orderflow::generator::{Expected, Orders, expected};
 use orderflow::kafka::{Kafka, Start, Until};
@@ -19,6 +20,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::Duration;
 
 const RECIPE: fn() -> Orders = || Orders::new(11).total(20_000);
 
@@ -32,7 +34,9 @@ fn run(dir: &Path, state: &str, out: &str, on_change: OnChange) -> orderflow::Re
         flow.sql("SELECT order_id FROM orders WHERE order_id % 100 = 0")?
             .sink(DataSet::append(dir.join(format!("{out}-ids")), JsonLines))?;
         let flow = flow.dead_letters(DeadLetters::append(dir.join(format!("{out}-letters")))).on_change(on_change);
-        flow.workers(2).state(dir.join(state)).start().await?.wait().await.map(drop)
+        // several epochs, and a checkpoint after each
+        let limits = Limits { interval: Duration::from_secs(1), rows: 1_000, bytes: u64::MAX };
+        flow.epochs(limits).checkpoint_every(Duration::ZERO).workers(2).state(dir.join(state)).start().await?.wait().await.map(drop)
     })
 }
 
@@ -92,7 +96,8 @@ fn looking_verifying_and_exporting_change_nothing_and_say_the_truth() {
     let found: serde_json::Value = serde_json::from_str(&says(dir, &["state", "ls", "state", "--json"])).unwrap();
     assert_eq!(found["sources"][0]["position"], 20_000);
     assert_eq!(found["checkpoints"][1]["states"][0]["views"][0], "totals");
-    assert_eq!(found["checkpoints"][1]["states"][0]["rows"], totals.len());
+    // a group stands in every file whose epochs changed it
+    assert!(found["checkpoints"][1]["states"][0]["rows"].as_u64().unwrap() >= totals.len() as u64);
 
     let all = says(dir, &["state", "verify", "state"]);
     assert!(all.ends_with("all is well\n"), "{all}");

@@ -80,7 +80,7 @@ pub struct CheckpointAt {
     pub damaged: Option<String>,
     /// Files.
     pub files: usize,
-    /// Their rows.
+    /// Their rows: changes, so a key may stand in several files.
     pub rows: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -97,7 +97,7 @@ pub struct StateAt {
     pub views: Vec<String>,
     /// Files.
     pub files: usize,
-    /// Their rows.
+    /// Their rows: changes, so a key may stand in several files.
     pub rows: u64,
     /// Their bytes.
     pub bytes: u64,

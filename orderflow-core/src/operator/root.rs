@@ -148,6 +148,9 @@ impl Roots {
     }
 }
 
+/// A root, and columns of it with their names.
+type Chosen = (usize, Vec<(String, usize)>);
+
 /// What is known of the views before a node.
 struct Views<'a> {
     live: Vec<bool>,
@@ -155,7 +158,7 @@ struct Views<'a> {
     state: Vec<bool>,
     texts: Vec<String>,
     /// The root that has its rows, and which of its columns they are.
-    rows: Vec<Option<(usize, Vec<(String, usize)>)>>,
+    rows: Vec<Option<Chosen>>,
     source: &'a dyn Fn(usize) -> String,
 }
 
@@ -171,7 +174,7 @@ impl Views<'_> {
     }
 
     /// The root that has the rows of a node, where only columns are chosen and named above it; `roots` are known, the node's own the last of them.
-    fn rows(&self, node: &Node, roots: usize) -> Option<(usize, Vec<(String, usize)>)> {
+    fn rows(&self, node: &Node, roots: usize) -> Option<Chosen> {
         match node {
             Node::Aggregate(input, plan) if is_live(input, &self.live) => Some((roots.checked_sub(1)?, all(&plan.schema))),
             Node::View { view, columns, .. } => {

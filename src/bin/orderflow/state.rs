@@ -19,7 +19,11 @@ pub(crate) fn run(command: State) -> Result<()> {
     match command {
         State::Ls { dir, json } => {
             let found = admin::describe(&look(&dir)?, &place(&dir))?;
-            if json { print_json(&found) } else { Ok(show(&found)) }
+            if json {
+                return print_json(&found);
+            }
+            show(&found);
+            Ok(())
         }
         State::Verify { dir, json } => verify(&dir, json),
         State::Export { dir, what, out } => {
