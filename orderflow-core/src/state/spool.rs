@@ -7,7 +7,6 @@
 //! ```
 //! Invariant: objects put one behind the other are an object. Whatever is read has the length and the checksum that the ledger says.
 
-use super::file::Counted;
 use crate::data::{Changes, Diffs};
 use crate::epoch::SpoolRef;
 use crate::error::{Error, Result};
@@ -19,7 +18,6 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use serde::{Deserialize, Serialize};
-use std::io::Write;
 use std::sync::Arc;
 
 /// Version of the format, written into every header.
@@ -65,13 +63,18 @@ pub fn write_spool(store: &dyn Store, name: String, epoch: Epoch, fetches: &[Spo
             None => sections.push(vec![fetch]),
         }
     }
-    let mut out = Counted::new(store.put(&name)?);
-    let written = sections.iter().try_for_each(|section| write_section(&mut out, section));
-    out.finish(written).map(|(bytes, crc)| SpoolRef { upto: epoch, name, bytes, crc })
+    let mut bytes = vec![];
+    sections.iter().try_for_each(|section| write_section(&mut bytes, section))?;
+    put(store, name, epoch, &bytes)
+}
+
+fn put(store: &dyn Store, name: String, upto: Epoch, bytes: &[u8]) -> Result<SpoolRef> {
+    store.put_bytes(&name, bytes)?;
+    Ok(SpoolRef { upto, name, bytes: bytes.len() as u64, crc: crc32fast::hash(bytes) })
 }
 
 /// Fetches of one partition of one source.
-fn write_section(out: &mut Counted, section: &[&Spooled]) -> Result<()> {
+fn write_section(out: &mut Vec<u8>, section: &[&Spooled]) -> Result<()> {
     let Some((source, first)) = section.first().map(|s| (&s.0, &s.1)) else { return Ok(()) };
     let (mut fetches, mut batches): (Vec<StoredFetch>, Vec<&Changes>) = (vec![], vec![]);
     for f in section.iter().map(|s| &s.1) {
@@ -86,10 +89,8 @@ fn write_section(out: &mut Counted, section: &[&Spooled]) -> Result<()> {
     let Partition { topic, id } = &first.partition;
     let signed = batches.iter().any(|c| !matches!(c.diffs(), Diffs::Ones));
     let header = Header { format: FORMAT, source: source.to_string(), topic: topic.to_string(), partition: *id, signed, fetches };
-    let mut line = serde_json::to_vec(&header).map_err(|e| Error::internal("spooled rows cannot be described").caused_by(e))?;
-    line.push(b'\n');
-    let full = |e| Error::external("spooled rows cannot be written").caused_by(e);
-    out.write_all(&line).map_err(full)?;
+    serde_json::to_writer(&mut *out, &header).map_err(|e| Error::internal("spooled rows cannot be described").caused_by(e))?;
+    out.push(b'\n');
     let Some(schema) = batches.first().map(|c| c.schema()) else { return Ok(()) };
     let stored = if signed { with_diffs(&schema) } else { schema };
     let mut writer = StreamWriter::try_new(out, &stored)?;
@@ -181,13 +182,11 @@ fn changes(batch: RecordBatch, signed: bool) -> std::result::Result<Changes, Str
 /// # Errors
 /// As [`read_spool`], and what could not be written.
 pub fn join_spool(store: &dyn Store, name: String, objects: &[SpoolRef]) -> Result<SpoolRef> {
-    let mut out = Counted::new(store.put(&name)?);
-    let written = objects.iter().try_for_each(|object| {
-        let bytes = checked(store, object)?;
-        out.write_all(&bytes).map_err(|e| Error::external("spooled rows cannot be joined").caused_by(e))
-    });
-    let upto = objects.iter().map(|o| o.upto).max().unwrap_or_default();
-    out.finish(written).map(|(bytes, crc)| SpoolRef { upto, name, bytes, crc })
+    let mut bytes = vec![];
+    for object in objects {
+        bytes.extend(checked(store, object)?);
+    }
+    put(store, name, objects.iter().map(|o| o.upto).max().unwrap_or_default(), &bytes)
 }
 
 #[cfg(test)]
