@@ -250,7 +250,9 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     if fill || upto < Some(found.dropped) && found.dropped > Epoch(0) {
         still_there(&found, &parts.sources, restored.is_some())?;
     }
-    let again = found.replay(upto, fill);
+    let mut again = found.replay(upto, fill);
+    // of a source that is gone, with the views that read it, nothing is wanted
+    again.iter_mut().for_each(|b| b.ranges.retain(|(source, _), _| parts.sources.iter().any(|(name, _)| name == source)));
     let replay = Replay::new(again.into_iter().filter(|_| !planted(Bug::SkipsReplay)));
     let first = replay.epoch().unwrap_or(ledger.tail().next());
     let begin = Begin { first: first.0, storing: roots.is_some(), restoring: restored.is_some() };

@@ -56,7 +56,7 @@ impl Engine {
                     }
                     None => match source.poll(now) {
                         Ok(Some(fetch)) => fetch,
-                        Ok(None) if source.ended && replay.epoch().is_some() && !replay.is_whole() => {
+                        Ok(None) if source.ended && replay.lacks(&source.name) => {
                             return Err(replay.cut_short(&source.name));
                         }
                         Ok(None) => break,

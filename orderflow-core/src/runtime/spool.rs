@@ -197,9 +197,10 @@ impl Engine {
         self.spooling.asked = false;
         let name = self.replay.take_spooled().unwrap_or_default().name;
         for (source, mut fetch) in fetches {
-            let port = self.sources.iter_mut().find(|s| s.name == source);
-            let Some((port, schema)) = port.and_then(|p| p.spooled.clone().map(|schema| (p, schema))) else {
-                return Err(Error::user(format!("'{name}' holds rows of source {source}, which is gone or another one now"))
+            // of a source that is gone, with the views that read it, nothing is wanted
+            let Some(port) = self.sources.iter_mut().find(|s| s.name == source) else { continue };
+            let Some(schema) = port.spooled.clone() else {
+                return Err(Error::user(format!("'{name}' holds rows of source {source}, which is another one now"))
                     .hint("put the source back that it was, or start anew with another state and other sinks"));
             };
             if self.replay.admit(&source, &fetch) != Admit::Now {

@@ -26,27 +26,11 @@ pub struct FileRef {
 }
 
 /// Counts and checks what goes through.
-pub(super) struct Counted {
+struct Counted {
     upload: Box<dyn Upload>,
     bytes: u64,
     crc: crc32fast::Hasher,
     failed: Option<Error>,
-}
-
-impl Counted {
-    pub(super) fn new(upload: Box<dyn Upload>) -> Self {
-        Self { upload, bytes: 0, crc: crc32fast::Hasher::new(), failed: None }
-    }
-
-    /// Makes what was written durable, if all of it was: its length and checksum. The store's own error goes before what others made of it.
-    pub(super) fn finish(mut self, written: Result<()>) -> Result<(u64, u32)> {
-        if let Some(e) = self.failed {
-            return Err(e);
-        }
-        written?;
-        self.upload.finish()?;
-        Ok((self.bytes, self.crc.finalize()))
-    }
 }
 
 impl io::Write for Counted {
@@ -81,7 +65,7 @@ pub fn write(
     schema: &SchemaRef,
     batches: impl Iterator<Item = Result<RecordBatch>>,
 ) -> Result<FileRef> {
-    let mut out = Counted::new(store.put(&name)?);
+    let mut out = Counted { upload: store.put(&name)?, bytes: 0, crc: crc32fast::Hasher::new(), failed: None };
     let mut rows = 0;
     let copy = || -> Result<()> {
         let mut writer = StreamWriter::try_new(&mut out, schema)?;
@@ -93,8 +77,12 @@ pub fn write(
         Ok(writer.finish()?)
     };
     let copied = copy();
-    let (bytes, crc) = out.finish(copied)?;
-    Ok(FileRef { name, upto, rows, bytes, crc })
+    if let Some(e) = out.failed.take() {
+        return Err(e);
+    }
+    copied?;
+    out.upload.finish()?;
+    Ok(FileRef { name, upto, rows, bytes: out.bytes, crc: out.crc.finalize() })
 }
 
 /// Copies a file from one store to another, under the same name.

@@ -7,7 +7,6 @@
 //! ```
 //! Invariant: objects put one behind the other are an object. Whatever is read has the length and the checksum that the ledger says.
 
-use super::file::Counted;
 use crate::data::{Changes, Diffs};
 use crate::epoch::SpoolRef;
 use crate::error::{Error, Result};
@@ -19,13 +18,10 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use serde::{Deserialize, Serialize};
-use std::io::Write;
 use std::sync::Arc;
 
 /// Version of the format, written into every header.
 const FORMAT: u32 = 1;
-/// Small fetches of one epoch are stored as one of up to so many rows.
-const ROWS: usize = 8192;
 
 /// A fetch, which carries rows or nothing, and the name of its source.
 pub type Spooled = (Arc<str>, Fetch);
@@ -67,56 +63,43 @@ pub fn write_spool(store: &dyn Store, name: String, epoch: Epoch, fetches: &[Spo
             None => sections.push(vec![fetch]),
         }
     }
-    let mut out = Counted::new(store.put(&name)?);
-    let written = sections.iter().try_for_each(|section| write_section(&mut out, section));
-    out.finish(written).map(|(bytes, crc)| SpoolRef { upto: epoch, name, bytes, crc })
+    let mut bytes = vec![];
+    sections.iter().try_for_each(|section| write_section(&mut bytes, section))?;
+    put(store, name, epoch, &bytes)
+}
+
+fn put(store: &dyn Store, name: String, upto: Epoch, bytes: &[u8]) -> Result<SpoolRef> {
+    store.put_bytes(&name, bytes)?;
+    Ok(SpoolRef { upto, name, bytes: bytes.len() as u64, crc: crc32fast::hash(bytes) })
 }
 
 /// Fetches of one partition of one source.
-fn write_section(out: &mut Counted, section: &[&Spooled]) -> Result<()> {
+fn write_section(out: &mut Vec<u8>, section: &[&Spooled]) -> Result<()> {
     let Some((source, first)) = section.first().map(|s| (&s.0, &s.1)) else { return Ok(()) };
-    let (mut fetches, mut batches): (Vec<StoredFetch>, Vec<Vec<Changes>>) = (vec![], vec![]);
-    let mut fingerprint = 0u64;
-    for fetch in section.iter().map(|s| &s.1) {
-        let rows = match &fetch.payload {
-            Payload::Rows(rows) => vec![rows.clone()],
-            Payload::None => vec![],
+    let (mut fetches, mut batches): (Vec<StoredFetch>, Vec<&Changes>) = (vec![], vec![]);
+    for f in section.iter().map(|s| &s.1) {
+        match &f.payload {
+            Payload::Rows(rows) => batches.push(rows),
+            Payload::None => {}
             Payload::Raw(_) => return Err(Error::internal(format!("source {source} is spooled and gave bytes instead of rows"))),
-        };
-        match fetches.last_mut().zip(batches.last_mut()).filter(|(last, _)| last.rows + fetch.rows <= ROWS) {
-            Some((last, batch)) => {
-                (last.to, last.rows, last.bytes) = (fetch.to, last.rows + fetch.rows, last.bytes + fetch.bytes);
-                batch.extend(rows);
-            }
-            None => {
-                let (from, to, bytes) = (fetch.from, fetch.to, fetch.bytes);
-                fetches.push(StoredFetch { from, to, rows: fetch.rows, bytes, fingerprint: String::new() });
-                batches.push(rows);
-                fingerprint = 0;
-            }
         }
-        fingerprint = fingerprint.wrapping_add(fetch.fingerprint);
-        if let Some(last) = fetches.last_mut() {
-            last.fingerprint = format!("{fingerprint:016x}");
-        }
+        let fingerprint = format!("{:016x}", f.fingerprint);
+        fetches.push(StoredFetch { from: f.from, to: f.to, rows: f.rows, bytes: f.bytes, fingerprint });
     }
     let Partition { topic, id } = &first.partition;
-    let signed = batches.iter().flatten().any(|c| !matches!(c.diffs(), Diffs::Ones));
+    let signed = batches.iter().any(|c| !matches!(c.diffs(), Diffs::Ones));
     let header = Header { format: FORMAT, source: source.to_string(), topic: topic.to_string(), partition: *id, signed, fetches };
-    let mut line = serde_json::to_vec(&header).map_err(|e| Error::internal("spooled rows cannot be described").caused_by(e))?;
-    line.push(b'\n');
-    let full = |e| Error::external("spooled rows cannot be written").caused_by(e);
-    out.write_all(&line).map_err(full)?;
-    let Some(schema) = batches.iter().flatten().next().map(Changes::schema) else { return Ok(()) };
-    let stored = if signed { with_diffs(&schema) } else { schema.clone() };
+    serde_json::to_writer(&mut *out, &header).map_err(|e| Error::internal("spooled rows cannot be described").caused_by(e))?;
+    out.push(b'\n');
+    let Some(schema) = batches.first().map(|c| c.schema()) else { return Ok(()) };
+    let stored = if signed { with_diffs(&schema) } else { schema };
     let mut writer = StreamWriter::try_new(out, &stored)?;
-    for parts in batches.iter().filter(|parts| !parts.is_empty()) {
-        let joined = Changes::concat(&schema, parts)?;
-        let mut columns = joined.rows().columns().to_vec();
+    for changes in batches {
+        let mut columns = changes.rows().columns().to_vec();
         if signed {
-            columns.push(Arc::new(joined.diff_iter().collect::<Int64Array>()) as ArrayRef);
+            columns.push(Arc::new(changes.diff_iter().collect::<Int64Array>()) as ArrayRef);
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(joined.len()));
+        let options = RecordBatchOptions::new().with_row_count(Some(changes.len()));
         writer.write(&RecordBatch::try_new_with_options(stored.clone(), columns, &options)?)?;
     }
     Ok(writer.finish()?)
@@ -145,7 +128,7 @@ fn checked(store: &dyn Store, object: &SpoolRef) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The fetches of an object, those of a partition in order; small ones may have become one.
+/// The fetches of an object, those of a partition in order. They are as they were: where a fetch began is to be seen in dead letters.
 ///
 /// # Errors
 /// [`Retry::Backoff`](crate::error::Retry) if it could not be read now; permanent if it is not there, or is not what was written.
@@ -199,13 +182,11 @@ fn changes(batch: RecordBatch, signed: bool) -> std::result::Result<Changes, Str
 /// # Errors
 /// As [`read_spool`], and what could not be written.
 pub fn join_spool(store: &dyn Store, name: String, objects: &[SpoolRef]) -> Result<SpoolRef> {
-    let mut out = Counted::new(store.put(&name)?);
-    let written = objects.iter().try_for_each(|object| {
-        let bytes = checked(store, object)?;
-        out.write_all(&bytes).map_err(|e| Error::external("spooled rows cannot be joined").caused_by(e))
-    });
-    let upto = objects.iter().map(|o| o.upto).max().unwrap_or_default();
-    out.finish(written).map(|(bytes, crc)| SpoolRef { upto, name, bytes, crc })
+    let mut bytes = vec![];
+    for object in objects {
+        bytes.extend(checked(store, object)?);
+    }
+    put(store, name, objects.iter().map(|o| o.upto).max().unwrap_or_default(), &bytes)
 }
 
 #[cfg(test)]
@@ -238,26 +219,18 @@ mod tests {
     #[test]
     fn fetches_are_read_as_they_were_written_and_objects_can_be_joined() {
         let store = Memory::new();
-        let large: Vec<i64> = (0..ROWS as i64).collect();
-        let first = [
-            fetch("a", 0, &[1, 2], None),
-            fetch("b", 7, &[], None),
-            fetch("a", 2, &[3], Some(vec![-1])),
-            fetch("c", 0, &large, None),
-            fetch("c", ROWS as u64, &[5], None),
-        ];
+        let first =
+            [fetch("a", 0, &[1, 2], None), fetch("b", 7, &[], None), fetch("a", 2, &[3], Some(vec![-1])), fetch("c", 0, &[5], None)];
         let one = write_spool(&store, spool_name(Epoch(4), 1), Epoch(4), &first).unwrap();
         let two = write_spool(&store, spool_name(Epoch(5), 1), Epoch(5), &[fetch("a", 3, &[9], None)]).unwrap();
         let both = join_spool(&store, "spool/both".into(), &[one.clone(), two.clone()]).unwrap();
         assert_eq!((both.upto, both.bytes), (Epoch(5), one.bytes + two.bytes));
         let joined = shown(&read_spool(&store, &both).unwrap());
-        let sum = (u64::MAX).wrapping_add(u64::MAX - 2);
-        assert_eq!(joined[0], ("a".into(), 0, 3, 3, sum, vec![(1, 1), (2, 1), (3, -1)]));
-        assert_eq!(joined[1], ("b".into(), 7, 10, 0, u64::MAX - 7, vec![]));
-        assert_eq!((joined[2].3, &joined[2].5[8191]), (ROWS, &(8191, 1)));
-        assert_eq!(joined[3], ("c".into(), ROWS as u64, ROWS as u64 + 1, 1, u64::MAX - ROWS as u64, vec![(5, 1)]));
-        assert_eq!(joined[4], ("a".into(), 3, 4, 1, u64::MAX - 3, vec![(9, 1)]));
-        assert_eq!(joined.len(), 5);
+        let section =
+            |source: &str, from: u64, to, rows: &[(i64, i64)]| (source.to_owned(), from, to, rows.len(), u64::MAX - from, rows.to_vec());
+        let a = [section("a", 0, 2, &[(1, 1), (2, 1)]), section("a", 2, 3, &[(3, -1)])];
+        let rest = [section("b", 7, 10, &[]), section("c", 0, 1, &[(5, 1)]), section("a", 3, 4, &[(9, 1)])];
+        assert_eq!(joined, a.into_iter().chain(rest).collect::<Vec<_>>());
     }
 
     #[test]

@@ -160,20 +160,20 @@ fn killed_again_while_stored_rows_are_read_nothing_is_lost_or_doubled() {
     }
 }
 
-/// A pipeline that died in mid-run, of which stored rows have to be read.
-fn died(views: &[View], every: Duration, at: u64) -> (World, Host) {
-    let (world, mut host) = (World::with(every), Host::new());
-    let faulty = Faulty::new(Arc::new(Memory::new()), at, Fault::CrashBefore);
-    host.live_until(views, &world.through(&faulty), || faulty.is_dead()).unwrap();
+/// A pipeline that died in mid-run and stored no views: some objects have to be read.
+fn died(views: &[View]) -> (World, Host) {
+    let (world, mut host) = (World::with(AT_THE_END), Host::new());
+    host.live_until(views, &world, || world.state.list("spool/").unwrap().len() > 5).unwrap();
     assert!(host.forgotten > 0 && host.forgotten < host.rows);
     (world, host)
 }
 
 #[test]
 fn a_flipped_bit_in_stored_rows_is_refused_by_name() {
-    let (world, mut host) = died(&[TOTALS], AT_THE_END, 80);
+    let (world, mut host) = died(&[TOTALS]);
+    named(&world);
     let names = world.state.list("spool/").unwrap();
-    assert!(names.len() > 3);
+    assert!(names.len() > 5);
     for name in &names {
         let good = world.state.get(name).unwrap().unwrap();
         let mut bad = good.clone();
@@ -182,10 +182,6 @@ fn a_flipped_bit_in_stored_rows_is_refused_by_name() {
             match bytes {
                 Some(bytes) => world.state.put_bytes(name, bytes).unwrap(),
                 None => world.state.delete(name).unwrap(),
-            }
-            let (_, found) = Log::open(world.state.clone(), "here", 0, |_| Ok(())).unwrap();
-            if found.bindings.iter().all(|b| b.spool.iter().all(|o| o.name != *name)) {
-                continue; // it was not bound
             }
             let before = world.rows();
             let e = host.live_until(&[TOTALS], &world, || false).unwrap_err().to_string();
@@ -323,7 +319,7 @@ fn rows_that_are_kept_fill_new_views_and_lie_in_few_objects() {
     host.survive(&[TOTALS, KINDS, ROUTED, SPLIT], &world);
     let want = World::new();
     Host { rows: host.rows, ..Host::new() }.survive(&[TOTALS, KINDS, ROUTED, SPLIT], &want);
-    for sink in ["totals", "kinds", "routed", "split", "dead letters"] {
+    for sink in ["totals", "kinds", "routed", "split"] {
         assert_eq!(sums(&world, sink), sums(&want, sink), "{sink}");
     }
     // from now on they may go
@@ -372,7 +368,7 @@ fn a_pipeline_that_stores_no_views_reads_all_stored_rows_again() {
 #[test]
 fn another_source_under_the_same_name_is_refused() {
     // a log in place of the channel, as long as something must be read that the channel gave
-    let (world, mut host) = died(&[TOTALS], AT_THE_END, 80);
+    let (world, mut host) = died(&[TOTALS]);
     let e = live(&[TOTALS], &world, log()).unwrap_err();
     assert!(e.to_string().contains("numbers") && e.remedy().is_some(), "{e}");
     // other columns, of which the views know nothing
@@ -395,18 +391,24 @@ fn another_source_under_the_same_name_is_refused() {
 
 #[test]
 fn two_channels_beside_a_log_are_each_read_from_where_they_are() {
-    let views = ["numbers", "first", "second"].map(|s| format!("SELECT k, count(*) AS n, sum(v) AS v FROM {s} GROUP BY k"));
-    let totals = "SELECT k, sum(n) AS n, sum(v) AS v FROM (SELECT * FROM a UNION ALL SELECT * FROM b UNION ALL SELECT * FROM c) GROUP BY k";
-    let life = |world: &World, dead: &dyn Fn() -> bool| -> Result<()> {
+    const ALL: [&str; 3] = ["first", "numbers", "second"];
+    let life = |world: &World, sources: &[&str], dead: &dyn Fn() -> bool| -> Result<()> {
         let clock = Clock::manual(1_000_000);
         let ((first, one), (second, two)) = (memory::channel(schema(), 1), memory::channel(schema(), 1));
         let mut flow = Pipeline::new("mixed");
         flow.source("first", one)?;
         flow.source("numbers", log())?;
-        flow.source("second", two)?;
-        for (name, sql) in ["a", "b", "c"].into_iter().zip(&views) {
-            flow.view(name, sql)?;
+        let mut second = Some(second);
+        match sources.contains(&"second") {
+            true => drop(flow.source("second", two)?),
+            false => second = None,
         }
+        for source in sources {
+            let sql = format!("SELECT k, count(*) AS n, sum(v) AS v FROM {source} GROUP BY k");
+            flow.view(&format!("of_{source}"), &sql)?;
+        }
+        // the same text, whatever else is there
+        let totals = "SELECT k, sum(n) AS n, sum(v) AS v FROM (SELECT * FROM of_first UNION ALL SELECT * FROM of_numbers) GROUP BY k";
         let sink = DataSet::on(world.sinks["totals"].clone(), "totals", JsonLines).roll_rows(20).roll_after(Duration::from_secs(1 << 30));
         flow.view("totals", totals)?.sink(sink)?;
         let dead_letters = DataSet::on(world.sinks["dead letters"].clone(), "dead letters", JsonLines);
@@ -414,7 +416,7 @@ fn two_channels_beside_a_log_are_each_read_from_where_they_are() {
         let flow = flow.dead_letters(dead_letters).epochs(limits).clock(clock.clone()).checkpoint_every(world.every);
         let mut stepper = flow.state_on(world.state.clone(), "state").stepper()?;
         let host = Host { rows: ROWS, ..Host::new() };
-        let mut senders = [first, second].map(|s| (s.blocking_resumed_at().unwrap(), Some(s)));
+        let mut senders = [Some(first), second].map(|s| (s.as_ref().map_or(0, |s| s.blocking_resumed_at().unwrap()), s));
         for _ in 0..100_000 {
             for (at, sender) in &mut senders {
                 if let Some(to) = sender
@@ -435,22 +437,24 @@ fn two_channels_beside_a_log_are_each_read_from_where_they_are() {
         panic!("it does not end: {:?}", stepper.status());
     };
     let unkilled = World::new();
-    life(&unkilled, &|| false).unwrap();
+    life(&unkilled, &ALL, &|| false).unwrap();
     let want = sums(&unkilled, "totals");
     let mut net: BTreeMap<i64, i64> = BTreeMap::new();
     for line in unkilled.rows()["totals"].lines() {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
         *net.entry(row["k"].as_i64().unwrap()).or_default() += row["n"].as_i64().unwrap() * row["diff"].as_i64().unwrap();
     }
-    assert_eq!(net.values().sum::<i64>() as u64, 5 * ROWS);
+    assert_eq!(net.values().sum::<i64>() as u64, 4 * ROWS);
     for every in [ALWAYS, AT_THE_END] {
         for at in (20..200).step_by(tier::of(23, 11, 1)) {
             let world = World::with(every);
             for (n, fault) in [(at, Fault::CrashAfter), (at / 2, Fault::CrashBefore)] {
                 let faulty = Faulty::new(Arc::new(Memory::new()), n, fault);
-                let _ = life(&world.through(&faulty), &|| faulty.is_dead()); // dead or through
+                let _ = life(&world.through(&faulty), &ALL, &|| faulty.is_dead()); // dead or through
             }
-            life(&world, &|| false).unwrap();
+            // one of the channels may have gone meanwhile
+            let sources = if at % 2 == 0 { &ALL[..] } else { &ALL[..2] };
+            life(&world, sources, &|| false).unwrap();
             named(&world);
             assert_eq!(sums(&world, "totals"), want, "killed at {at}");
         }
