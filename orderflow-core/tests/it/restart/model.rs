@@ -168,7 +168,7 @@ fn story(seed: u64) -> Story {
 #[test]
 fn what_the_engine_did_is_what_the_protocol_allows() {
     let mut kinds = BTreeSet::new();
-    for seed in 1..=tier::of(30, 200, 2_000) {
+    for seed in 1..=tier::of(40, 200, 2_000) {
         let story = story(seed);
         if let Err(violation) = story.check() {
             let from = violation.step.saturating_sub(12);
