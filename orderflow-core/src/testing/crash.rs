@@ -174,17 +174,26 @@ pub fn find_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipel
     Ok(trial.report)
 }
 
+/// What a schedule did.
+#[derive(Clone, Debug)]
+pub struct Traced {
+    /// Its acts, in order.
+    pub acts: Vec<Act>,
+    /// Whether it failed.
+    pub failure: Option<Box<Failure>>,
+}
+
 /// What the schedule of a seed does, act by act, with stores in memory and a log that keeps everything; and whether it fails.
 ///
 /// # Errors
 /// A pipeline that fails undisturbed.
-pub fn trace(seed: u64, build: impl Fn(&World) -> Result<Pipeline>) -> Result<(Vec<Act>, Option<Box<Failure>>), Box<Failure>> {
+pub fn trace(seed: u64, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Traced, Box<Failure>> {
     let mut trial = Trial { build: &build, expected: Rows::new(), report: Report::default() };
     let sizes = trial.measure()?;
     let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false }).in_memory();
     let outside = Outside::new(&schedule);
     let failure = trial.run_in(&schedule, 1, &outside).err();
-    Ok((outside.trace.acts(), failure))
+    Ok(Traced { acts: outside.trace.acts(), failure })
 }
 
 #[expect(clippy::disallowed_methods, reason = "what to run again comes from outside the test")]

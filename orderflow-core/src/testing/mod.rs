@@ -18,7 +18,7 @@ mod trace;
 mod world;
 
 pub use crate::store::faulty::{Fate, Fault};
-pub use crash::{Failure, Report, Schedules, crash_anywhere, find_failure, live, trace};
+pub use crash::{Failure, Report, Schedules, Traced, crash_anywhere, find_failure, live, trace};
 pub use table::Table;
 pub use topic::Topic;
 pub use trace::Act;

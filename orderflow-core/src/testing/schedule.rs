@@ -101,7 +101,7 @@ impl Life {
         let end = (at, Fault::ALL[2 + draw.below(2) as usize]);
         let mut faults: Vec<(u64, Fault)> = vec![];
         if !at_the_disk {
-            for _ in 0..draw.below(4) {
+            for _ in 0..draw.below(16) {
                 faults.push((draw.below(at) + 1, Fault::ALL[draw.below(2) as usize]));
             }
             // just before the end as well

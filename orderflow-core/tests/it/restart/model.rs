@@ -6,7 +6,7 @@
 use super::anywhere::build;
 use super::*;
 use orderflow_core::bug::{self, Bug};
-use orderflow_core::testing::{Act, trace};
+use orderflow_core::testing::{Act, Traced, trace};
 use orderflow_model::{Action, Answer, Broken, Params, Protocol, Violation};
 use std::collections::BTreeSet;
 
@@ -158,7 +158,7 @@ impl Story {
 }
 
 fn story(seed: u64) -> Story {
-    let (acts, failure) = trace(seed, |world| build(VIEWS, &log(), world)).unwrap();
+    let Traced { acts, failure } = trace(seed, |world| build(VIEWS, &log().until(40), world)).unwrap();
     if let Some(failure) = failure {
         panic!("{failure}");
     }
@@ -168,7 +168,7 @@ fn story(seed: u64) -> Story {
 #[test]
 fn what_the_engine_did_is_what_the_protocol_allows() {
     let mut kinds = BTreeSet::new();
-    for seed in 1..=tier::of(30, 200, 2_000) {
+    for seed in 1..=tier::of(80, 300, 3_000) {
         let story = story(seed);
         if let Err(violation) = story.check() {
             let from = violation.step.saturating_sub(12);
@@ -184,7 +184,7 @@ fn what_the_engine_did_is_what_the_protocol_allows() {
 #[test]
 fn a_run_of_an_engine_that_lets_unbound_epochs_leave_is_no_run_of_the_protocol() {
     let refused = (1..200).find_map(|seed| {
-        let (acts, _) = bug::with(Bug::LeavesUnbound, || trace(seed, |world| build(VIEWS, &log(), world)).unwrap());
+        let Traced { acts, .. } = bug::with(Bug::LeavesUnbound, || trace(seed, |world| build(VIEWS, &log().until(40), world)).unwrap());
         world().replay(&Story::of(&acts).run).err()
     });
     assert!(matches!(refused, Some(Violation { what: Broken::Step(Action::Commit { .. }), .. })), "{refused:?}");
