@@ -173,14 +173,15 @@ fn child() {
     let mut next = act.held.map_or(1, |p| p.epoch.0 + 1);
     let mut done = next - 1;
     while done < EPOCHS {
-        while next <= EPOCHS && next - done < 8 {
+        // one at a time, so that each lane takes as many as are there when its turn comes
+        if next <= EPOCHS && next - done < 40 {
             act.writer.write(closed(next)).unwrap();
             next += 1;
         }
         if next > EPOCHS {
             act.writer.flush().unwrap();
         }
-        done = act.writer.poll(Duration::from_millis(20)).unwrap().progress.map_or(done, |p| p.epoch.0);
+        done = act.writer.poll(Duration::from_millis(3)).unwrap().progress.map_or(done, |p| p.epoch.0);
     }
     act.writer.close().unwrap();
 }

@@ -112,7 +112,7 @@ const EPOCHS: u64 = 12;
 /// Topic and key of each record of an epoch.
 fn rows(epoch: u64, topics: u64) -> Vec<(String, u64)> {
     let mut random = Random(epoch * 77 + topics);
-    (0..8).map(|_| (format!("t{}", random.below(topics)), random.below(1000))).collect()
+    (0..if topics > 100 { 20 } else { 8 }).map(|_| (format!("t{}", random.below(topics)), random.below(1000))).collect()
 }
 
 struct World {
@@ -299,7 +299,7 @@ impl Process {
 fn story(seed: u64, fault: Fault) -> std::result::Result<(), String> {
     let mut random = Random(seed);
     random.below(2);
-    let topics = [2, 6, 160][random.below(3) as usize];
+    let topics = [2, 6, 400][random.below(3) as usize];
     let partitions = (0..topics).map(|t| (format!("t{t}"), 1 + random.below(4) as i32)).collect();
     let mut world = World { fault, topics, partitions, owners: BTreeMap::new(), records: BTreeMap::new(), log: BTreeMap::new() };
     let mut processes = vec![Process::new(&world, 1, 1 + random.below(4) as u8)];
