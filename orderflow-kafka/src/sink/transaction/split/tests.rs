@@ -23,9 +23,9 @@ fn lanes_are_pinned_and_partitions_of_a_topic_take_turns() {
     let mut split = Split::new(4, Epoch(0), 0);
     split.note("orders.card", 8);
     let lanes: Vec<u8> = (0..8).map(|p| split.lane("orders.card", p)).collect();
-    assert_eq!(lanes, [3, 0, 1, 2, 3, 0, 1, 2]);
+    assert_eq!(lanes, [0, 1, 2, 3, 0, 1, 2, 3]);
     assert_eq!([0, 1, 7].map(|p| split.lane("orders.cash", p)), [split.lane("orders.cash", 0); 3], "it is not spread");
-    for (topic, lane) in [("orders.cash", 2), ("", 1), ("a", 0)] {
+    for (topic, lane) in [("orders.cash", 3), ("", 3), ("a", 0)] {
         assert_eq!(split.lane(topic, 0), lane, "{topic}");
     }
     assert!((0..9).all(|p| Split::new(1, Epoch(0), 0).lane("orders.card", p) == 0));
@@ -112,7 +112,7 @@ const EPOCHS: u64 = 12;
 /// Topic and key of each record of an epoch.
 fn rows(epoch: u64, topics: u64) -> Vec<(String, u64)> {
     let mut random = Random(epoch * 77 + topics);
-    (0..8).map(|_| (format!("t{}", random.below(topics)), random.below(1000))).collect()
+    (0..if topics > 100 { 20 } else { 8 }).map(|_| (format!("t{}", random.below(topics)), random.below(1000))).collect()
 }
 
 struct World {
@@ -299,7 +299,7 @@ impl Process {
 fn story(seed: u64, fault: Fault) -> std::result::Result<(), String> {
     let mut random = Random(seed);
     random.below(2);
-    let topics = [2, 6, 160][random.below(3) as usize];
+    let topics = [2, 6, 400][random.below(3) as usize];
     let partitions = (0..topics).map(|t| (format!("t{t}"), 1 + random.below(4) as i32)).collect();
     let mut world = World { fault, topics, partitions, owners: BTreeMap::new(), records: BTreeMap::new(), log: BTreeMap::new() };
     let mut processes = vec![Process::new(&world, 1, 1 + random.below(4) as u8)];
@@ -319,8 +319,8 @@ fn story(seed: u64, fault: Fault) -> std::result::Result<(), String> {
             _ => processes[n as usize - 1].step(&mut world, &mut random),
         }
     }
-    let last = processes.len() as u64 + 1;
-    let mut last = Process::new(&world, last, 1 + random.below(4) as u8);
+    let mut generation = processes.len() as u64 + 1;
+    let mut last = Process::new(&world, generation, 1 + random.below(4) as u8);
     for step in 0.. {
         if last.is_through() {
             break;
@@ -332,7 +332,9 @@ fn story(seed: u64, fault: Fault) -> std::result::Result<(), String> {
         let sleeper = random.below(processes.len() as u64) as usize;
         processes[sleeper].step(&mut world, &mut random);
         if matches!(last.phase, Phase::Over) {
-            return Err("the newest is overtaken".into());
+            // a sleeper woke up between its look and its fence, which stops both: whoever runs pipelines starts it again
+            generation += 1;
+            last = Process::new(&world, generation, 1 + random.below(4) as u8);
         }
     }
     let mut wanted: Vec<(String, u64, u64)> = (1..=EPOCHS).flat_map(|e| rows(e, topics).into_iter().map(move |(t, k)| (t, e, k))).collect();
