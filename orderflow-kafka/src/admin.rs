@@ -233,10 +233,18 @@ impl Admin {
         })?;
         let ends = |id: usize| {
             let partition = Partition::new(topic, i32::try_from(id).unwrap_or(i32::MAX));
-            let (low, high) = self
-                .client
-                .fetch_watermarks(topic, partition.id, ANSWER)
-                .map_err(|e| self.unanswered(&format!("the ends of {partition} could not be read"), &e))?;
+            let ask = || self.client.fetch_watermarks(topic, partition.id, ANSWER);
+            // of a topic just made, or after a broker's death, a leader is known a moment later
+            let electing = |e: &KafkaError| matches!(e.rdkafka_error_code(), Some(Code::NotLeaderForPartition | Code::LeaderNotAvailable));
+            let mut answer = ask();
+            for _ in 0..100 {
+                if !answer.as_ref().is_err_and(electing) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+                answer = ask();
+            }
+            let (low, high) = answer.map_err(|e| self.unanswered(&format!("the ends of {partition} could not be read"), &e))?;
             Ok(Watermarks { partition, low: u64::try_from(low).unwrap_or(0), high: u64::try_from(high).unwrap_or(0) })
         };
         (0..partitions).map(ends).collect()

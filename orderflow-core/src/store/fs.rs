@@ -66,6 +66,7 @@ impl Folder {
         Self::on_within(disk, root, Duration::ZERO, &|| false)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "before a pipeline runs, on a thread of its own, somebody waits for the folder")]
     fn on_within(disk: Arc<dyn Disk>, root: PathBuf, patience: Duration, waits: &dyn Fn() -> bool) -> Result<Self> {
         let own = root.join(OWN);
         make_folders(&*disk, &own).map_err(|e| io_error("make the folder", own.display(), e))?;

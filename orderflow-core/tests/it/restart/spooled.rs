@@ -414,6 +414,7 @@ fn two_channels_beside_a_log_are_each_read_from_where_they_are() {
         let dead_letters = DataSet::on(world.sinks["dead letters"].clone(), "dead letters", JsonLines);
         let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 11, bytes: u64::MAX };
         let flow = flow.dead_letters(dead_letters).epochs(limits).clock(clock.clone()).checkpoint_every(world.every);
+        let flow = flow.on_change(orderflow_core::OnChange::Rebuild);
         let mut stepper = flow.state_on(world.state.clone(), "state").stepper()?;
         let host = Host { rows: ROWS, ..Host::new() };
         let mut senders = [Some(first), second].map(|s| (s.as_ref().map_or(0, |s| s.blocking_resumed_at().unwrap()), s));
