@@ -207,8 +207,10 @@ mod tests {
         )
     }
 
-    /// Source, from, to, rows, and each row with its multiplicity.
-    fn shown(fetches: &[Spooled]) -> Vec<(String, u64, u64, usize, u64, Vec<(i64, i64)>)> {
+    /// Source, from, to, rows, fingerprint, and each row with its multiplicity.
+    type Shown = (String, u64, u64, usize, u64, Vec<(i64, i64)>);
+
+    fn shown(fetches: &[Spooled]) -> Vec<Shown> {
         let rows = |f: &Fetch| match &f.payload {
             Payload::Rows(c) => c.rows().column(0).as_primitive::<Int64Type>().values().iter().copied().zip(c.diff_iter()).collect(),
             _ => vec![],
