@@ -4,6 +4,7 @@ use crate::feed::{collect, feed};
 use orderflow_core::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use orderflow_core::error::Kind;
+use orderflow_core::sink::files::{DataSet, JsonLines};
 use orderflow_core::sink::memory;
 use orderflow_core::{Phase, Pipeline};
 use std::sync::Arc;
@@ -153,9 +154,14 @@ async fn a_checkpoint_can_be_asked_for() {
         let mut flow = Pipeline::new("stored");
         flow.source("numbers", source).unwrap();
         flow.view("total", "SELECT sum(n) AS n FROM numbers").unwrap();
-        let (dead, _letters) = memory::sink(1);
+        let letters = Arc::new(orderflow_core::store::Memory::new());
         let never = std::time::Duration::from_secs(1 << 30);
-        flow.dead_letters(dead.auto_ack()).state_on(state.clone(), "state").checkpoint_every(never).start().await.unwrap()
+        flow.dead_letters(DataSet::on(letters, "letters", JsonLines))
+            .state_on(state.clone(), "state")
+            .checkpoint_every(never)
+            .start()
+            .await
+            .unwrap()
     };
     let (to, source) = feed(schema());
     let running = start(source).await;

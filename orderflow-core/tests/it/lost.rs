@@ -124,12 +124,15 @@ fn the_state_of_another_pipeline_is_not_taken_for_ours() {
     let before = bytes_below(&ours.path("state"));
     let e = refused(&ours);
     let begin = format!(
-        "the pipeline is not the one whose state is in {}: view totals computes something else now; sink 0, jsonl of totals is not there \
-         any more. view totals was:\n",
+        "the pipeline is not the one whose state is in {}: view totals computes something else now; sink jsonl of totals computes something \
+         else now.\nview totals: changed\n",
         ours.path("state").display()
     );
     assert!(e.to_string().starts_with(&begin), "{e}");
-    assert_eq!(e.remedy().unwrap(), "put the query back, or start anew with another state and other sinks");
+    assert_eq!(
+        e.remedy().unwrap(),
+        "put the queries back; or start with on_change(OnChange::Rebuild); or start anew with another state and other sinks"
+    );
     assert_eq!(bytes_below(&ours.path("state")), before, "not even the state was touched");
     fs::remove_dir_all(ours.path("state")).unwrap();
 
@@ -158,7 +161,8 @@ fn a_sink_that_was_emptied_or_rolled_back_is_missed_by_the_state() {
     fs::create_dir(place.path("totals")).unwrap();
     let e = refused(&place).to_string();
     assert!(e.starts_with("jsonl of totals has lost what it held: the ledger remembers ledger "), "{e}");
-    assert!(e.contains(", the sink holds nothing\n") && e.ends_with(choices), "{e}");
+    let reset = format!("{choices}; or reset it (orderflow reset-sink), and it gets everything again");
+    assert!(e.contains(", the sink holds nothing\n") && e.ends_with(&reset), "{e}");
     fs::remove_dir_all(place.path("totals")).unwrap();
     rename(&place, "backup", "totals");
     assert!(newest(&place, "totals")["holds"]["epoch"].as_u64() < held["holds"]["epoch"].as_u64());

@@ -216,7 +216,8 @@ mod tests {
     #[test]
     fn a_claim_changes_nothing_but_the_writer_and_what_may_be_opened() {
         let me = WriterId { ledger: 42, generation: 9 };
-        assert_eq!(split_held().claim(me, 2), Held { writer: me, ..split_held() });
+        let by = Some(split_held().writer.generation);
+        assert_eq!(split_held().claim(me, 2), Held { writer: me, by, ..split_held() });
         assert_eq!(split_held().claim(me, 7).opened, 7);
     }
 
