@@ -69,6 +69,15 @@ impl Replay {
         }
     }
 
+    /// Notes a fetch that comes later. If it begins behind a range of the epoch that is read now, what is left of the range holds no record (markers of
+    /// transactions, records that were aborted or compacted away), and nothing else will ever say so: the range is at its end.
+    pub fn pass(&mut self, source: &Arc<str>, fetch: &Fetch) {
+        let Some(range) = self.range(source, &fetch.partition).copied().filter(|range| fetch.from >= range.to) else { return };
+        let none = Range { rows: 0, bytes: 0, fingerprint: 0, to: range.from, ..range };
+        let found = self.found.ranges.entry((source.clone(), fetch.partition.clone())).or_insert(none);
+        found.to = found.to.max(range.to);
+    }
+
     /// Counts a fetch of the epoch that is read now.
     pub fn add(&mut self, source: &Arc<str>, fetch: &Fetch) {
         self.found.add(source, fetch);

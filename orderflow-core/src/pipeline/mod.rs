@@ -4,6 +4,8 @@ mod change;
 mod restore;
 mod running;
 mod start;
+#[cfg(any(test, feature = "testing"))]
+mod stepper;
 mod stream;
 
 pub(crate) use change::renamed;
@@ -12,7 +14,7 @@ pub use running::Running;
 pub use stream::{Stream, Typed};
 
 #[cfg(any(test, feature = "testing"))]
-pub use start::Stepper;
+pub use stepper::Stepper;
 
 use crate::epoch::Limits;
 use crate::error::{Error, Result};

@@ -477,66 +477,22 @@ impl Pipeline {
     }
 }
 
-/// A pipeline that runs whole on the calling thread, a step at a time: what a seed did once it does again.
+/// An engine on the calling thread, and how to talk to it.
 #[cfg(any(test, feature = "testing"))]
-pub struct Stepper {
-    engine: Engine,
-    status: Arc<Mutex<Status>>,
-    requests: crossbeam_channel::Sender<Request>,
+pub(super) struct Inline {
+    pub(super) engine: Engine,
+    pub(super) status: Arc<Mutex<Status>>,
+    pub(super) requests: crossbeam_channel::Sender<Request>,
 }
 
 #[cfg(any(test, feature = "testing"))]
 impl Pipeline {
-    /// Opens everything inline, with one worker.
-    ///
-    /// # Errors
-    /// As [`Pipeline::start`].
-    pub fn stepper(self) -> Result<Stepper> {
+    pub(super) fn inline(self) -> Result<Inline> {
         let mut flow = self.take();
         let parts = flow.lay_out()?;
         let status = Arc::new(Mutex::new(Status::default()));
         let (requests_tx, requests) = queue();
         let engine = assemble(&flow, parts, Shared { status: status.clone(), requests }, Waker::default(), &|| true, false)?;
-        Ok(Stepper { engine, status, requests: requests_tx })
-    }
-}
-
-#[cfg(any(test, feature = "testing"))]
-impl Stepper {
-    /// One step; true if there was something to do, false if not, or the end.
-    ///
-    /// # Errors
-    /// What ended the engine.
-    pub fn step(&mut self) -> Result<Option<bool>> {
-        use crate::runtime::Step;
-        match self.engine.step() {
-            Step::Busy => Ok(Some(true)),
-            Step::Idle(_) => Ok(Some(false)),
-            Step::Finished(outcome) => outcome.map(|()| None),
-        }
-    }
-
-    /// Steps until there is nothing to do.
-    ///
-    /// # Errors
-    /// What ended the engine.
-    pub fn settle(&mut self) -> Result<()> {
-        while self.step()? == Some(true) {}
-        Ok(())
-    }
-
-    /// Takes no more input and steps until everything is out.
-    ///
-    /// # Errors
-    /// What ended the engine.
-    pub fn drain(&mut self) -> Result<()> {
-        let _ = self.requests.send(Request::Drain);
-        while self.step()?.is_some() {}
-        Ok(())
-    }
-
-    /// A snapshot of progress and counts.
-    pub fn status(&self) -> Status {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        Ok(Inline { engine, status, requests: requests_tx })
     }
 }

@@ -29,6 +29,9 @@ impl Engine {
     pub(super) fn poll_sources(&mut self, wait: &mut Duration) -> Result<bool> {
         let mut busy = self.read_spool()?;
         for i in 0..self.sources.len() {
+            // the epoch may be another one than when they came
+            let source = &self.sources[i];
+            source.later.iter().for_each(|fetch| self.replay.pass(&source.name, fetch));
             for _ in 0..FETCHES_A_STEP {
                 let source = &self.sources[i];
                 let nothing = source.ended && source.later.is_empty() && source.held.is_none() && self.replay.epoch().is_none();
@@ -72,6 +75,7 @@ impl Engine {
                             fetch = now;
                         }
                         Admit::Later => {
+                            self.replay.pass(&source.name, &fetch);
                             source.later.push_back(fetch);
                             continue;
                         }

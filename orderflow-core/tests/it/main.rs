@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests may do what only one room may")]
 
 mod feed;
+mod gaps;
 mod life;
 mod lost;
 mod oracle;

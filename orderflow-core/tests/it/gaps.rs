@@ -1,0 +1,117 @@
+//! A log with positions that hold no record, as a topic has behind every transaction: an epoch that ends behind such a position is read again, although
+//! by then the log goes on and the reader steps over it without a word.
+
+use crate::place::{finish, step};
+use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use orderflow_core::data::Changes;
+use orderflow_core::epoch::Limits;
+use orderflow_core::format::Format;
+use orderflow_core::sink::files::{DataSet, JsonLines};
+use orderflow_core::source::{Fetch, Fingerprint, Payload, Polled, Reader, Source, SourceContext, SourceStatus};
+use orderflow_core::store::{Memory, Store};
+use orderflow_core::time::{Clock, Partition, Positions};
+use orderflow_core::{Pipeline, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The two positions at the end of each ten hold no record.
+fn is_record(position: u64) -> bool {
+    position % 10 < 8
+}
+
+/// Ends where it is told, and for good at [`END`].
+#[derive(Clone)]
+struct Log(Arc<AtomicU64>);
+
+const END: u64 = 60;
+
+struct LogReader(Log, Partition, u64);
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("p", DataType::Int64, false)]))
+}
+
+impl Source for Log {
+    fn schema(&self) -> SchemaRef {
+        schema()
+    }
+
+    fn format(&self) -> Option<Arc<dyn Format>> {
+        None
+    }
+
+    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
+        let partition = Partition::new(context.name, 0);
+        let at = context.resume.and_then(|r| r.get(&partition).copied()).unwrap_or(0);
+        Ok(Box::new(LogReader(*self, partition, at)))
+    }
+}
+
+impl Reader for LogReader {
+    fn poll(&mut self) -> Result<Polled> {
+        let end = self.0.0.load(Ordering::SeqCst);
+        if self.2 == end {
+            return Ok(if end == END { Polled::Ended } else { Polled::Idle });
+        }
+        // as Kafka does: what holds no record is stepped over, and only at the end of the log one is told of it
+        let from = (self.2..end).find(|p| is_record(*p));
+        let to = from.map_or(end, |from| (from..end).find(|p| !is_record(*p)).unwrap_or(end));
+        let first = from.unwrap_or(self.2);
+        let records: Vec<i64> = (first..to).filter(|p| is_record(*p)).map(|p| p as i64).collect();
+        self.2 = to;
+        let mut fingerprint = Fingerprint::default();
+        records.iter().for_each(|p| fingerprint.add(*p as u64, 0, None));
+        let rows = records.len();
+        let batch = RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from(records)) as ArrayRef])?;
+        let payload = if rows == 0 { Payload::None } else { Payload::Rows(Changes::inserts(batch)) };
+        let partition = self.1.clone();
+        Ok(Polled::Fetch(Fetch { partition, from: first, to, rows, bytes: 8 * rows, fingerprint: fingerprint.finish(), payload }))
+    }
+
+    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> SourceStatus {
+        SourceStatus::default()
+    }
+
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_epoch_of_positions_without_a_record_is_read_again_when_the_log_goes_on() {
+    let (state, out, clock) = (Memory::new(), Memory::new(), Clock::manual(0));
+    let end = Arc::new(AtomicU64::new(0));
+    let start = || {
+        let mut flow = Pipeline::new("gaps");
+        flow.source("log", Log(end.clone())).unwrap();
+        // nothing is committed before the end, so that each epoch is read again by itself
+        let set =
+            |name: &str, store: &Memory| DataSet::on(Arc::new(store.clone()), name, JsonLines).roll_after(Duration::from_secs(1 << 30));
+        flow.sql("SELECT p FROM log").unwrap().sink(set("out", &out)).unwrap();
+        let limits = Limits { interval: Duration::from_secs(1), rows: 1, bytes: u64::MAX };
+        let flow = flow.dead_letters(set("dead letters", &Memory::new())).epochs(limits).clock(clock.clone());
+        flow.state_on(Arc::new(state.clone()), "state").checkpoint_every(Duration::from_secs(1 << 30)).stepper().unwrap()
+    };
+    let mut stepper = start();
+    // the log grows until it ends behind one position without a record, and then behind the next one
+    for (grown, epochs) in [(18, 2), (19, 3), (20, 4)] {
+        end.store(grown, Ordering::SeqCst);
+        for _ in 0..50 {
+            step(&mut stepper, &clock).unwrap().unwrap();
+        }
+        assert_eq!(stepper.status().minted.0, epochs);
+    }
+    drop(stepper);
+    end.store(END, Ordering::SeqCst);
+    finish(&mut start(), &clock).unwrap();
+    let files = out.list("").unwrap().into_iter().filter(|n| n.ends_with(".jsonl") && !n.contains('/'));
+    let text: String = files.map(|n| String::from_utf8(out.get(&n).unwrap().unwrap()).unwrap()).collect();
+    let number = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["p"].as_u64().unwrap();
+    assert_eq!(text.lines().map(number).collect::<Vec<_>>(), (0..END).filter(|p| is_record(*p)).collect::<Vec<_>>());
+}
