@@ -221,14 +221,17 @@ fn real_progress_is_read_back_after_every_commit_and_every_opening() {
     assert_eq!((place.seen(), counters.total()), (through(1..=9), 90));
     act.writer.close().unwrap();
     assert_eq!(at(place.open(7, 2).held), Some((7, 1, 9)));
-    // nothing was written meanwhile, and still the sink is generation 2's
-    assert_eq!(at(place.open(7, 3).held), Some((7, 2, 9)));
+    // nothing was written meanwhile: the rows are still generation 1's, and the sink is the newest one's
+    assert_eq!(at(place.open(7, 3).held), Some((7, 1, 9)));
     let e = place.try_open(place.sink(), 7, 2).err().unwrap();
     assert!(e.to_string().contains("another process has taken over") && e.to_string().contains("generation 3"), "{e}");
     // a reader that asks for nothing special stands at the end, behind the last marker
     let lag = read_all(Kafka::topic(place.progress()).brokers(&place.brokers).until(Until::Latest));
     let records: Vec<String> = lag.into_iter().filter_map(|s| s.value).collect();
-    assert_eq!(records.last().unwrap(), r#"{"epoch":9,"generation":3,"ledger":"00000000000000000000000000000007","part":0}"#);
+    assert_eq!(
+        records.last().unwrap(),
+        r#"{"epoch":9,"generation":3,"ledger":"00000000000000000000000000000007","part":0,"written_by":1}"#
+    );
     place.forget();
 }
 
