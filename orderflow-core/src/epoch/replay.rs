@@ -69,7 +69,7 @@ impl Replay {
         }
     }
 
-    /// Notes a fetch that comes later. If it begins behind a range of the epoch that is read now, what is left of the range holds no record (markers of
+    /// Notes a fetch that comes later, when all before it of its partition were [counted](Replay::add). If it begins behind a range of the epoch that is read now, what is left of the range holds no record (markers of
     /// transactions, records that were aborted or compacted away), and nothing else will ever say so: the range is at its end.
     pub fn pass(&mut self, source: &Arc<str>, fetch: &Fetch) {
         let Some(range) = self.range(source, &fetch.partition).copied().filter(|range| fetch.from >= range.to) else { return };

@@ -29,9 +29,6 @@ impl Engine {
     pub(super) fn poll_sources(&mut self, wait: &mut Duration) -> Result<bool> {
         let mut busy = self.read_spool()?;
         for i in 0..self.sources.len() {
-            // the epoch may be another one than when they came
-            let source = &self.sources[i];
-            source.later.iter().for_each(|fetch| self.replay.pass(&source.name, fetch));
             for _ in 0..FETCHES_A_STEP {
                 let source = &self.sources[i];
                 let nothing = source.ended && source.later.is_empty() && source.held.is_none() && self.replay.epoch().is_none();
@@ -48,7 +45,16 @@ impl Engine {
                 let replay = &self.replay;
                 let is_next = |f: &Fetch| replay.epoch().is_none() || replay.admit(&source.name, f) != Admit::Later;
                 let held = source.held.take();
-                let mut fetch = match held.or_else(|| source.later.iter().position(is_next).and_then(|at| source.later.remove(at))) {
+                let waiting = held.or_else(|| source.later.iter().position(is_next).and_then(|at| source.later.remove(at)));
+                if waiting.is_none() && self.replay.epoch().is_some() {
+                    // all that came of this epoch is on its way, and the epoch may be another one than when these came
+                    source.later.iter().for_each(|fetch| self.replay.pass(&source.name, fetch));
+                    if self.replay.is_whole() {
+                        break;
+                    }
+                }
+                let replay = &self.replay;
+                let mut fetch = match waiting {
                     Some(held) => held,
                     // what it gave before comes from where it is stored; what it has now belongs to later epochs
                     None if source.spooled.is_some() && replay.epoch().is_some() => {
