@@ -115,3 +115,82 @@ fn an_epoch_of_positions_without_a_record_is_read_again_when_the_log_goes_on() {
     let number = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["p"].as_u64().unwrap();
     assert_eq!(text.lines().map(number).collect::<Vec<_>>(), (0..END).filter(|p| is_record(*p)).collect::<Vec<_>>());
 }
+
+/// Two partitions of five records each: as they come, in turns, or, as Kafka may give them after a start, the second one first, a record a fetch.
+#[derive(Clone)]
+struct Two {
+    in_turns: bool,
+}
+
+struct TwoReader(Two, Positions);
+
+impl Source for Two {
+    fn schema(&self) -> SchemaRef {
+        schema()
+    }
+
+    fn format(&self) -> Option<Arc<dyn Format>> {
+        None
+    }
+
+    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
+        let resume = context.resume.unwrap_or_default();
+        let partitions = (0..2).map(|id| Partition::new(context.name.clone(), id));
+        Ok(Box::new(TwoReader(*self, partitions.map(|p| (p.clone(), resume.get(&p).copied().unwrap_or(0))).collect())))
+    }
+}
+
+impl Reader for TwoReader {
+    fn poll(&mut self) -> Result<Polled> {
+        let left = self.1.iter_mut().filter(|(_, at)| **at < 5);
+        let next = if self.0.in_turns { left.min_by_key(|(p, at)| (**at, p.id)) } else { left.max_by_key(|(p, _)| p.id) };
+        let Some((partition, at)) = next else { return Ok(Polled::Ended) };
+        let (partition, from) = (partition.clone(), *at);
+        *at += 1;
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.add(from, 0, None);
+        let record: ArrayRef = Arc::new(Int64Array::from(vec![10 * i64::from(partition.id) + from as i64]));
+        let payload = Payload::Rows(Changes::inserts(RecordBatch::try_new(schema(), vec![record])?));
+        Ok(Polled::Fetch(Fetch { partition, from, to: from + 1, rows: 1, bytes: 8, fingerprint: fingerprint.finish(), payload }))
+    }
+
+    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> SourceStatus {
+        SourceStatus::default()
+    }
+
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn fetches_that_wait_for_later_epochs_do_not_stand_for_one_another() {
+    let (state, out, clock) = (Memory::new(), Memory::new(), Clock::manual(0));
+    let start = |in_turns| {
+        let mut flow = Pipeline::new("two");
+        flow.source("log", Two { in_turns }).unwrap();
+        let set =
+            |name: &str, store: &Memory| DataSet::on(Arc::new(store.clone()), name, JsonLines).roll_after(Duration::from_secs(1 << 30));
+        flow.sql("SELECT p FROM log").unwrap().sink(set("out", &out)).unwrap();
+        let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 2, bytes: u64::MAX };
+        let flow = flow.dead_letters(set("dead letters", &Memory::new())).epochs(limits).clock(clock.clone());
+        flow.state_on(Arc::new(state.clone()), "state").checkpoint_every(Duration::from_secs(1 << 30)).stepper().unwrap()
+    };
+    // every epoch has a record of each partition, and nothing is committed
+    let mut stepper = start(true);
+    while stepper.status().minted.0 < 4 {
+        step(&mut stepper, &clock).unwrap().unwrap();
+    }
+    drop(stepper);
+    finish(&mut start(false), &clock).unwrap();
+    let files = out.list("").unwrap().into_iter().filter(|n| n.ends_with(".jsonl") && !n.contains('/'));
+    let text: String = files.map(|n| String::from_utf8(out.get(&n).unwrap().unwrap()).unwrap()).collect();
+    let number = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["p"].as_u64().unwrap();
+    let mut numbers: Vec<u64> = text.lines().map(number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]);
+}
