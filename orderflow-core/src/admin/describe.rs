@@ -143,13 +143,7 @@ fn sources(found: &Recovered) -> Vec<SourceAt> {
     let mut at = vec![];
     for name in names {
         let began = found.start.as_ref().and_then(|s| s.positions.get(&name)).cloned().unwrap_or_default();
-        let mut positions = began.clone();
-        for ((source, partition), range) in found.segments.iter().chain(&found.bindings).flat_map(|b| &b.ranges) {
-            if *source == name {
-                positions.insert(partition.clone(), range.to);
-            }
-        }
-        at.extend(positions.into_iter().map(|(p, position)| SourceAt {
+        at.extend(found.ends(&name).into_iter().map(|(p, position)| SourceAt {
             source: name.to_string(),
             partition: p.to_string(),
             began: began.get(&p).copied(),

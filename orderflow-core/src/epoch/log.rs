@@ -87,20 +87,19 @@ impl Recovered {
 
     /// Where each partition of a source stood at the end of the last epoch, or where it began.
     pub fn ends(&self, source: &str) -> Positions {
-        let mut positions = self.start.as_ref().and_then(|s| s.positions.get(source)).cloned().unwrap_or_default();
-        let all = self.segments.iter().chain(&self.bindings).flat_map(|b| &b.ranges).filter(|((of, _), _)| **of == *source);
-        positions.extend(all.map(|((_, partition), range)| (partition.clone(), range.to)));
-        positions
+        self.after(source, self.segments.iter().chain(&self.bindings))
     }
 
     /// Where each partition of a source stood at the end of epoch `from`, or where it began.
     pub fn positions(&self, source: &str, from: Option<Epoch>) -> Positions {
+        self.after(source, self.segments.iter().filter(|b| Some(b.epoch) <= from))
+    }
+
+    /// Where each partition of a source stood after `bindings`, which begin with the first.
+    fn after<'a>(&self, source: &str, bindings: impl Iterator<Item = &'a Binding>) -> Positions {
         let mut positions = self.start.as_ref().and_then(|s| s.positions.get(source)).cloned().unwrap_or_default();
-        for ((of, partition), range) in self.segments.iter().filter(|b| Some(b.epoch) <= from).flat_map(|b| &b.ranges) {
-            if **of == *source {
-                positions.insert(partition.clone(), range.to);
-            }
-        }
+        let ranges = bindings.flat_map(|b| &b.ranges).filter(|((of, _), _)| **of == *source);
+        positions.extend(ranges.map(|((_, partition), range)| (partition.clone(), range.to)));
         positions
     }
 }
@@ -265,7 +264,7 @@ impl Log {
     /// # Errors
     /// What cannot be listed.
     pub fn overtaken(&self) -> Result<Option<Error>> {
-        Ok(self.slots()?.last().filter(|last| **last >= self.next).map(|_| self.taken_over()))
+        Ok(self.is_behind()?.then(|| self.taken_over()))
     }
 
     /// True if the entry is in the next slot, false if another one is.

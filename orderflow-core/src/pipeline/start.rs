@@ -22,6 +22,7 @@ use crate::state::Manifest;
 use crate::store::{self, Store};
 use crate::time::Epoch;
 use arrow::datatypes::SchemaRef;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -173,24 +174,25 @@ fn recover(options: &Options, parts: &Parts, waiting: &dyn Fn() -> bool) -> Resu
         Some(State::Store(store, name)) => (store.clone(), name.clone()),
     };
     let compare = |found: &Recovered| compare(&*store, found, &parts.computed, parts.blueprint.roots.as_ref());
+    let judged = RefCell::new(None);
     let judge = |found: &Recovered| {
         let found = change::renamed(found.clone());
+        let (labels, mut difference) = compare(&found);
         if found.start.is_none() {
-            return Ok(());
+            // nothing was there that could differ
+            difference.parts.clear();
         }
-        let (labels, difference) = compare(&found);
         if difference.must_be_told() && options.on_change == OnChange::Refuse {
             return Err(difference.refused(&place));
         }
         let keeps = parts.sinks.iter().map(|(_, _, sink)| sink.guarantee(true) == Guarantee::ExactlyOnce);
-        change::judge_sinks(&found, &difference, &labels.iter().zip(keeps).collect())
+        change::judge_sinks(&found, &difference, &labels.iter().zip(keeps).collect())?;
+        judged.replace(Some((found, labels, difference)));
+        Ok(())
     };
-    let (log, found) = Log::open(store.clone(), &place, options.clock.unix_millis(), judge)?;
-    let mut found = change::renamed(found);
-    let (labels, mut difference) = compare(&found);
-    if found.start.is_none() {
-        difference.parts.clear();
-    }
+    let (log, _) = Log::open(store.clone(), &place, options.clock.unix_millis(), judge)?;
+    let judged = judged.into_inner().ok_or_else(|| Error::internal("a ledger was won that nobody judged"))?;
+    let (mut found, labels, difference) = judged;
     if difference.must_be_told() {
         tracing::warn!("the pipeline is not the one whose state is in {place}:\n{difference}");
     }

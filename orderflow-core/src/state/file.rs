@@ -112,12 +112,16 @@ fn damaged(file: &FileRef, why: String) -> Error {
 
 /// All bytes of a file, checked.
 fn bytes(store: &dyn Store, file: &FileRef) -> Result<Vec<u8>> {
-    let damaged = |why: String| damaged(file, why);
-    let bytes = store.get(&file.name)?.ok_or_else(|| damaged("it is not there".to_owned()))?;
-    if bytes.len() as u64 != file.bytes {
-        return Err(damaged(format!("it has {} bytes and should have {}", bytes.len(), file.bytes)));
+    checked(store, &file.name, Some(file.bytes), file.crc, &|why| damaged(file, why))
+}
+
+/// All bytes of an object, if they are as many as they should be (where that is known) and have this CRC-32; `damaged` makes the error of why not.
+pub(super) fn checked(store: &dyn Store, name: &str, length: Option<u64>, crc: u32, damaged: &dyn Fn(String) -> Error) -> Result<Vec<u8>> {
+    let bytes = store.get(name)?.ok_or_else(|| damaged("it is not there".to_owned()))?;
+    if let Some(length) = length.filter(|length| bytes.len() as u64 != *length) {
+        return Err(damaged(format!("it has {} bytes and should have {length}", bytes.len())));
     }
-    if crc32fast::hash(&bytes) != file.crc {
+    if crc32fast::hash(&bytes) != crc {
         return Err(damaged("its checksum is wrong".to_owned()));
     }
     Ok(bytes)

@@ -1,6 +1,7 @@
 //! Which files make up a checkpoint.
 
 use super::FileRef;
+use super::file::checked;
 use crate::epoch::Checkpoint;
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -75,10 +76,7 @@ impl Manifest {
     /// [`Retry::Backoff`](crate::error::Retry) if it could not be read now; permanent if it is not what was written, or of a newer version.
     pub fn load(store: &dyn Store, checkpoint: &Checkpoint) -> Result<Self> {
         let damaged = |why: String| Error::external(format!("the checkpoint '{}' is damaged", checkpoint.manifest)).why(why).permanent();
-        let json = store.get(&checkpoint.manifest)?.ok_or_else(|| damaged("it is not there".to_owned()))?;
-        if crc32fast::hash(&json) != checkpoint.crc {
-            return Err(damaged("its checksum is wrong".to_owned()));
-        }
+        let json = checked(store, &checkpoint.manifest, None, checkpoint.crc, &damaged)?;
         let manifest: Manifest = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
         if manifest.format != FORMAT {
             return Err(damaged(format!("it has format {}, this version reads {FORMAT}", manifest.format)));

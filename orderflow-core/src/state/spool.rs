@@ -7,6 +7,7 @@
 //! ```
 //! Invariant: objects put one behind the other are an object. Whatever is read has the length and the checksum that the ledger says.
 
+use super::file::checked;
 use crate::data::{Changes, Diffs};
 use crate::epoch::SpoolRef;
 use crate::error::{Error, Result};
@@ -117,15 +118,9 @@ fn damaged(object: &SpoolRef, why: impl std::fmt::Display) -> Error {
         .permanent()
 }
 
-fn checked(store: &dyn Store, object: &SpoolRef) -> Result<Vec<u8>> {
-    let bytes = store.get(&object.name)?.ok_or_else(|| damaged(object, "the object is not there"))?;
-    if bytes.len() as u64 != object.bytes {
-        return Err(damaged(object, format!("it has {} bytes and should have {}", bytes.len(), object.bytes)));
-    }
-    if crc32fast::hash(&bytes) != object.crc {
-        return Err(damaged(object, "its checksum is wrong"));
-    }
-    Ok(bytes)
+/// All bytes of an object, checked.
+fn content(store: &dyn Store, object: &SpoolRef) -> Result<Vec<u8>> {
+    checked(store, &object.name, Some(object.bytes), object.crc, &|why| damaged(object, why))
 }
 
 /// The fetches of an object, those of a partition in order. They are as they were: where a fetch began is to be seen in dead letters.
@@ -133,7 +128,7 @@ fn checked(store: &dyn Store, object: &SpoolRef) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Retry::Backoff`](crate::error::Retry) if it could not be read now; permanent if it is not there, or is not what was written.
 pub fn read_spool(store: &dyn Store, object: &SpoolRef) -> Result<Vec<Spooled>> {
-    let bytes = checked(store, object)?;
+    let bytes = content(store, object)?;
     let (mut rest, mut fetches) = (&bytes[..], vec![]);
     while !rest.is_empty() {
         read_section(&mut rest, &mut fetches).map_err(|why| damaged(object, why))?;
@@ -184,7 +179,7 @@ fn changes(batch: RecordBatch, signed: bool) -> std::result::Result<Changes, Str
 pub fn join_spool(store: &dyn Store, name: String, objects: &[SpoolRef]) -> Result<SpoolRef> {
     let mut bytes = vec![];
     for object in objects {
-        bytes.extend(checked(store, object)?);
+        bytes.extend(content(store, object)?);
     }
     put(store, name, objects.iter().map(|o| o.upto).max().unwrap_or_default(), &bytes)
 }

@@ -7,6 +7,7 @@ use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use orderflow_core::data::Changes;
 use orderflow_core::epoch::Limits;
 use orderflow_core::format::Format;
+use orderflow_core::pipeline::Stepper;
 use orderflow_core::sink::files::{DataSet, JsonLines};
 use orderflow_core::source::{Fetch, Fingerprint, Payload, Polled, Reader, Source, SourceContext, SourceStatus};
 use orderflow_core::store::{Memory, Store};
@@ -83,21 +84,39 @@ impl Reader for LogReader {
     }
 }
 
-#[test]
-fn an_epoch_of_positions_without_a_record_is_read_again_when_the_log_goes_on() {
-    let (state, out, clock) = (Memory::new(), Memory::new(), Clock::manual(0));
-    let end = Arc::new(AtomicU64::new(0));
-    let start = || {
-        let mut flow = Pipeline::new("gaps");
-        flow.source("log", Log(end.clone())).unwrap();
-        // nothing is committed before the end, so that each epoch is read again by itself
+/// What runs of a pipeline over such a log share.
+#[derive(Default)]
+struct World {
+    state: Memory,
+    out: Memory,
+}
+
+impl World {
+    /// Nothing is committed before the end, so that each epoch is read again by itself.
+    fn start(&self, log: impl Source, limits: Limits, clock: &Clock) -> Stepper {
         let set =
             |name: &str, store: &Memory| DataSet::on(Arc::new(store.clone()), name, JsonLines).roll_after(Duration::from_secs(1 << 30));
-        flow.sql("SELECT p FROM log").unwrap().sink(set("out", &out)).unwrap();
-        let limits = Limits { interval: Duration::from_secs(1), rows: 1, bytes: u64::MAX };
+        let mut flow = Pipeline::new("gaps");
+        flow.source("log", log).unwrap();
+        flow.sql("SELECT p FROM log").unwrap().sink(set("out", &self.out)).unwrap();
         let flow = flow.dead_letters(set("dead letters", &Memory::new())).epochs(limits).clock(clock.clone());
-        flow.state_on(Arc::new(state.clone()), "state").checkpoint_every(Duration::from_secs(1 << 30)).stepper().unwrap()
-    };
+        flow.state_on(Arc::new(self.state.clone()), "state").checkpoint_every(Duration::from_secs(1 << 30)).stepper().unwrap()
+    }
+
+    /// What came out, in the order of the files.
+    fn numbers(&self) -> Vec<u64> {
+        let files = self.out.list("").unwrap().into_iter().filter(|n| n.ends_with(".jsonl") && !n.contains('/'));
+        let text: String = files.map(|n| String::from_utf8(self.out.get(&n).unwrap().unwrap()).unwrap()).collect();
+        text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["p"].as_u64().unwrap()).collect()
+    }
+}
+
+#[test]
+fn an_epoch_of_positions_without_a_record_is_read_again_when_the_log_goes_on() {
+    let (world, clock) = (World::default(), Clock::manual(0));
+    let end = Arc::new(AtomicU64::new(0));
+    let limits = Limits { interval: Duration::from_secs(1), rows: 1, bytes: u64::MAX };
+    let start = || world.start(Log(end.clone()), limits, &clock);
     let mut stepper = start();
     // the log grows until it ends behind one position without a record, and then behind the next one
     for (grown, epochs) in [(18, 2), (19, 3), (20, 4)] {
@@ -110,10 +129,7 @@ fn an_epoch_of_positions_without_a_record_is_read_again_when_the_log_goes_on() {
     drop(stepper);
     end.store(END, Ordering::SeqCst);
     finish(&mut start(), &clock).unwrap();
-    let files = out.list("").unwrap().into_iter().filter(|n| n.ends_with(".jsonl") && !n.contains('/'));
-    let text: String = files.map(|n| String::from_utf8(out.get(&n).unwrap().unwrap()).unwrap()).collect();
-    let number = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["p"].as_u64().unwrap();
-    assert_eq!(text.lines().map(number).collect::<Vec<_>>(), (0..END).filter(|p| is_record(*p)).collect::<Vec<_>>());
+    assert_eq!(world.numbers(), (0..END).filter(|p| is_record(*p)).collect::<Vec<_>>());
 }
 
 /// Two partitions of five records each: as they come, in turns, or, as Kafka may give them after a start, the second one first, a record a fetch.
@@ -169,17 +185,9 @@ impl Reader for TwoReader {
 
 #[test]
 fn fetches_that_wait_for_later_epochs_do_not_stand_for_one_another() {
-    let (state, out, clock) = (Memory::new(), Memory::new(), Clock::manual(0));
-    let start = |in_turns| {
-        let mut flow = Pipeline::new("two");
-        flow.source("log", Two { in_turns }).unwrap();
-        let set =
-            |name: &str, store: &Memory| DataSet::on(Arc::new(store.clone()), name, JsonLines).roll_after(Duration::from_secs(1 << 30));
-        flow.sql("SELECT p FROM log").unwrap().sink(set("out", &out)).unwrap();
-        let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 2, bytes: u64::MAX };
-        let flow = flow.dead_letters(set("dead letters", &Memory::new())).epochs(limits).clock(clock.clone());
-        flow.state_on(Arc::new(state.clone()), "state").checkpoint_every(Duration::from_secs(1 << 30)).stepper().unwrap()
-    };
+    let (world, clock) = (World::default(), Clock::manual(0));
+    let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 2, bytes: u64::MAX };
+    let start = |in_turns| world.start(Two { in_turns }, limits, &clock);
     // every epoch has a record of each partition, and nothing is committed
     let mut stepper = start(true);
     while stepper.status().minted.0 < 4 {
@@ -187,10 +195,7 @@ fn fetches_that_wait_for_later_epochs_do_not_stand_for_one_another() {
     }
     drop(stepper);
     finish(&mut start(false), &clock).unwrap();
-    let files = out.list("").unwrap().into_iter().filter(|n| n.ends_with(".jsonl") && !n.contains('/'));
-    let text: String = files.map(|n| String::from_utf8(out.get(&n).unwrap().unwrap()).unwrap()).collect();
-    let number = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["p"].as_u64().unwrap();
-    let mut numbers: Vec<u64> = text.lines().map(number).collect();
+    let mut numbers = world.numbers();
     numbers.sort_unstable();
     assert_eq!(numbers, [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]);
 }
