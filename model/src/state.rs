@@ -269,11 +269,13 @@ impl Cellar {
         })
     }
 
-    /// The generation under which the binding of `epoch` was written, if that is there: its records' object has the same.
+    /// The generation that wrote the binding of `epoch`, if that is there: its records' object has the same. By the nonce, not by the
+    /// order of slots: a newer process may have put its generation into an older slot, which retirement freed, before it looked again.
     pub fn bound_by(&self, epoch: Epoch) -> Option<u16> {
-        let slot = self.notes().find_map(|(slot, note)| matches!(note, Note::Binding { epoch: e, .. } if *e == epoch).then_some(slot))?;
-        let generation = |(_, note): (usize, &Note)| if let Note::Generation(g) = note { Some(*g) } else { None };
-        self.notes().take_while(|(at, _)| *at < slot).filter_map(generation).last()
+        let is_binding = |slot: &Slot| matches!(slot.note, Note::Binding { epoch: e, .. } if e == epoch);
+        let (at, binding) = self.slots.iter().enumerate().find_map(|(at, slot)| Some((at, slot.as_ref().filter(|s| is_binding(s))?)))?;
+        let generation = |slot: &Slot| if let Note::Generation(g) = slot.note { Some(g) } else { None };
+        self.slots[..at].iter().flatten().filter(|slot| slot.nonce == binding.nonce).filter_map(generation).next_back()
     }
 
     /// Whether the records of `epoch` are stored under the name that its binding gives.
