@@ -110,6 +110,7 @@ impl Reader for NumbersReader {
             rows: ends.len() - 1,
             bytes: bytes.len(),
             fingerprint: fingerprint.finish(),
+            latest: fingerprint.latest(),
             payload: Payload::Raw(Box::new(Batch { bytes, ends, from })),
         }))
     }

@@ -127,6 +127,7 @@ impl Reader for PoolReader {
             rows,
             bytes: self.pool.ends[first + rows] - self.pool.ends[first],
             fingerprint: fingerprint.finish(),
+            latest: fingerprint.latest(),
             payload: Payload::Raw(Box::new(PoolBatch { pool: self.pool.clone(), first, rows, from })),
         }))
     }

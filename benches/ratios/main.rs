@@ -1,6 +1,6 @@
 //! The ratios: CPU time per record of the engine over that of the loop one would write by hand, or of another limit, in one run.
 //!
-//! `scripts/ratios` runs it with everything that it needs; alone: `cargo bench --bench ratios -- [--brokers HOST:PORT] [--duckdb PYTHON]
+//! `scripts/ratios` runs it with everything that it needs; alone: `cargo run --release -p orderflow-ratios -- [--brokers HOST:PORT] [--duckdb PYTHON]
 //! [--rounds N] [--records N] [--kafka-records N] [--only PART-OF-NAME]`. Figures that lack their broker or DuckDB are left out, and said so.
 //!
 //! Invariant: both sides get the same bytes, take turns, and come to the same answer; a figure is the ratio of the medians. On the
@@ -41,7 +41,6 @@ fn options() -> std::result::Result<Options, String> {
         let mut value = || args.next().ok_or(format!("{arg} wants a value"));
         let number = |text: String| text.parse::<u64>().map_err(|_| format!("'{text}' is not a number"));
         match arg.as_str() {
-            "--bench" => {} // from cargo
             "--brokers" => o.brokers = Some(value()?),
             "--duckdb" => o.duckdb = Some(value()?),
             "--rounds" => o.rounds = number(value()?)?.max(1) as usize,

@@ -51,6 +51,8 @@ pub enum Bug {
     MintReusesEpoch,
     /// A fetch that straddles the end of a binding goes into its epoch whole.
     FetchNotCut,
+    /// A partition that has more to give and is not read counts as idle.
+    IdleWithBacklog,
     /// A data set's files get their final names before the commit's record is written.
     RenamesBeforeCommit,
     /// A data set is opened without giving the files of the newest commit their names.
@@ -60,7 +62,7 @@ pub enum Bug {
 #[cfg(any(test, feature = "testing"))]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 24] = [
+    pub const ALL: [Bug; 25] = [
         Bug::FileNotSynced,
         Bug::NameNotSynced,
         Bug::OpenTrustsCache,
@@ -83,6 +85,7 @@ impl Bug {
         Bug::PositionsOfTheStart,
         Bug::MintReusesEpoch,
         Bug::FetchNotCut,
+        Bug::IdleWithBacklog,
         Bug::RenamesBeforeCommit,
         Bug::NoRollForward,
     ];

@@ -27,8 +27,18 @@ pub use self::sql::Sql;
 
 /// Makes a newtype over [`DataSet`](orderflow_core::sink::files::DataSet) a sink that rolls as its users say.
 macro_rules! data_set {
-    ($name:ident) => {
+    ($name:ident, $format:expr) => {
         impl $name {
+            /// Appends to the data set in this local folder, which is made if it is not there, or at a [URL](orderflow_core::store::open).
+            pub fn append(folder: impl Into<std::path::PathBuf>) -> Self {
+                Self(orderflow_core::sink::files::DataSet::append(folder, $format))
+            }
+
+            /// Appends to the data set in this store, which messages call `name`.
+            pub fn on(store: std::sync::Arc<dyn orderflow_core::store::Store>, name: impl Into<String>) -> Self {
+                Self(orderflow_core::sink::files::DataSet::on(store, name, $format))
+            }
+
             /// Closes a file at this many rows; 1,000,000 unless said otherwise.
             pub fn roll_rows(self, rows: u64) -> Self {
                 Self(self.0.roll_rows(rows))
@@ -56,6 +66,10 @@ macro_rules! data_set {
 
             fn kind(&self) -> &'static str {
                 self.0.kind()
+            }
+
+            fn look(&self, context: &orderflow_core::sink::SinkContext) -> Result<Option<orderflow_core::sink::Progress>> {
+                self.0.look(context)
             }
 
             fn open(self: Box<Self>, context: orderflow_core::sink::SinkContext) -> Result<orderflow_core::sink::Opened> {

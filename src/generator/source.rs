@@ -108,8 +108,9 @@ impl Reader for OrdersReader {
         }
         let (rows, bytes) = (batch.records.len(), batch.bytes.len());
         self.bytes_per_record = bytes / rows + 8;
-        let (partition, to, fingerprint) = (self.partition.clone(), self.records.position(), fingerprint.finish());
-        Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes, fingerprint, payload: Payload::Raw(Box::new(batch)) }))
+        let (partition, to, latest) = (self.partition.clone(), self.records.position(), fingerprint.latest());
+        let fingerprint = fingerprint.finish();
+        Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes, fingerprint, latest, payload: Payload::Raw(Box::new(batch)) }))
     }
 
     fn acknowledge(&mut self, _positions: &Positions) -> Result<()> {

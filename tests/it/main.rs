@@ -18,3 +18,4 @@ mod support;
 #[path = "../../orderflow-core/src/testing/tier.rs"]
 #[expect(unreachable_pub, reason = "the engine's own file: its test kit is no feature of this package")]
 mod tier;
+mod two_at_once;

@@ -97,7 +97,16 @@ impl Reader for TideReader {
         let mut fingerprint = Fingerprint::default();
         (from..to).for_each(|p| fingerprint.add(p, 0, None));
         let (rows, bytes, partition) = (numbers.len(), changes.memory(), self.partition.clone());
-        Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes, fingerprint: fingerprint.finish(), payload: Payload::Rows(changes) }))
+        Ok(Polled::Fetch(Fetch {
+            partition,
+            from,
+            to,
+            rows,
+            bytes,
+            fingerprint: fingerprint.finish(),
+            latest: fingerprint.latest(),
+            payload: Payload::Rows(changes),
+        }))
     }
 
     fn acknowledge(&mut self, _: &Positions) -> Result<()> {

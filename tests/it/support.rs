@@ -13,6 +13,7 @@ use orderflow::store::{self, Store, Upload};
 use orderflow::time::{Clock, Partition};
 use orderflow::{Pipeline, Running, Status, pipelines};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::reader::ChunkReader;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -244,24 +245,29 @@ pub(crate) struct Delta {
 
 /// All rows of the Parquet data set of totals, by epoch.
 pub(crate) fn deltas(folder: &Path) -> Vec<Delta> {
+    let files = data_files(folder, "parquet");
+    let mut deltas: Vec<_> = files.into_iter().flat_map(|file| rows_of(File::open(file).unwrap())).collect();
+    deltas.sort_by_key(|d| d.epoch);
+    deltas
+}
+
+/// All deltas in one Parquet file.
+pub(crate) fn rows_of(file: impl ChunkReader + 'static) -> Vec<Delta> {
     let mut deltas = vec![];
-    for file in data_files(folder, "parquet") {
-        for batch in ParquetRecordBatchReaderBuilder::try_new(File::open(file).unwrap()).unwrap().build().unwrap() {
-            let batch = batch.unwrap();
-            let names: Vec<_> = batch.schema().fields().iter().map(|f| f.name().clone()).collect();
-            assert_eq!(names, ["city", "payment_type", "orders", "amount", "diff", "epoch"]);
-            for row in 0..batch.num_rows() {
-                let cell = |i: usize| array_value_to_string(batch.column(i), row).unwrap();
-                deltas.push(Delta {
-                    key: (cell(0), cell(1)),
-                    total: Total { orders: cell(2).parse().unwrap(), amount: cell(3).parse().unwrap() },
-                    diff: cell(4).parse().unwrap(),
-                    epoch: cell(5).parse().unwrap(),
-                });
-            }
+    for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+        let batch = batch.unwrap();
+        let names: Vec<_> = batch.schema().fields().iter().map(|f| f.name().clone()).collect();
+        assert_eq!(names, ["city", "payment_type", "orders", "amount", "diff", "epoch"]);
+        for row in 0..batch.num_rows() {
+            let cell = |i: usize| array_value_to_string(batch.column(i), row).unwrap();
+            deltas.push(Delta {
+                key: (cell(0), cell(1)),
+                total: Total { orders: cell(2).parse().unwrap(), amount: cell(3).parse().unwrap() },
+                diff: cell(4).parse().unwrap(),
+                epoch: cell(5).parse().unwrap(),
+            });
         }
     }
-    deltas.sort_by_key(|d| d.epoch);
     deltas
 }
 

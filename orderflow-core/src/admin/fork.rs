@@ -7,10 +7,11 @@ use super::settled;
 use crate::epoch::{Base, Checkpoint, Log};
 use crate::error::{Error, Result};
 use crate::sink::WriterId;
-use crate::state::{Manifest, copy};
+use crate::state::{Manifest, copy, copy_spool};
 use crate::store::Store;
-use crate::time::{Clock, Epoch};
+use crate::time::Clock;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What was copied.
@@ -22,12 +23,12 @@ pub struct Forked {
     pub epoch: u64,
     /// Whether stored views came along; if not, the next start reads the sources from where they began.
     pub stored: bool,
-    /// Bytes of files copied.
+    /// Bytes of stored views and stored rows copied.
     pub bytes: u64,
 }
 
-/// Copies the state in `from` to the empty store `to`, as of the newest checkpoint that is whole (or, without one, as of the epoch that every sink holds).
-/// All sinks of the copy are new: they get everything that is in the views at their first start, and the original goes on, also meanwhile.
+/// Copies the state in `from` to the empty store `to`: the newest checkpoint that is whole, all that the ledger has bound, and what is stored of sources that
+/// cannot give it again. All sinks of the copy are new: they get everything that is in the views at their first start, and the original goes on, also meanwhile.
 ///
 /// # Errors
 /// No state, or one that cannot be read; a place that is not empty.
@@ -35,33 +36,29 @@ pub fn fork(from: &Arc<dyn Store>, from_place: &str, to: &Arc<dyn Store>, to_pla
     if let Some(there) = to.list("")?.first() {
         return Err(Error::user(format!("{to_place} is not empty")).why(format!("it holds {there}")).hint("name an empty folder"));
     }
-    let (seen, checkpoint, bytes) = settled(from, from_place, |seen| {
-        let mut last = None;
-        for checkpoint in seen.found.checkpoints.iter().rev() {
-            match copy_all(&**from, &**to, checkpoint) {
-                Ok(bytes) => return Ok((seen.clone(), Some(checkpoint.clone()), bytes)),
-                Err(e) => last = Some(e),
-            }
-        }
-        last.map_or_else(|| Ok((seen.clone(), None, 0)), Err)
+    let (base, generation, bytes) = settled(from, from_place, |seen| {
+        let mut newest = seen.found.checkpoints.iter().rev().map(|c| copy_all(&**from, &**to, c).map(|bytes| (Some(c.clone()), bytes)));
+        let (checkpoint, files) = match newest.next() {
+            None => (None, 0),
+            Some(Err(e)) => newest.find_map(Result::ok).ok_or(e)?,
+            Some(Ok(copied)) => copied,
+        };
+        let begun = seen.found.start.clone().ok_or_else(|| Error::user(format!("{from_place} holds a pipeline that never began")))?;
+        let mut base =
+            Base { checkpoints: checkpoint.into_iter().collect(), held: BTreeMap::new(), births: BTreeMap::new(), ..seen.found.as_base() };
+        base.start = begun;
+        // its sinks are nobody's yet
+        base.start.plan.retain(|name, _| !name.starts_with("sink "));
+        let objects: Vec<_> = base.segments.iter().chain(&base.after).flat_map(|b| b.spool.iter().cloned()).collect();
+        objects.iter().try_for_each(|object| copy_spool(&**from, &**to, object))?;
+        Ok((base, seen.writer().generation, files + objects.iter().map(|o| o.bytes).sum::<u64>()))
     })?;
-    let mut start = seen.found.start.clone().ok_or_else(|| Error::user(format!("{from_place} holds a pipeline that never began")))?;
-    // its sinks are nobody's yet
-    start.plan.retain(|name, _| !name.starts_with("sink "));
-    let upto = checkpoint.as_ref().map_or(seen.found.base(), |c| c.epoch);
-    let segments: Vec<_> = seen.found.segments.iter().filter(|b| b.epoch <= upto).cloned().collect();
-    if segments.last().map_or(Epoch(0), |b| b.epoch) != upto {
-        return Err(Error::external(format!(
-            "the ledger in {from_place} does not tell what came up to epoch {upto} from what came after it"
-        ))
-        .permanent());
-    }
     // generations go on, so that names of files that are written later are names of their own
-    let writer = WriterId { ledger: rand::random(), generation: seen.writer().generation + 1 };
-    let stored = checkpoint.is_some();
-    let base = Base { start, segments, checkpoints: checkpoint.into_iter().collect(), ..Base::default() };
+    let writer = WriterId { ledger: rand::random(), generation: generation + 1 };
+    let epoch = base.segments.iter().chain(&base.after).last().map_or(0, |b| b.epoch.0);
+    let stored = !base.checkpoints.is_empty();
     Log::plant(to.clone(), to_place, writer, Clock::system().unix_millis(), &base)?;
-    Ok(Forked { ledger: format!("{:032x}", writer.ledger), epoch: upto.0, stored, bytes })
+    Ok(Forked { ledger: format!("{:032x}", writer.ledger), epoch, stored, bytes })
 }
 
 fn copy_all(from: &dyn Store, to: &dyn Store, checkpoint: &Checkpoint) -> Result<u64> {

@@ -36,14 +36,19 @@ fn look(store: &Arc<dyn Store>, place: &str) -> Result<Seen> {
     Ok(Seen { found: renamed(seen.found), ..seen })
 }
 
-/// Tries again while the checkpoints change that `work` is given: a running pipeline deletes files of older ones.
+/// Whether other objects are named now: a running pipeline deletes those that were.
+fn moved(before: &Seen, now: &Seen) -> bool {
+    (&now.found.checkpoints, &now.found.segments) != (&before.found.checkpoints, &before.found.segments)
+}
+
+/// Tries again while other objects are named than `work` was given.
 fn settled<T>(store: &Arc<dyn Store>, place: &str, mut work: impl FnMut(&Seen) -> Result<T>) -> Result<T> {
     let mut seen = look(store, place)?;
     for _ in 0..TRIES {
         let outcome = work(&seen);
         let now = look(store, place)?;
         match outcome {
-            Err(_) if now.found.checkpoints != seen.found.checkpoints => seen = now,
+            Err(_) if moved(&seen, &now) => seen = now,
             outcome => return outcome,
         }
     }

@@ -2,10 +2,10 @@
 //!
 //! Invariant: nothing is written and no lock is taken. What a running pipeline deletes while it is read is not taken for damage.
 
-use super::{TRIES, look};
+use super::{TRIES, look, moved};
 use crate::epoch::Seen;
 use crate::error::{Error, Result, Retry};
-use crate::state::{Manifest, read};
+use crate::state::{Manifest, read, read_spool};
 use crate::store::Store;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ pub struct Verification {
     pub rows: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Objects that no checkpoint needs: left by a process that was killed, or needed by the next checkpoint; the next start sweeps them.
+    /// Objects that neither a checkpoint nor the ledger names: left by a process that was killed, or needed by the next checkpoint; the next start sweeps them.
     pub unneeded: Vec<String>,
     /// What is wrong.
     pub problems: Vec<Problem>,
@@ -48,7 +48,7 @@ impl Verification {
     }
 }
 
-/// Reads every entry, manifest and file of a state, and compares lengths, checksums and numbers of rows.
+/// Reads every entry, manifest, file and object with stored rows of a state, and compares lengths, checksums and numbers of rows.
 ///
 /// # Errors
 /// No state, or one that cannot be read now. Damage is no error: it is what the answer says.
@@ -66,7 +66,7 @@ pub fn verify(store: &Arc<dyn Store>, place: &str) -> Result<Verification> {
             Err(e) => return Err(e),
         };
         result = checkpoints(store, &seen)?;
-        if result.is_good() || look(store, place)?.found.checkpoints == seen.found.checkpoints {
+        if result.is_good() || !moved(&seen, &look(store, place)?) {
             return Ok(result);
         }
     }
@@ -116,9 +116,25 @@ fn checkpoints(store: &Arc<dyn Store>, seen: &Seen) -> Result<Verification> {
             good = Some(checkpoint.epoch);
         }
     }
-    let all = [store.list("roots/")?, store.list("checkpoints/")?].concat();
+    let good_files = found.is_good();
+    for object in seen.found.segments.iter().chain(&seen.found.bindings).flat_map(|b| &b.spool) {
+        needed.insert(object.name.clone());
+        match read_spool(&**store, object) {
+            Ok(fetches) => {
+                found.files += 1;
+                found.rows += fetches.iter().map(|(_, fetch)| fetch.rows as u64).sum::<u64>();
+                found.bytes += object.bytes;
+            }
+            Err(e) if e.retry() == Retry::Backoff => return Err(e),
+            Err(e) => found.problems.push(Problem { object: object.name.clone(), why: e.to_string() }),
+        }
+    }
+    let all = [store.list("roots/")?, store.list("checkpoints/")?, store.list("spool/")?].concat();
     found.unneeded = all.into_iter().filter(|name| !needed.contains(name)).collect();
     found.advice = (!found.is_good()).then(|| match good {
+        _ if good_files => "rows of a source that cannot give them again are damaged: a start that needs them refuses, so restore the folder from a copy \
+             before the next one"
+            .to_owned(),
         Some(epoch) if seen.found.checkpoints.last().is_some_and(|c| c.epoch == epoch) => {
             "the newest checkpoint is whole: nothing is lost, and the damaged one goes with the next checkpoints; look at the disk".to_owned()
         }

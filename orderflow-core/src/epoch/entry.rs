@@ -7,7 +7,7 @@
 //! Invariant: an entry that is read is the one that was written, in the slot it was written for, or an error that names the object.
 //! Numbers beyond 2⁵³ are text, because most readers of JSON end there. Sources are named, not numbered: a pipeline may be rearranged.
 
-use super::{Binding, Range, SpoolRef};
+use super::{Binding, Input, Range, SpoolRef};
 use crate::error::{Error, Result};
 use crate::sink::{Progress, WriterId};
 use crate::time::{Epoch, Partition, Positions};
@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Version of the format, written into every entry. Version 1 had no checkpoints, and one binding in a base; version 2 no births of sinks, no
-/// times of openings and no spooled sources.
-const FORMAT: u32 = 3;
+/// times of openings and no spooled sources; version 3 no watermarks and no idle partitions.
+const FORMAT: u32 = 4;
 
 /// One fact about a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,7 +161,16 @@ struct StoredBinding {
     minted_at: i64,
     ranges: Vec<StoredRange>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    idle: Vec<StoredInput>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     spool: Vec<StoredSpool>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredInput {
+    source: String,
+    topic: String,
+    partition: i32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -182,6 +191,8 @@ struct StoredRange {
     rows: u64,
     bytes: u64,
     fingerprint: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    watermark: Option<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -229,23 +240,26 @@ impl StoredBinding {
             rows: r.rows,
             bytes: r.bytes,
             fingerprint: format!("{:016x}", r.fingerprint),
+            watermark: r.watermark,
         };
+        let input = |(source, p): &Input| StoredInput { source: source.to_string(), topic: p.topic.to_string(), partition: p.id };
         let object = |o: &SpoolRef| StoredSpool { upto: o.upto.0, name: o.name.clone(), bytes: o.bytes, crc: format!("{:08x}", o.crc) };
-        let (ranges, spool) = (b.ranges.iter().map(range).collect(), b.spool.iter().map(object).collect());
-        Self { epoch: b.epoch.0, minted_at: b.minted_at, ranges, spool }
+        let (ranges, idle) = (b.ranges.iter().map(range).collect(), b.idle.iter().map(input).collect());
+        Self { epoch: b.epoch.0, minted_at: b.minted_at, ranges, idle, spool: b.spool.iter().map(object).collect() }
     }
 
     fn binding(self) -> std::result::Result<Binding, String> {
         let mut ranges = BTreeMap::new();
         for r in self.ranges {
             let fingerprint = hex(&r.fingerprint)? as u64;
-            let range = Range { from: r.from, to: r.to, rows: r.rows, bytes: r.bytes, fingerprint };
+            let range = Range { from: r.from, to: r.to, rows: r.rows, bytes: r.bytes, fingerprint, watermark: r.watermark };
             ranges.insert((r.source.into(), Partition::new(r.topic, r.partition)), range);
         }
         let object =
             |o: StoredSpool| hex(&o.crc).map(|crc| SpoolRef { upto: Epoch(o.upto), name: o.name, bytes: o.bytes, crc: crc as u32 });
         let spool = self.spool.into_iter().map(object).collect::<std::result::Result<_, _>>()?;
-        Ok(Binding { epoch: Epoch(self.epoch), ranges, minted_at: self.minted_at, spool })
+        let idle = self.idle.into_iter().map(|i| (i.source.into(), Partition::new(i.topic, i.partition))).collect();
+        Ok(Binding { epoch: Epoch(self.epoch), ranges, minted_at: self.minted_at, idle, spool })
     }
 }
 
@@ -343,10 +357,11 @@ mod tests {
 
     fn entries() -> Vec<Entry> {
         let writer = WriterId { ledger: u128::MAX - 5, generation: 3 };
-        let range = Range { from: 1, to: 9, rows: 7, bytes: 700, fingerprint: u64::MAX - 1 };
+        let range = Range { from: 1, to: 9, rows: 7, bytes: 700, fingerprint: u64::MAX - 1, watermark: Some(-3) };
         let ranges = BTreeMap::from([(("orders".into(), Partition::new("a.b", 3)), range)]);
         let spool = vec![SpoolRef { upto: Epoch(5), name: "spool/5".into(), bytes: 9, crc: 0xfe }];
-        let binding = Binding { epoch: Epoch(5), ranges, minted_at: -1, spool };
+        let idle = [("orders".into(), Partition::new("a.b", 4))].into();
+        let binding = Binding { epoch: Epoch(5), ranges, minted_at: -1, idle, spool };
         let positions = BTreeMap::from([("orders".into(), Positions::from([(Partition::new("a.b", 3), 1)]))]);
         let progress = Progress { writer, epoch: Epoch(4), part: 1 };
         let start = Start { positions, plan: [("view totals".to_owned(), "a\nb".to_owned())].into() };
@@ -404,10 +419,10 @@ mod tests {
             let bytes = format!("{:08x}\n{written}", crc32fast::hash(written.as_bytes()));
             Entry::decode(bytes.as_bytes(), 2).unwrap()
         };
-        let range = Range { from: 0, to: 3, rows: 3, bytes: 9, fingerprint: 255 };
+        let range = Range { from: 0, to: 3, rows: 3, bytes: 9, fingerprint: 255, watermark: None };
         let ranges = BTreeMap::from([(("orders".into(), Partition::new("t", 0)), range)]);
-        let binding = Binding { epoch: Epoch(1), ranges, minted_at: 5, spool: vec![] };
-        for format in [1, 2] {
+        let binding = Binding { epoch: Epoch(1), ranges, minted_at: 5, ..Binding::default() };
+        for format in [1, 2, 3] {
             assert_eq!(read(format, format!("{{\"Bound\":{stored}}}")), (Entry::Bound(binding.clone()), 42));
         }
         let base = format!(

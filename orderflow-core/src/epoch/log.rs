@@ -8,8 +8,8 @@
 //! Invariant: a writer that finds its next slot taken by somebody else has been replaced, and stops. Entries are deleted only when a
 //! [`Base`](super::Base) behind them is durable and says what they said; those of an opening never are.
 
-use super::Binding;
 use super::entry::{Base, Checkpoint, Entry, Start};
+use super::{Binding, Input};
 use crate::bug::{Bug, planted};
 use crate::error::{Error, Result, Retry};
 use crate::sink::{Progress, WriterId};
@@ -83,6 +83,15 @@ impl Recovered {
             checkpoints: self.checkpoints.clone(),
             dropped: self.dropped,
         }
+    }
+
+    /// The watermark of every partition that has one.
+    pub fn watermarks(&self) -> BTreeMap<Input, i64> {
+        let mut watermarks = BTreeMap::new();
+        for (input, range) in self.segments.iter().chain(&self.bindings).flat_map(|b| &b.ranges) {
+            watermarks.extend(range.watermark.map(|at| (input.clone(), at)));
+        }
+        watermarks
     }
 
     /// Where each partition of a source stood at the end of the last epoch, or where it began.

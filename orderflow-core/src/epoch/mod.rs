@@ -3,14 +3,16 @@
 
 mod binding;
 mod entry;
+mod idle;
 mod ledger;
 mod log;
 mod mint;
 mod replay;
 mod resume;
 
-pub use binding::{Binding, Range, SpoolRef};
+pub use binding::{Binding, Input, Range, SpoolRef};
 pub use entry::{Base, Checkpoint, Entry, Start};
+pub use idle::Idleness;
 pub use ledger::Ledger;
 pub use log::{Log, Opening, Recovered, Seen};
 pub use mint::{Limits, Mint};

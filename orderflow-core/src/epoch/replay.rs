@@ -73,8 +73,7 @@ impl Replay {
     /// transactions, records that were aborted or compacted away), and nothing else will ever say so: the range is at its end.
     pub fn pass(&mut self, source: &Arc<str>, fetch: &Fetch) {
         let Some(range) = self.range(source, &fetch.partition).copied().filter(|range| fetch.from >= range.to) else { return };
-        let none = Range { rows: 0, bytes: 0, fingerprint: 0, to: range.from, ..range };
-        let found = self.found.ranges.entry((source.clone(), fetch.partition.clone())).or_insert(none);
+        let found = self.found.ranges.entry((source.clone(), fetch.partition.clone())).or_insert(Range::empty(range.from));
         found.to = found.to.max(range.to);
     }
 
@@ -116,7 +115,7 @@ impl Replay {
     pub fn close(&mut self) -> Result<Option<Binding>> {
         let Some(bound) = self.epochs.front().filter(|_| self.is_whole()) else { return Ok(None) };
         for (key @ (source, partition), range) in &bound.ranges {
-            let none = Range { rows: 0, bytes: 0, fingerprint: 0, ..*range };
+            let none = Range::empty(range.from);
             let read = self.found.ranges.get(key).unwrap_or(&none);
             // bytes are counted by fetch, and a fetch may be cut otherwise now: sizes are in the fingerprint
             if (read.rows, read.fingerprint) != (range.rows, range.fingerprint) {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 fn fetch(from: u64, to: u64) -> Fetch {
     let rows = (to - from) as usize;
-    Fetch { partition: Partition::new("t", 0), from, to, rows, bytes: rows, fingerprint: to - from, payload: Payload::None }
+    Fetch { partition: Partition::new("t", 0), from, to, rows, bytes: rows, fingerprint: to - from, latest: None, payload: Payload::None }
 }
 
 fn binding(epoch: u64, from: u64, to: u64) -> Binding {

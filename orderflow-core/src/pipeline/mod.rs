@@ -109,6 +109,7 @@ pub(crate) struct Options {
     pub(crate) on_change: OnChange,
     pub(crate) checkpoint_every: Duration,
     pub(crate) keep_spooled: bool,
+    pub(crate) idle_after: Option<Duration>,
 }
 
 /// Where a pipeline keeps what it must know after a crash.
@@ -132,6 +133,7 @@ impl Pipeline {
             on_change: OnChange::default(),
             checkpoint_every: Duration::from_secs(10),
             keep_spooled: false,
+            idle_after: None,
         };
         let flow = Flow {
             name: name.into(),
@@ -276,6 +278,13 @@ impl Pipeline {
     /// it takes grows with the input.
     pub fn keep_spooled(self) -> Self {
         self.flow().options.keep_spooled = true;
+        self
+    }
+
+    /// A partition that has stood at its end for this long is idle: the watermark of its source ([`SourceReport::watermark`](crate::SourceReport::watermark))
+    /// does not wait for it until it has records again. By default none ever is. A partition that is behind is not idle, however slowly it is read.
+    pub fn idle_after(self, time: Duration) -> Self {
+        self.flow().options.idle_after = Some(time);
         self
     }
 

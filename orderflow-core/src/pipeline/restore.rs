@@ -8,8 +8,10 @@ use crate::epoch::{Checkpoint, Recovered};
 use crate::error::{Error, Result, Retry};
 use crate::operator::root::{Roots, StoredTrace};
 use crate::runtime::Image;
+use crate::source::{Rewind, Source};
 use crate::state::{FileRef, Manifest, RootFiles, read};
 use crate::store::Store;
+use crate::time::Epoch;
 use std::sync::Arc;
 
 /// State to begin with.
@@ -61,4 +63,21 @@ impl Restored {
 
 fn content(store: &dyn Store, files: &[FileRef]) -> Result<StoredTrace> {
     files.iter().map(|file| Ok((file.upto, Arc::new(read(store, file)?)))).collect()
+}
+
+/// What spooled sources gave long ago is stored no more: nothing that needs it can begin.
+pub(super) fn still_there(found: &Recovered, sources: &[(Arc<str>, Box<dyn Source>)], restored: bool) -> Result<()> {
+    let begins = [Epoch(0)].into_iter().chain(found.segments.iter().map(|b| b.epoch));
+    let gone: Vec<_> = begins.zip(&found.segments).filter(|(begin, _)| *begin < found.dropped).map(|(_, b)| b).collect();
+    let gave = |name: &Arc<str>| gone.iter().any(|b| b.ranges.keys().any(|(source, _)| source == name));
+    let Some((name, _)) = sources.iter().find(|(name, source)| source.rewind() == Rewind::Spooled && gave(name)) else { return Ok(()) };
+    let what = format!("what source {name} gave up to epoch {} is not stored any more, and the source cannot give it again", found.dropped);
+    Err(match restored {
+        true => Error::user(what)
+            .why("a view or sink is new, and needs all input from the beginning")
+            .hint("leave it out, or start anew with another state and other sinks, with keep_spooled() if views are to be added later"),
+        false => Error::user(what)
+            .why("the views that are stored cannot be used, and would have to be computed again from the beginning")
+            .hint("restore the state from a copy, or start anew with another state and other sinks"),
+    })
 }

@@ -2,11 +2,11 @@
 
 use super::State;
 use super::change::{self, Computed, Difference, OnChange};
-use super::restore::Restored;
+use super::restore::{Restored, still_there};
 use super::{Flow, Options, Pipeline, Running, SourceDef, nothing_to_do};
 use crate::bug::{Bug, planted};
 use crate::data::Rejected;
-use crate::epoch::{Base, Entry, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
+use crate::epoch::{Base, Entry, Idleness, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
 use crate::error::{Error, Result};
 use crate::operator::root::Roots;
 use crate::operator::{Lowering, Node, Order};
@@ -267,10 +267,12 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         (vec![WorkerPort::Inline(Box::new(core))], orders)
     };
     let now = options.clock.elapsed();
+    let next = if planted(Bug::MintReusesEpoch) { ledger.tail() } else { ledger.tail().next() };
     let mut engine = Engine {
         pipeline: name.clone(),
         clock: options.clock.clone(),
-        mint: Mint::new(options.limits, if planted(Bug::MintReusesEpoch) { ledger.tail() } else { ledger.tail().next() }),
+        mint: Mint::new(options.limits, next, found.watermarks()),
+        idleness: Idleness::new(options.idle_after),
         bounds: Bounds { reading: options.memory / 2, writing: options.memory / 2 },
         sources: vec![],
         flight: Flight::new(if threads { options.workers } else { 1 }, options.clock.clone(), Epoch(first.0 - 1)),
@@ -334,23 +336,6 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Restore(image.clone())));
     }
     Ok(engine)
-}
-
-/// What spooled sources gave long ago is stored no more: nothing that needs it can begin.
-fn still_there(found: &Recovered, sources: &[(Arc<str>, Box<dyn crate::source::Source>)], restored: bool) -> Result<()> {
-    let begins = [Epoch(0)].into_iter().chain(found.segments.iter().map(|b| b.epoch));
-    let gone: Vec<_> = begins.zip(&found.segments).filter(|(begin, _)| *begin < found.dropped).map(|(_, b)| b).collect();
-    let gave = |name: &Arc<str>| gone.iter().any(|b| b.ranges.keys().any(|(source, _)| source == name));
-    let Some((name, _)) = sources.iter().find(|(name, source)| source.rewind() == Rewind::Spooled && gave(name)) else { return Ok(()) };
-    let what = format!("what source {name} gave up to epoch {} is not stored any more, and the source cannot give it again", found.dropped);
-    Err(match restored {
-        true => Error::user(what)
-            .why("a view or sink is new, and needs all input from the beginning")
-            .hint("leave it out, or start anew with another state and other sinks, with keep_spooled() if views are to be added later"),
-        false => Error::user(what)
-            .why("the views that are stored cannot be used, and would have to be computed again from the beginning")
-            .hint("restore the state from a copy, or start anew with another state and other sinks"),
-    })
 }
 
 fn port<D: Driver>(driver: D, name: &str, threads: bool, wake: &Waker) -> Result<Port<D>> {

@@ -20,7 +20,7 @@ use super::worker::{Report, Share, ToWorker};
 use crate::bug::{Bug, planted};
 use crate::data::Rejected;
 use crate::egress::canonical;
-use crate::epoch::{Entry, Ledger, Mint, Replay};
+use crate::epoch::{Entry, Idleness, Ledger, Mint, Replay};
 use crate::error::{Error, Result, Retry};
 use crate::sink::{Closed, Progress};
 use crate::time::{Clock, Epoch, Positions};
@@ -85,6 +85,7 @@ pub(crate) struct Engine {
     pub(crate) pipeline: Arc<str>,
     pub(crate) clock: Clock,
     pub(crate) mint: Mint,
+    pub(crate) idleness: Idleness,
     pub(crate) ledger: Ledger,
     /// Where the ledger is made durable, and how that stood at the last look.
     pub(crate) log: Port<LogDriver>,

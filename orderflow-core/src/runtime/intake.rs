@@ -112,6 +112,7 @@ impl Engine {
             rows,
             bytes,
             fingerprint: fetch.fingerprint,
+            latest: fetch.latest,
             payload: kept(&self.sources[source], &fetch),
         };
         let epoch = self.replay.epoch().unwrap_or(self.mint.epoch()).0;
@@ -194,7 +195,12 @@ impl Engine {
             *wait = (*wait).min(due.max(Duration::from_millis(1)));
             return false;
         }
-        let binding = self.mint.close(self.clock.unix_millis());
+        if self.idleness.is_declared() {
+            for source in &self.sources {
+                self.idleness.see(&source.name, &source.reader.status().partitions, now);
+            }
+        }
+        let binding = self.mint.close(self.clock.unix_millis(), self.idleness.idle(now));
         let epoch = binding.epoch;
         tracing::debug!(pipeline = %self.pipeline, epoch = epoch.0, rows = binding.rows(), "epoch closed");
         if self.log.is_there() {

@@ -3,6 +3,7 @@
 use super::engine::Engine;
 use super::status::SinkStatus;
 use crate::data::Rejected;
+use crate::epoch::Input;
 use std::sync::PoisonError;
 
 impl Engine {
@@ -18,6 +19,7 @@ impl Engine {
     }
 
     pub(super) fn publish(&mut self, busy: bool) {
+        let now = self.clock.elapsed();
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.phase = self.phase.clone();
         status.minted = self.ledger.tail();
@@ -35,9 +37,19 @@ impl Engine {
             // asking a source costs more than counting: only when nothing else is to be done, or at the end
             if !busy {
                 report.status = source.reader.status();
-                let lag = report.lag();
-                metrics::gauge!("orderflow_source_lag", "pipeline" => self.pipeline.to_string(), "source" => source.name.to_string())
-                    .set(lag as f64);
+                self.idleness.see(&source.name, &report.status.partitions, now);
+                let own = |input: &Input| (input.0 == source.name).then(|| input.1.clone());
+                report.watermarks = self.mint.watermarks().iter().filter_map(|(input, at)| Some((own(input)?, *at))).collect();
+                report.idle = self.idleness.idle(now).iter().filter_map(own).collect();
+                report.lag_time = report.behind(self.clock.unix_millis());
+                let labels = [("pipeline", self.pipeline.to_string()), ("source", source.name.to_string())];
+                metrics::gauge!("orderflow_source_lag", &labels).set(report.lag() as f64);
+                if let Some(behind) = report.lag_time {
+                    metrics::gauge!("orderflow_source_lag_seconds", &labels).set(behind.as_secs_f64());
+                }
+                if let Some(watermark) = report.watermark() {
+                    metrics::gauge!("orderflow_source_watermark_seconds", &labels).set(watermark as f64 / 1000.0);
+                }
             }
         }
         for (output, report) in self.outputs.iter().zip(&mut status.sinks) {

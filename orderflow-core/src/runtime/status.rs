@@ -1,9 +1,9 @@
 //! What a running pipeline says about itself.
 
 use crate::error::Error;
-use crate::source::SourceStatus;
-use crate::time::Epoch;
-use std::collections::BTreeMap;
+use crate::source::{PartitionStatus, SourceStatus};
+use crate::time::{Epoch, Partition};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Where a pipeline is in its life.
@@ -76,6 +76,13 @@ pub struct SourceReport {
     pub bytes: u64,
     /// Positions, ends and warnings, as of the last quiet moment.
     pub status: SourceStatus,
+    /// The newest timestamp of each partition's records in closed epochs, in milliseconds since 1970; records of later positions may be older.
+    pub watermarks: BTreeMap<Partition, i64>,
+    /// Partitions that have stood at their ends for the time declared by [`Pipeline::idle_after`](crate::Pipeline::idle_after).
+    pub idle: BTreeSet<Partition>,
+    /// How far the source is behind in time, as of the last quiet moment: of the partitions with records to be read, the age of the newest record
+    /// of the one that is furthest behind. Zero where nothing is to be read; `None` where ends or timestamps are not known.
+    pub lag_time: Option<Duration>,
     /// Why it is waiting, if it is.
     pub waits: Option<String>,
 }
@@ -84,6 +91,28 @@ impl SourceReport {
     /// Records between what was read and the end of every partition, where the end is known.
     pub fn lag(&self) -> u64 {
         self.status.partitions.iter().filter_map(|p| p.end.map(|e| e.saturating_sub(p.position))).sum()
+    }
+
+    /// The time up to which every partition has been read that is not [idle](SourceReport::idle), in milliseconds since 1970: the least of their
+    /// watermarks, or the greatest of all if all are idle. `None` if one of them had no record with a timestamp.
+    pub fn watermark(&self) -> Option<i64> {
+        let mut busy = self.status.partitions.iter().filter(|p| !self.idle.contains(&p.partition)).peekable();
+        match busy.peek() {
+            None => self.watermarks.values().max().copied(),
+            Some(_) => busy.map(|p| self.watermarks.get(&p.partition).copied()).min().flatten(),
+        }
+    }
+
+    /// [`SourceReport::lag_time`] at wall-clock time `now`.
+    pub(super) fn behind(&self, now: i64) -> Option<Duration> {
+        let of = |p: &PartitionStatus| {
+            if p.position >= p.end? {
+                return Some(Duration::ZERO);
+            }
+            let age = now.saturating_sub(*self.watermarks.get(&p.partition)?);
+            Some(Duration::from_millis(u64::try_from(age).unwrap_or(0)))
+        };
+        self.status.partitions.iter().map(of).try_fold(Duration::ZERO, |most, age| Some(most.max(age?)))
     }
 }
 
@@ -102,4 +131,30 @@ pub struct SinkStatus {
     pub pending_bytes: usize,
     /// Why it is waiting, if it is.
     pub waits: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_and_watermark_of_a_source() {
+        let part = |id| Partition::new("t", id);
+        let stand = |id, position, end| PartitionStatus { partition: part(id), position, end };
+        let mut report = SourceReport::default();
+        assert_eq!((report.watermark(), report.behind(5000)), (None, Some(Duration::ZERO)));
+        report.status.partitions = vec![stand(0, 10, Some(10)), stand(1, 5, Some(8)), stand(2, 0, Some(0))];
+        report.watermarks = [(part(0), 3000), (part(1), 1000)].into();
+        assert_eq!((report.lag(), report.behind(5000)), (3, Some(Duration::from_secs(4))));
+        assert_eq!(report.behind(500), Some(Duration::ZERO), "a record from the future");
+        assert_eq!(report.watermark(), None, "nobody knows what partition 2 will bring");
+        report.idle = [part(2)].into();
+        assert_eq!(report.watermark(), Some(1000));
+        report.idle = [part(0), part(1), part(2)].into();
+        assert_eq!(report.watermark(), Some(3000));
+        report.watermarks.remove(&part(1));
+        assert_eq!(report.behind(5000), None, "how old its next record is nobody knows");
+        report.status.partitions = vec![stand(0, 10, None)];
+        assert_eq!((report.lag(), report.behind(5000)), (0, None));
+    }
 }

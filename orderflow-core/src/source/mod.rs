@@ -175,8 +175,11 @@ pub struct Fetch {
     pub rows: usize,
     /// Their size in bytes.
     pub bytes: usize,
-    /// Pinned hash of the records' positions, [sizes](RawRecord::size) (0 for rows) and timestamps ([`Fingerprint`]).
+    /// Pinned hash of the records' positions, [sizes](RawRecord::size) (0 for rows) and timestamps (none for rows)
+    /// ([`Fingerprint`]).
     pub fingerprint: u64,
+    /// The newest timestamp among the records, in milliseconds since 1970; `None` where none has one.
+    pub latest: Option<i64>,
     /// The records.
     pub payload: Payload,
 }
@@ -266,21 +269,30 @@ pub struct PartitionStatus {
 }
 
 /// Pinned hash of positions, sizes and timestamps: the sum of one FNV-1a hash a record, so that it does not depend on where
-/// fetches were cut and two of them add up.
+/// fetches were cut and two of them add up. It knows the newest timestamp, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint(u64);
+pub struct Fingerprint {
+    sum: u64,
+    latest: Option<i64>,
+}
 
 impl Fingerprint {
     /// Adds one record.
     pub fn add(&mut self, position: Position, size: usize, timestamp: Option<i64>) {
         let words = [position, size as u64, timestamp.unwrap_or(i64::MIN) as u64];
         let hash = words.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, word| (h ^ word).wrapping_mul(0x0000_0100_0000_01b3));
-        self.0 = self.0.wrapping_add(hash);
+        self.sum = self.sum.wrapping_add(hash);
+        self.latest = self.latest.max(timestamp);
+    }
+
+    /// The newest timestamp so far: [`Fetch::latest`].
+    pub fn latest(self) -> Option<i64> {
+        self.latest
     }
 
     /// The hash so far; the fingerprint of two runs of records is the wrapping sum of both.
     pub fn finish(self) -> u64 {
-        self.0
+        self.sum
     }
 }
 

@@ -9,18 +9,18 @@ use crate::time::Position;
 impl Fetch {
     /// The records before `at`, and the others; `from < at < to`.
     pub fn split(self, at: Position) -> (Fetch, Fetch) {
-        let Fetch { partition, from, to, rows, bytes, fingerprint, payload } = self;
-        let (first, head, tail) = match payload {
-            Payload::None => (Counts::default(), Payload::None, Payload::None),
+        let Fetch { partition, from, to, rows, bytes, fingerprint, latest, payload } = self;
+        let (first, last, head, tail) = match payload {
+            Payload::None => (Counts::default(), None, Payload::None, Payload::None),
             Payload::Rows(changes) => {
                 // rows have consecutive positions
                 let n = usize::try_from(at - from).unwrap_or(usize::MAX).min(changes.len());
                 let mut first = Counts { rows: n, bytes: bytes / rows.max(1) * n, ..Counts::default() };
                 (from..at).for_each(|p| first.fingerprint.add(p, 0, None));
-                (first, Payload::Rows(changes.slice(0, n)), Payload::Rows(changes.slice(n, changes.len() - n)))
+                (first, latest, Payload::Rows(changes.slice(0, n)), Payload::Rows(changes.slice(n, changes.len() - n)))
             }
             Payload::Raw(raw) => {
-                let (mut first, mut head, mut tail) = (Counts::default(), Copies::default(), Copies::default());
+                let (mut first, mut last, mut head, mut tail) = (Counts::default(), None, Copies::default(), Copies::default());
                 for i in 0..raw.len() {
                     let record = raw.record(i);
                     let refused = raw.refused().iter().find(|r| r.record == i);
@@ -28,24 +28,26 @@ impl Fetch {
                         first.add(&record, refused.map_or(record.size(), |r| r.size));
                         head.push(&*raw, i, refused);
                     } else {
+                        last = last.max(record.timestamp);
                         tail.push(&*raw, i, refused);
                     }
                 }
-                (first, Payload::Raw(Box::new(head)), Payload::Raw(Box::new(tail)))
+                (first, last, Payload::Raw(Box::new(head)), Payload::Raw(Box::new(tail)))
             }
         };
         let print = first.fingerprint.finish();
-        let part = |from, to, rows, bytes, fingerprint, payload| Fetch {
+        let part = |from, to, rows, bytes, fingerprint, latest, payload| Fetch {
             partition: partition.clone(),
             from,
             to,
             rows,
             bytes,
             fingerprint,
+            latest,
             payload: if rows == 0 { Payload::None } else { payload },
         };
-        let head = part(from, at, first.rows, first.bytes, print, head);
-        let tail = part(at, to, rows - first.rows, bytes.saturating_sub(first.bytes), fingerprint.wrapping_sub(print), tail);
+        let head = part(from, at, first.rows, first.bytes, print, first.fingerprint.latest(), head);
+        let tail = part(at, to, rows - first.rows, bytes.saturating_sub(first.bytes), fingerprint.wrapping_sub(print), last, tail);
         (head, tail)
     }
 }
@@ -126,7 +128,7 @@ mod tests {
             key: position.is_multiple_of(2).then(|| Box::from(*b"key")),
             headers: vec![("h".to_owned(), Some(Box::from(*b"v"))), ("n".to_owned(), None)],
             position,
-            timestamp: Some(7),
+            timestamp: Some(70 - position as i64),
         };
         // 3 is missing: compacted away
         // of record 2 only the beginning is there
@@ -134,8 +136,8 @@ mod tests {
         let mut all = Counts::default();
         let raw = Copies { records: [1, 2, 4, 5].map(record).into(), refused };
         (0..4).for_each(|i| all.add(&raw.record(i), size(&raw, i)));
-        let (rows, bytes, fingerprint) = (all.rows, all.bytes, all.fingerprint.finish());
-        Fetch { partition: Partition::new("t", 0), from: 1, to: 8, rows, bytes, fingerprint, payload: Payload::Raw(Box::new(raw)) }
+        let (rows, bytes, fingerprint, latest) = (all.rows, all.bytes, all.fingerprint.finish(), all.fingerprint.latest());
+        Fetch { partition: Partition::new("t", 0), from: 1, to: 8, rows, bytes, fingerprint, latest, payload: Payload::Raw(Box::new(raw)) }
     }
 
     fn size(raw: &dyn RawBatch, i: usize) -> usize {
@@ -169,6 +171,7 @@ mod tests {
                     seen.push((r.position, r.value.map(<[u8]>::to_vec)));
                 }
                 assert_eq!((counts.rows, counts.bytes, counts.fingerprint.finish()), (part.rows, part.bytes, part.fingerprint));
+                assert_eq!(counts.fingerprint.latest(), part.latest);
             }
             assert_eq!(seen.iter().map(|s| s.0).collect::<Vec<_>>(), [1, 2, 4, 5]);
             assert_eq!(seen[2].1, None, "a tombstone stays one");

@@ -44,6 +44,8 @@ struct StoredFetch {
     rows: usize,
     bytes: usize,
     fingerprint: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    latest: Option<i64>,
 }
 
 /// Name of the object with the rows of `epoch`, written by this generation.
@@ -85,7 +87,7 @@ fn write_section(out: &mut Vec<u8>, section: &[&Spooled]) -> Result<()> {
             Payload::Raw(_) => return Err(Error::internal(format!("source {source} is spooled and gave bytes instead of rows"))),
         }
         let fingerprint = format!("{:016x}", f.fingerprint);
-        fetches.push(StoredFetch { from: f.from, to: f.to, rows: f.rows, bytes: f.bytes, fingerprint });
+        fetches.push(StoredFetch { from: f.from, to: f.to, rows: f.rows, bytes: f.bytes, fingerprint, latest: f.latest });
     }
     let Partition { topic, id } = &first.partition;
     let signed = batches.iter().any(|c| !matches!(c.diffs(), Diffs::Ones));
@@ -123,6 +125,14 @@ fn content(store: &dyn Store, object: &SpoolRef) -> Result<Vec<u8>> {
     checked(store, &object.name, Some(object.bytes), object.crc, &|why| damaged(object, why))
 }
 
+/// Copies an object from one store to another, under the same name.
+///
+/// # Errors
+/// As [`read_spool`], and what could not be written.
+pub fn copy_spool(from: &dyn Store, to: &dyn Store, object: &SpoolRef) -> Result<()> {
+    to.put_bytes(&object.name, &content(from, object)?)
+}
+
 /// The fetches of an object, those of a partition in order. They are as they were: where a fetch began is to be seen in dead letters.
 ///
 /// # Errors
@@ -157,7 +167,10 @@ fn read_section(rest: &mut &[u8], fetches: &mut Vec<Spooled>) -> std::result::Re
         };
         let fingerprint = u64::from_str_radix(&f.fingerprint, 16).map_err(|e| e.to_string())?;
         let partition = partition.clone();
-        fetches.push((source.clone(), Fetch { partition, from: f.from, to: f.to, rows: f.rows, bytes: f.bytes, fingerprint, payload }));
+        fetches.push((
+            source.clone(),
+            Fetch { partition, from: f.from, to: f.to, rows: f.rows, bytes: f.bytes, fingerprint, latest: f.latest, payload },
+        ));
     }
     Ok(())
 }
@@ -198,7 +211,16 @@ mod tests {
         let to = if rows == 0 { from + 3 } else { to };
         (
             source.into(),
-            Fetch { partition: Partition::new(source, 0), from, to, rows, bytes: 8 * rows, fingerprint: u64::MAX - from, payload },
+            Fetch {
+                partition: Partition::new(source, 0),
+                from,
+                to,
+                rows,
+                bytes: 8 * rows,
+                fingerprint: u64::MAX - from,
+                latest: (from > 3).then_some(-7),
+                payload,
+            },
         )
     }
 
@@ -222,6 +244,8 @@ mod tests {
         let two = write_spool(&store, spool_name(Epoch(5), 1), Epoch(5), &[fetch("a", 3, &[9], None)]).unwrap();
         let both = join_spool(&store, "spool/both".into(), &[one.clone(), two.clone()]).unwrap();
         assert_eq!((both.upto, both.bytes), (Epoch(5), one.bytes + two.bytes));
+        let latest: Vec<_> = read_spool(&store, &both).unwrap().iter().map(|(_, fetch)| fetch.latest).collect();
+        assert_eq!(latest, [None, None, Some(-7), None, None]);
         let joined = shown(&read_spool(&store, &both).unwrap());
         let section =
             |source: &str, from: u64, to, rows: &[(i64, i64)]| (source.to_owned(), from, to, rows.len(), u64::MAX - from, rows.to_vec());

@@ -206,7 +206,7 @@ impl TopicReader {
                 Payload::Raw(Box::new(records))
             }
         };
-        Ok(Fetch { partition, from, to, rows, bytes, fingerprint: fingerprint.finish(), payload })
+        Ok(Fetch { partition, from, to, rows, bytes, fingerprint: fingerprint.finish(), latest: fingerprint.latest(), payload })
     }
 }
 

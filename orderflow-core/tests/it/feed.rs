@@ -89,6 +89,7 @@ impl Reader for FeedReader {
             rows,
             bytes,
             fingerprint: fingerprint.finish(),
+            latest: fingerprint.latest(),
             payload: Payload::Rows(changes),
         }))
     }

@@ -68,7 +68,16 @@ impl Reader for LogReader {
         let batch = RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from(records)) as ArrayRef])?;
         let payload = if rows == 0 { Payload::None } else { Payload::Rows(Changes::inserts(batch)) };
         let partition = self.1.clone();
-        Ok(Polled::Fetch(Fetch { partition, from: first, to, rows, bytes: 8 * rows, fingerprint: fingerprint.finish(), payload }))
+        Ok(Polled::Fetch(Fetch {
+            partition,
+            from: first,
+            to,
+            rows,
+            bytes: 8 * rows,
+            fingerprint: fingerprint.finish(),
+            latest: fingerprint.latest(),
+            payload,
+        }))
     }
 
     fn acknowledge(&mut self, _: &Positions) -> Result<()> {
@@ -167,7 +176,16 @@ impl Reader for TwoReader {
         fingerprint.add(from, 0, None);
         let record: ArrayRef = Arc::new(Int64Array::from(vec![10 * i64::from(partition.id) + from as i64]));
         let payload = Payload::Rows(Changes::inserts(RecordBatch::try_new(schema(), vec![record])?));
-        Ok(Polled::Fetch(Fetch { partition, from, to: from + 1, rows: 1, bytes: 8, fingerprint: fingerprint.finish(), payload }))
+        Ok(Polled::Fetch(Fetch {
+            partition,
+            from,
+            to: from + 1,
+            rows: 1,
+            bytes: 8,
+            fingerprint: fingerprint.finish(),
+            latest: fingerprint.latest(),
+            payload,
+        }))
     }
 
     fn acknowledge(&mut self, _: &Positions) -> Result<()> {

@@ -9,3 +9,4 @@ mod oracle;
 mod place;
 mod restart;
 mod trouble;
+mod watermarks;

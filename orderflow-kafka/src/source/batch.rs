@@ -40,8 +40,8 @@ impl Batch {
         self.bytes
     }
 
-    pub(crate) fn fingerprint(&self) -> u64 {
-        self.fingerprint.finish()
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     pub(crate) fn first(&self) -> Option<Position> {

@@ -178,7 +178,8 @@ impl KafkaReader {
         let (rows, bytes, fingerprint) = (batch.len(), batch.bytes(), batch.fingerprint());
         let from = batch.first().unwrap_or(before);
         let payload = if rows == 0 { Payload::None } else { Payload::Raw(Box::new(batch)) };
-        Some(Fetch { partition: slot.partition.clone(), from, to: slot.position, rows, bytes, fingerprint, payload })
+        let (fingerprint, latest) = (fingerprint.finish(), fingerprint.latest());
+        Some(Fetch { partition: slot.partition.clone(), from, to: slot.position, rows, bytes, fingerprint, latest, payload })
     }
 }
 

@@ -8,19 +8,11 @@ use orderflow_core::arrow::csv::{Writer, WriterBuilder};
 use orderflow_core::arrow::datatypes::SchemaRef;
 use orderflow_core::sink::files::{DataSet, FileEncoder, FileFormat};
 use orderflow_core::{Error, Result};
-use std::path::PathBuf;
 
 /// A data set of CSV files: exactly once.
 pub struct Csv(DataSet<Lines>);
 
-impl Csv {
-    /// Appends to the data set in this folder, which is made if it is not there.
-    pub fn append(folder: impl Into<PathBuf>) -> Self {
-        Csv(DataSet::append(folder, Lines))
-    }
-}
-
-crate::data_set!(Csv);
+crate::data_set!(Csv, Lines);
 
 /// The format of the files.
 struct Lines;

@@ -4,7 +4,7 @@ use super::*;
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema};
 use orderflow_core::sink::Sink;
 use orderflow_core::testing::conformance::{self, SeenRow, SinkSubject};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 type Read = Box<dyn Fn(&Path) -> Vec<SeenRow>>;

@@ -4,19 +4,11 @@
 
 use orderflow_core::Result;
 use orderflow_core::sink::files::{DataSet, JsonLines};
-use std::path::PathBuf;
 
 /// A data set of JSONL files: exactly once.
 pub struct Jsonl(DataSet<JsonLines>);
 
-impl Jsonl {
-    /// Appends to the data set in this folder, which is made if it is not there.
-    pub fn append(folder: impl Into<PathBuf>) -> Self {
-        Jsonl(DataSet::append(folder, JsonLines))
-    }
-}
-
-crate::data_set!(Jsonl);
+crate::data_set!(Jsonl, JsonLines);
 
 #[cfg(test)]
 mod tests {

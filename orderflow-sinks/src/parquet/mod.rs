@@ -11,7 +11,6 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{self, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
-use std::path::PathBuf;
 
 /// Most rows in a row group.
 const GROUP_ROWS: usize = 250_000;
@@ -22,18 +21,13 @@ const GROUP_BYTES: usize = 16 << 20;
 pub struct Parquet(DataSet<Columns>);
 
 impl Parquet {
-    /// Appends to the data set in this folder, which is made if it is not there.
-    pub fn append(folder: impl Into<PathBuf>) -> Self {
-        Parquet(DataSet::append(folder, Columns(Compression::default())))
-    }
-
     /// How the files are compressed; [`Compression::Zstd`] unless said otherwise.
     pub fn compression(self, compression: Compression) -> Self {
         Parquet(self.0.map_format(|_| Columns(compression)))
     }
 }
 
-crate::data_set!(Parquet);
+crate::data_set!(Parquet, Columns(Compression::default()));
 
 /// How Parquet files are compressed. Every reader in use takes all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

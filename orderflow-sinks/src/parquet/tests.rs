@@ -10,7 +10,7 @@ use orderflow_core::testing::conformance::{self, SeenRow, context};
 use orderflow_core::time::Epoch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,25 @@ fn conforms() {
     conformance::sink(&mut Dir::new(|dir| Box::new(Parquet::append(dir)), seen));
     conformance::sink(&mut Dir::new(|dir| Box::new(Parquet::append(dir).compression(Compression::Snappy)), seen));
     conformance::sink(&mut Dir::new(|dir| Box::new(Parquet::append(dir).compression(Compression::None)), seen));
+}
+
+#[test]
+fn whose_it_is_can_be_seen_before_it_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
+    let folder = dir.path().join("set");
+    assert_eq!(Parquet::append(&folder).look(&context(1, 1, &schema)).unwrap(), None);
+    assert!(!folder.exists(), "looking makes nothing");
+    let mut writer = Box::new(Parquet::append(&folder)).open(context(1, 1, &schema)).unwrap().writer;
+    let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from(vec![1]))]).unwrap();
+    writer.write(Closed { epoch: Epoch(7), changes: vec![Changes::inserts(batch)] }).unwrap();
+    writer.flush().unwrap();
+    writer.poll(Duration::ZERO).unwrap();
+    writer.close().unwrap();
+    let seen = Parquet::append(&folder).look(&context(1, 2, &schema)).unwrap();
+    assert_eq!(seen.map(|p| p.epoch), Some(Epoch(7)));
+    let e = Parquet::append(&folder).look(&context(2, 1, &schema)).unwrap_err();
+    assert!(e.to_string().contains("already holds a data set"), "{e}");
 }
 
 #[test]

@@ -178,7 +178,16 @@ impl Files {
             self.open = Some(open);
             let (rows, bytes, fingerprint) = (block.lines.len(), (one.position - from) as usize, fingerprint.finish());
             let payload = if rows == 0 { Payload::None } else { Payload::Raw(Box::new(block)) };
-            return Ok(Some(Fetch { partition: one.partition.clone(), from, to: one.position, rows, bytes, fingerprint, payload }));
+            return Ok(Some(Fetch {
+                partition: one.partition.clone(),
+                from,
+                to: one.position,
+                rows,
+                bytes,
+                fingerprint,
+                latest: None,
+                payload,
+            }));
         }
     }
 }

@@ -379,7 +379,7 @@ impl Reader for ChannelReader {
         let mut fingerprint = Fingerprint::default();
         (from..to).for_each(|position| fingerprint.add(position, 0, None));
         let (partition, bytes, fingerprint) = (self.partition.clone(), changes.memory(), fingerprint.finish());
-        Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes, fingerprint, payload: Payload::Rows(changes) }))
+        Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes, fingerprint, latest: None, payload: Payload::Rows(changes) }))
     }
 
     fn acknowledge(&mut self, positions: &Positions) -> Result<()> {

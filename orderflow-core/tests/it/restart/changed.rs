@@ -54,7 +54,7 @@ pub(super) fn sums(rows: &BTreeMap<&str, String>, sink: &str) -> BTreeMap<String
     let mut sums: BTreeMap<String, i64> = BTreeMap::new();
     for line in rows[sink].lines() {
         let mut row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
-        let diff = row.remove("diff").unwrap().as_i64().unwrap();
+        let diff = row.remove("diff").map_or(1, |d| d.as_i64().unwrap());
         row.remove("epoch");
         *sums.entry(format!("{row:?}")).or_default() += diff;
     }

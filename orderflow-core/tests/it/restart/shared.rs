@@ -140,7 +140,16 @@ impl Reader for EndlessReader {
         let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(k)), Arc::new(Int64Array::from(v))];
         let rows = (to - from) as usize;
         let payload = Payload::Rows(Changes::inserts(RecordBatch::try_new(schema(), columns)?));
-        Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes: 16 * rows, fingerprint: fingerprint.finish(), payload }))
+        Ok(Polled::Fetch(Fetch {
+            partition,
+            from,
+            to,
+            rows,
+            bytes: 16 * rows,
+            fingerprint: fingerprint.finish(),
+            latest: fingerprint.latest(),
+            payload,
+        }))
     }
 
     fn acknowledge(&mut self, _: &Positions) -> Result<()> {

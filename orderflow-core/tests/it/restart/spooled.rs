@@ -2,7 +2,9 @@
 //!
 //! The host forgets what is acknowledged at once, as a host may. Its batches are a function of the row's number, and so are cuts into epochs.
 
+use super::changed::sums;
 use super::*;
+use orderflow_core::admin;
 use orderflow_core::epoch::Log;
 use orderflow_core::source::memory::Sender;
 
@@ -122,9 +124,9 @@ fn killed_at_any_operation_the_host_sends_again_and_no_row_is_lost_or_doubled() 
         for every in [ALWAYS, AT_THE_END] {
             let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
             Host::new().live_until(views, &World::with(every).through(&counting), || false).unwrap();
-            let stride = tier::of(11, 5, 1);
+            let stride = tier::of(11, 7, 1);
             for (turn, at) in (1..=counting.operations() + 1).step_by(stride).enumerate() {
-                for fault in Fault::ALL.into_iter().skip(tier::of(turn % 4, 0, 0)).take(tier::of(1, 4, 4)) {
+                for fault in Fault::ALL.into_iter().skip(tier::of(turn % 4, turn % 4, 0)).take(tier::of(1, 1, 4)) {
                     let (world, mut host) = (World::with(every), Host::new());
                     let faulty = Faulty::new(Arc::new(Memory::new()), at, fault);
                     let outcome = host.live_until(views, &world.through(&faulty), || faulty.is_dead());
@@ -258,19 +260,6 @@ async fn at_any_number_of_workers_with_rows_of_any_multiplicity() {
     assert_eq!(run(&[(2, 60), (4, 100), (1, 150), (3, total)]).await, expected);
 }
 
-/// The sums of a sink's changes.
-fn sums(world: &World, sink: &str) -> BTreeMap<String, i64> {
-    let mut sums: BTreeMap<String, i64> = BTreeMap::new();
-    for line in world.rows()[sink].lines() {
-        let mut row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
-        let diff = row.remove("diff").map_or(1, |d| d.as_i64().unwrap());
-        row.remove("epoch");
-        *sums.entry(format!("{row:?}")).or_default() += diff;
-    }
-    sums.retain(|_, n| *n != 0);
-    sums
-}
-
 #[test]
 fn stored_rows_are_dropped_when_two_checkpoints_cover_them_and_a_view_that_needs_them_is_refused() {
     let mut host = Host { rows: ROWS, ..Host::new() };
@@ -293,7 +282,7 @@ fn stored_rows_are_dropped_when_two_checkpoints_cover_them_and_a_view_that_needs
     let want = World::new();
     Host { rows: ROWS + 40, ..Host::new() }.survive(&[TOTALS, SIZES], &want);
     for sink in ["totals", "sizes"] {
-        assert_eq!(sums(&world, sink), sums(&want, sink), "{sink}");
+        assert_eq!(sums(&world.rows(), sink), sums(&want.rows(), sink), "{sink}");
     }
     // both checkpoints of no use: said, and nothing is computed from a part
     for manifest in world.state.list("checkpoints/").unwrap() {
@@ -320,7 +309,7 @@ fn rows_that_are_kept_fill_new_views_and_lie_in_few_objects() {
     let want = World::new();
     Host { rows: host.rows, ..Host::new() }.survive(&[TOTALS, KINDS, ROUTED, SPLIT], &want);
     for sink in ["totals", "kinds", "routed", "split"] {
-        assert_eq!(sums(&world, sink), sums(&want, sink), "{sink}");
+        assert_eq!(sums(&world.rows(), sink), sums(&want.rows(), sink), "{sink}");
     }
     // from now on they may go
     host.keep = false;
@@ -362,7 +351,55 @@ fn a_pipeline_that_stores_no_views_reads_all_stored_rows_again() {
     });
     let want: Vec<String> =
         want.iter().map(|(k, (n, v))| format!("{:?}", serde_json::json!({"k": k, "n": n, "v": v}).as_object().unwrap())).collect();
-    assert_eq!(sums(&world, "totals").into_keys().collect::<Vec<_>>(), want);
+    assert_eq!(sums(&world.rows(), "totals").into_keys().collect::<Vec<_>>(), want);
+}
+
+#[test]
+fn a_fork_takes_along_what_the_host_has_forgotten() {
+    let views = &[TOTALS, ROUTED];
+    // what is stored covers nothing, some of it, all of it
+    for (keep, rows, every) in [(false, ROWS, AT_THE_END), (true, ROWS, ALWAYS), (true, 5 * ROWS, ALWAYS)] {
+        let (world, mut host) = (World::with(every), Host { rows, keep, ..Host::new() });
+        if every == AT_THE_END {
+            host.live_until(&[TOTALS], &world, || world.state.list("spool/").unwrap().len() > 5).unwrap();
+        } else {
+            host.survive(&[TOTALS], &world);
+        }
+        let fork = World::with(every);
+        let forked = admin::fork(&world.state, "state", &fork.state, "fork").unwrap();
+        assert_eq!(forked.stored, every == ALWAYS);
+        let verified = admin::verify(&fork.state, "fork").unwrap();
+        assert!(verified.is_good() && verified.unneeded.is_empty(), "{verified:?}");
+        let rest = |forgotten| Host { rows: rows + 30, forgotten, keep };
+        rest(host.forgotten).survive(views, &fork);
+        let want = World::with(every);
+        rest(0).survive(views, &want);
+        for sink in ["totals", "routed"] {
+            assert_eq!(sums(&fork.rows(), sink), sums(&want.rows(), sink), "{sink}, {rows} rows, kept: {keep}");
+        }
+        rest(host.forgotten).survive(&[TOTALS], &world);
+        assert_eq!(sums(&world.rows(), "totals"), sums(&want.rows(), "totals"));
+    }
+    // what is dropped is not to be had by a fork either, and it says so
+    let (world, mut host) = (World::new(), Host { rows: ROWS, ..Host::new() });
+    host.survive(&[TOTALS], &world);
+    let fork = World::new();
+    admin::fork(&world.state, "state", &fork.state, "fork").unwrap();
+    let e = Host { rows: ROWS, ..host }.live_until(views, &fork, || false).unwrap_err();
+    assert!(e.kind() == Kind::User && e.to_string().contains("is not stored any more"), "{e}");
+    Host { rows: ROWS, ..host }.survive(&[TOTALS], &fork);
+    assert_eq!(sums(&fork.rows(), "totals"), sums(&world.rows(), "totals"));
+    // a bit flipped is found before any start is
+    let (world, _) = died(&[TOTALS]);
+    let name = world.state.list("spool/").unwrap().swap_remove(2);
+    let mut bytes = world.state.get(&name).unwrap().unwrap().to_vec();
+    bytes[9] ^= 1;
+    world.state.put_bytes(&name, &bytes).unwrap();
+    let verified = admin::verify(&world.state, "state").unwrap();
+    assert!(verified.problems.len() == 1 && verified.problems[0].object == name, "{verified:?}");
+    assert!(verified.advice.is_some_and(|a| a.contains("cannot give them again")));
+    let e = admin::fork(&world.state, "state", &World::new().state, "fork").unwrap_err();
+    assert!(e.to_string().contains(&name), "{e}");
 }
 
 #[test]
@@ -439,7 +476,7 @@ fn two_channels_beside_a_log_are_each_read_from_where_they_are() {
     };
     let unkilled = World::new();
     life(&unkilled, &ALL, &|| false).unwrap();
-    let want = sums(&unkilled, "totals");
+    let want = sums(&unkilled.rows(), "totals");
     let mut net: BTreeMap<i64, i64> = BTreeMap::new();
     for line in unkilled.rows()["totals"].lines() {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -457,7 +494,7 @@ fn two_channels_beside_a_log_are_each_read_from_where_they_are() {
             let sources = if at % 2 == 0 { &ALL[..] } else { &ALL[..2] };
             life(&world, sources, &|| false).unwrap();
             named(&world);
-            assert_eq!(sums(&world, "totals"), want, "killed at {at}");
+            assert_eq!(sums(&world.rows(), "totals"), want, "killed at {at}");
         }
     }
 }
