@@ -14,12 +14,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use options::Options;
 use orderflow::domain::order;
 use orderflow::epoch::Limits;
-use orderflow::format::raw::Raw;
 use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, KafkaSource, Start, Until};
 use orderflow::sink::{Sink, dead_letter::DeadLetters};
 use orderflow::sinks::{Console, Parquet, Sql};
 use orderflow::source::Source;
-use orderflow::{Error, Pipeline, Result, Running, pipelines};
+use orderflow::{Error, Result, Running, pipelines};
 use patience::{Interrupts, Waiting, cut_short, finish};
 use produce::{Pace, produce};
 use std::collections::BTreeMap;
@@ -144,11 +143,8 @@ async fn run(options: Options) -> Result<()> {
 
 /// Produces as a pipeline of its own, from the seeded generator to the topic: whatever stops it, no order is produced twice.
 async fn produce_once(options: &Options, brokers: &str, name: &str, state: &Path, pace: &Arc<Pace>) -> Result<Producing> {
-    let mut flow = Pipeline::new(format!("{name}_producer"));
-    let orders = flow.source("generator", options.recipe().rate(options.rate).source(Arc::new(Raw)))?;
     let topic = Kafka::sink(brokers).prefix(&options.topic_prefix).partitions(PARTITIONS).topic(order::TOPIC);
-    // keys as without state; stamped when they are sent, for a topic forgets what is stamped with the time of an old order
-    orders.route(topic.key_sql("CAST(_offset AS VARCHAR)").timestamp_sql("CAST(NULL AS BIGINT)"))?;
+    let flow = pipelines::orders::producer(&format!("{name}_producer"), &options.recipe().rate(options.rate), topic)?;
     let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
     let flow = flow.epochs(limits).memory(16 << 20).state(state.join("producer"));
     let (running, pace) = (flow.start().await?, pace.clone());

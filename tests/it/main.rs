@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod broken_off;
+mod command_line;
 mod compose;
 mod dependencies;
 mod exactly_once;

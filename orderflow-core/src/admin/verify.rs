@@ -142,7 +142,9 @@ fn checkpoints(store: &Arc<dyn Store>, seen: &Seen) -> Result<Verification> {
             "the next start goes on from the older checkpoint, as of epoch {epoch}, by itself; the sources must still hold what came after it. \
              Look at the disk, or restore the folder from a copy"
         ),
-        None => "the next start reads the sources again from where they began, which they must still hold; or restore the folder from a copy".to_owned(),
+        None => "the next start is refused: restore the folder from a copy, or start with on_change(OnChange::Rebuild), which reads the sources again \
+                 from where they began, if they still hold it"
+            .to_owned(),
     });
     Ok(found)
 }

@@ -198,8 +198,10 @@ impl Views<'_> {
     /// What a node computes, from the source on.
     fn text(&self, node: &Node) -> String {
         let names = |schema: &SchemaRef| schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
+        let typed =
+            |schema: &SchemaRef| schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect::<Vec<_>>().join(", ");
         match node {
-            Node::Source { source, schema, .. } => format!("{} [{}]", (self.source)(*source), names(schema)),
+            Node::Source { source, schema, .. } => format!("{} [{}]", (self.source)(*source), typed(schema)),
             Node::View { view, schema, .. } => format!("({}) [{}]", self.texts[*view], names(schema)),
             Node::Map(input, map) => map.steps.iter().fold(self.text(input), |text, step| format!("{text} | {step}")),
             Node::Aggregate(input, plan) => format!("{} | {plan}", self.text(input)),

@@ -101,9 +101,14 @@ impl Difference {
         self.parts.iter().all(|p| p.fate == Fate::Unchanged)
     }
 
-    /// Whether it is more than views and sinks that were added.
+    /// Whether it is more than views and sinks that were added. State that is dropped while no view differs is state that was computed otherwise: from columns of
+    /// other types, or by another version of this library.
     pub fn must_be_told(&self) -> bool {
-        self.parts.iter().any(|p| matches!(p.fate, Fate::Changed | Fate::Gone))
+        self.parts.iter().any(|p| matches!(p.fate, Fate::Changed | Fate::Gone)) || self.drops()
+    }
+
+    fn drops(&self) -> bool {
+        self.states.iter().any(|s| s.fate == StateFate::Dropped)
     }
 
     fn with(&self, fate: Fate) -> impl Iterator<Item = &PartDifference> {
@@ -113,8 +118,13 @@ impl Difference {
     /// The error of a start that was not told what to do about it.
     pub(super) fn refused(&self, place: &str) -> Error {
         let say = |fate, what: &'static str| self.with(fate).map(move |p| format!("{} {what}", p.name));
-        let short: Vec<String> =
+        let mut short: Vec<String> =
             say(Fate::Changed, "computes something else now").chain(say(Fate::Gone, "is not there any more")).collect();
+        if short.is_empty() {
+            short.push(
+                "what is stored was computed otherwise: from columns of other types, or by another version of the library".to_owned(),
+            );
+        }
         Error::user(format!("the pipeline is not the one whose state is in {place}"))
             .why(format!("{}.\n{self}", short.join("; ")))
             .hint("put the queries back; or start with on_change(OnChange::Rebuild); or start anew with another state and other sinks")

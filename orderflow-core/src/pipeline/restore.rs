@@ -1,8 +1,9 @@
 //! Which stored state a pipeline begins with: the newest complete checkpoint that can be read whole.
 //!
-//! Invariant: what is used was checked to the last bit. A damaged checkpoint is passed over, with a warning, for the one before it, and if there is none
-//! everything is read again from the sources.
+//! Invariant: what is used was checked to the last bit. A damaged checkpoint is passed over, and said so, for the one before it; if no one is whole the start is
+//! refused, and nothing is deleted, unless it was told to compute everything again.
 
+use super::OnChange;
 use crate::bug::{Bug, planted};
 use crate::epoch::{Checkpoint, Recovered};
 use crate::error::{Error, Result, Retry};
@@ -21,22 +22,37 @@ pub(super) struct Restored {
     pub(super) files: Vec<Vec<Vec<FileRef>>>,
     /// Whether all input has to be read again all the same: for a view that was not there, or for a sink that is new.
     pub(super) fill: bool,
+    /// Newer checkpoints that could not be used, and why.
+    pub(super) damaged: Vec<String>,
 }
 
 impl Restored {
     /// The newest state in `store` that can be used for these roots; `new_sinks` says of each sink whether it is new.
-    pub(super) fn choose(store: &dyn Store, found: &Recovered, roots: &Roots, new_sinks: &[bool]) -> Result<Option<Self>> {
+    pub(super) fn choose(store: &dyn Store, found: &Recovered, roots: &Roots, new_sinks: &[bool], told: OnChange) -> Result<Option<Self>> {
+        let mut damaged = vec![];
         for checkpoint in found.checkpoints.iter().rev() {
             match Self::load(store, checkpoint, roots, new_sinks) {
-                Ok(restored) => return Ok(Some(restored)),
+                Ok(restored) => return Ok(Some(Self { damaged, ..restored })),
                 Err(e) if e.retry() == Retry::Backoff => return Err(e),
-                Err(e) => tracing::warn!("the state as of epoch {} cannot be used, so an older one is: {e}", checkpoint.epoch),
+                Err(e) => {
+                    tracing::warn!("the checkpoint as of epoch {} cannot be used, so an older one is: {e}", checkpoint.epoch);
+                    damaged.push(format!("the checkpoint as of epoch {}: {e}", checkpoint.epoch));
+                }
             }
         }
-        if !found.checkpoints.is_empty() {
-            tracing::warn!("no stored state can be used: views are computed again from the sources");
+        match told {
+            _ if damaged.is_empty() => Ok(None),
+            OnChange::Refuse => Err(Error::user("no stored checkpoint can be used, so nothing was changed")
+                .why(damaged.join("; "))
+                .hint(
+                    "restore the state from a copy; or start with on_change(OnChange::Rebuild), which computes all views again from the beginning of \
+                     the sources, if they still hold it; or start anew with another state and other sinks",
+                )),
+            OnChange::Rebuild => {
+                tracing::warn!("no stored checkpoint can be used: views are computed again from the sources");
+                Ok(None)
+            }
         }
-        Ok(None)
     }
 
     fn load(store: &dyn Store, checkpoint: &Checkpoint, roots: &Roots, new_sinks: &[bool]) -> Result<Self> {
@@ -57,7 +73,7 @@ impl Restored {
             tracing::info!("a view or sink is new: the sources are read again from the beginning for it");
         }
         let show = (roots.feeds || fill || new_sinks.contains(&true)) && !planted(Bug::RootsStaySilent);
-        Ok(Self { image: Image { upto: checkpoint.epoch.0, show, roots: images }, files, fill })
+        Ok(Self { image: Image { upto: checkpoint.epoch.0, show, roots: images }, files, fill, damaged: vec![] })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::epoch::{Base, Entry, Idleness, Known, Ledger, Log, Mint, Recovered, R
 use crate::error::{Error, Result};
 use crate::operator::root::Roots;
 use crate::operator::{Lowering, Node, Order};
-use crate::plan::InputKind;
+use crate::plan::{Function, InputKind};
 use crate::runtime::{
     Begin, Blueprint, Bounds, CheckpointDriver, Checkpoints, Core, Driver, DriverThread, Engine, Flight, Job, LogDriver, LogJob, LogState,
     Output, OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Spool,
@@ -85,9 +85,23 @@ impl Flow {
             sources.push((s.name, s.source));
         }
         let source = |i: usize| plans[i].name.to_string();
-        let roots = Roots::of(views.iter().map(|v| (&*v.name, &v.node)), outputs.iter().map(|o| &o.node), &source)?;
+        let roots = self.roots(&views, &outputs, &source)?;
         let blueprint = Arc::new(Blueprint { pipeline: self.name.clone(), sources: plans, views, outputs, roots });
         Ok(Parts { blueprint, sources, sinks, computed })
+    }
+
+    fn roots(&self, views: &[ViewPlan], outputs: &[OutputPlan], source: &dyn Fn(usize) -> String) -> Result<Option<Roots>> {
+        let mut roots = Roots::of(views.iter().map(|v| (&*v.name, &v.node)), outputs.iter().map(|o| &o.node), source)?;
+        let texts = roots.iter_mut().flat_map(|r| &mut r.shapes).map(|shape| &mut shape.text);
+        texts.for_each(|text| *text = self.with_versions(std::mem::take(text)));
+        Ok(roots)
+    }
+
+    /// With the versions of the functions that a plan calls and that are not DataFusion's: another meaning is another plan.
+    fn with_versions(&self, text: String) -> String {
+        let called = |f: &&Function| text.contains(&format!("{}(", f.name()));
+        let versions: Vec<String> = self.catalog.functions().filter(called).map(|f| format!("{} {}", f.name(), f.version())).collect();
+        if versions.is_empty() { text } else { format!("{text} [version of {}]", versions.join(", ")) }
     }
 
     fn lower_all(&self) -> Result<Lowered> {
@@ -102,7 +116,7 @@ impl Flow {
                     reads.push(views[*view].name.to_string());
                 }
             });
-            Computed { name, text: plan.display_indent().to_string(), reads }
+            Computed { name, text: self.with_versions(plan.display_indent().to_string()), reads }
         };
         let of_views = self.views.iter().zip(&views).map(|(v, l)| computed(format!("view {}", v.name), &v.plan, &l.node)).collect();
         let name = |o: &super::OutputDef| format!("sink {} of {}", o.sink.kind(), o.view);
@@ -123,7 +137,7 @@ impl Flow {
         let Some(seen) = Log::look(store.clone(), &place)? else { return Ok(None) };
         let Lowered { views, outputs, computed } = self.lower_all()?;
         let source = |i: usize| self.sources[i].name.to_string();
-        let roots = Roots::of(views.iter().map(|v| (&*v.name, &v.node)), outputs.iter().map(|o| &o.node), &source)?;
+        let roots = self.roots(&views, &outputs, &source)?;
         let found = change::renamed(seen.found);
         Ok(found.start.is_some().then(|| compare(&*store, &found, &computed, roots.as_ref()).1))
     }
@@ -243,7 +257,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     }
     let new_sinks: Vec<bool> = labels.iter().map(|l| !found.held.contains_key(l)).collect();
     let restored = match (&kept, &roots) {
-        (Some(kept), Some(roots)) => Restored::choose(&*kept.store, &found, roots, &new_sinks)?,
+        (Some(kept), Some(roots)) => Restored::choose(&*kept.store, &found, roots, &new_sinks, options.on_change)?,
         _ => None,
     };
     let upto = restored.as_ref().map(|r| Epoch(r.image.upto));
@@ -332,6 +346,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         return Err(e);
     }
     if let Some(restored) = restored {
+        engine.status.lock().unwrap_or_else(PoisonError::into_inner).damaged = restored.damaged;
         let image = Arc::new(restored.image);
         engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Restore(image.clone())));
     }

@@ -57,6 +57,8 @@ pub struct Status {
     pub waits: Option<String>,
     /// The epoch as of which views were taken from what was stored, when this run began; `None` if they were computed from the beginning.
     pub restored: Option<Epoch>,
+    /// Checkpoints that this run passed over when it began, because they were damaged, and why: what [`Status::restored`] names is older.
+    pub damaged: Vec<String>,
     /// The epoch of the newest complete checkpoint.
     pub checkpoint: Option<Epoch>,
     /// Bytes of files written by checkpoints of this run, of what had changed.

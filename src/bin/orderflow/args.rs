@@ -126,6 +126,13 @@ pub(crate) struct Produce {
     /// Partitions of the topic if it has to be created.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) partitions: u16,
+    /// Folder that remembers how far it is: the same command goes on where it stopped, whatever stopped it, and no order is produced twice. Each batch is a
+    /// transaction.
+    #[arg(long, value_name = "DIR|URL")]
+    pub(crate) state: Option<PathBuf>,
+    /// With --state: how many transactions are written side by side; it may be another number at every start.
+    #[arg(long, default_value_t = 1, value_name = "N", requires = "state", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) lanes: u8,
 }
 
 impl Produce {
@@ -140,6 +147,12 @@ impl Produce {
 pub(crate) struct Tail {
     #[command(flatten)]
     pub(crate) from: Topic,
+    /// Folder that remembers how far it is: the same command goes on where it stopped. What was shown just before a crash may be shown again.
+    #[arg(long, value_name = "DIR|URL")]
+    pub(crate) state: Option<PathBuf>,
+    /// How often records are shown, and remembered with --state: 100ms, 1s.
+    #[arg(long, default_value = "100ms", value_parser = duration)]
+    pub(crate) epoch: Duration,
 }
 
 /// A beat: at the k-th multiple of `every`, counted from 0, all orders are due that belong before the next one.
@@ -231,16 +244,19 @@ mod tests {
     fn the_defaults_are_fifty_a_second_every_two_seconds() {
         let defaults = produce("").unwrap();
         let to = Topic { brokers: "127.0.0.1:9092".into(), topic: "orders".into() };
-        assert_eq!(defaults, Produce { to, orders: None, rate: 50, every: Duration::from_secs(2), seed: 1, partitions: 1 });
+        let every = Duration::from_secs(2);
+        assert_eq!(defaults, Produce { to, orders: None, rate: 50, every, seed: 1, partitions: 1, state: None, lanes: 1 });
         let Command::Tail(tail) = CommandLine::try_parse_from(["orderflow", "tail"]).unwrap().command else { panic!("tail") };
-        assert_eq!(tail.from, defaults.to);
+        assert_eq!(tail, Tail { from: defaults.to, state: None, epoch: Duration::from_millis(100) });
     }
 
     #[test]
     fn options_are_read_and_mistakes_are_named() {
-        let given = produce("--brokers a:1,b:2 --topic t --orders 10 --rate 0 --every 250ms --seed 7 --partitions 4").unwrap();
+        let given =
+            produce("--brokers a:1,b:2 --topic t --orders 10 --rate 0 --every 250ms --seed 7 --partitions 4 --state s --lanes 3").unwrap();
         let to = Topic { brokers: "a:1,b:2".into(), topic: "t".into() };
-        assert_eq!(given, Produce { to, orders: Some(10), rate: 0, every: Duration::from_millis(250), seed: 7, partitions: 4 });
+        let (every, state) = (Duration::from_millis(250), Some(PathBuf::from("s")));
+        assert_eq!(given, Produce { to, orders: Some(10), rate: 0, every, seed: 7, partitions: 4, state, lanes: 3 });
         for (args, option) in [
             ("--every 2", "--every"),
             ("--every 0s", "--every"),
@@ -253,6 +269,8 @@ mod tests {
             ("--brokers a:99999", "--brokers"),
             ("--partitions 0", "--partitions"),
             ("--orders many", "--orders"),
+            ("--lanes 2", "--state"),
+            ("--state s --lanes 65", "--lanes"),
         ] {
             let error = produce(args).unwrap_err();
             assert!(error.contains(option), "{args}: {error}");

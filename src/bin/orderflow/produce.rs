@@ -3,15 +3,19 @@
 use crate::args::Produce;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use orderflow::generator::Orders;
-use orderflow::kafka::{Admin, Producer, Record};
-use orderflow::{Error, Result};
+use orderflow::kafka::{Admin, Kafka, Producer, Record};
+use orderflow::{Error, Result, Status, pipelines};
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Runs until all orders are confirmed, or until Ctrl-C: what was sent is confirmed then, too.
 pub(crate) async fn run(options: Produce) -> Result<()> {
+    if let Some(state) = options.state.clone() {
+        return go_on(&options, state).await;
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let told = stop.clone();
     let producing = tokio::task::spawn_blocking(move || produce(&options, &told));
@@ -26,14 +30,60 @@ pub(crate) async fn run(options: Produce) -> Result<()> {
     joined.map_err(|e| Error::internal("the producer panicked").why(e))?
 }
 
-fn produce(options: &Produce, stop: &AtomicBool) -> Result<()> {
+fn create_topic(options: &Produce) -> Result<()> {
     let topic = &options.to.topic;
-    let admin = Admin::connect(options.to.brokers.as_str())?;
-    if admin.create_topic(topic, i32::from(options.partitions), -1, &[])? {
+    if Admin::connect(options.to.brokers.as_str())?.create_topic(topic, i32::from(options.partitions), -1, &[])? {
         eprintln!("created topic {topic} with {} partitions", options.partitions);
     }
+    Ok(())
+}
+
+fn recipe(options: &Produce) -> Orders {
+    options.orders.map_or(Orders::new(options.seed), |n| Orders::new(options.seed).total(n))
+}
+
+/// Produces as a pipeline that remembers how far it is, until all orders are in the topic, or until Ctrl-C.
+async fn go_on(options: &Produce, state: PathBuf) -> Result<()> {
+    create_topic(options)?;
+    let (topic, recipe) = (&options.to.topic, recipe(options).rate(options.rate));
+    let to = Kafka::sink(&options.to.brokers).topic(topic).partitions(i32::from(options.partitions)).lanes(usize::from(options.lanes));
+    let flow = pipelines::orders::producer(&format!("produce-{topic}"), &recipe, to)?;
+    let running = flow.epoch_interval(options.every).state(state).start().await?;
+    let (start, bar) = (Instant::now(), bar(options));
+    let position = |status: &Status| status.sources[0].status.partitions.first().map_or(0, |p| p.position);
+    let begun = position(&running.status());
+    let (mut said, mut waits) = (Instant::now(), None);
+    let stop = tokio::signal::ctrl_c();
+    tokio::pin!(stop);
+    let ended = loop {
+        tokio::select! {
+            ended = running.wait() => break ended?,
+            _ = &mut stop => break running.drain().await?,
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
+        let status = running.status();
+        bar.set_position(position(&status));
+        if bar.is_hidden() && said.elapsed() >= Duration::from_secs(5) {
+            said = Instant::now();
+            eprintln!("{} orders made", position(&status));
+        }
+        let why = status.waits.or_else(|| status.sinks.into_iter().find_map(|s| s.waits));
+        if why != waits {
+            why.iter().for_each(|why| bar.suspend(|| eprintln!("waiting: {why}")));
+            waits = why;
+        }
+    };
+    bar.finish_and_clear();
+    let (all, seconds) = (position(&ended), start.elapsed().as_secs_f64());
+    println!("{all} orders in topic {topic}, {} of them now, {seconds:.1} s", all.saturating_sub(begun));
+    Ok(())
+}
+
+fn produce(options: &Produce, stop: &AtomicBool) -> Result<()> {
+    let topic = &options.to.topic;
+    create_topic(options)?;
     let mut producer = Producer::connect(options.to.brokers.as_str())?;
-    let recipe = options.orders.map_or(Orders::new(options.seed), |n| Orders::new(options.seed).total(n));
+    let recipe = recipe(options);
     let mut records = recipe.records(0);
     let (pace, start, bar) = (options.pace(), Instant::now(), bar(options));
     let (mut value, mut last) = (Vec::new(), Duration::ZERO);

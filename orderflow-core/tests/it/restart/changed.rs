@@ -1,8 +1,13 @@
 //! A pipeline with other queries over the state of an older one: what differs is said, nothing happens untold, and rows of two queries never mix.
 
 use super::*;
+use orderflow_core::arrow::array::{AsArray, StringArray};
+use orderflow_core::arrow::datatypes::Int64Type;
+use orderflow_core::datafusion::logical_expr::{ColumnarValue, Volatility};
+use orderflow_core::datafusion::prelude::create_udf;
 use orderflow_core::epoch::Log;
 use orderflow_core::pipeline::{Fate, OnChange, StateFate};
+use orderflow_core::plan::Function;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn half() -> Topic {
@@ -228,4 +233,55 @@ async fn a_standby_waits_for_the_folder_and_takes_over() {
     assert!(over.load(Ordering::SeqCst));
     second.wait().await.unwrap();
     assert_eq!(second.query("SELECT * FROM totals").await.unwrap()[0].num_rows(), 7);
+}
+
+/// A view that calls a function of this version, which answers accordingly.
+fn calling(version: u32, world: &World, log: Topic, told: OnChange) -> Result<()> {
+    let clock = Clock::manual(1_000_000);
+    let shade = move |args: &[ColumnarValue]| {
+        let k = args[0].to_array(1)?.as_primitive::<Int64Type>().clone();
+        Ok(ColumnarValue::Array(Arc::new(k.unary::<_, Int64Type>(|k| k % (1 + i64::from(version))))))
+    };
+    let udf = create_udf("shade", vec![DataType::Int64], DataType::Int64, Volatility::Immutable, Arc::new(shade));
+    let mut flow = Pipeline::new("restart");
+    flow.source("numbers", log)?;
+    flow.function(Function::new(version, udf)?)?;
+    let sink = DataSet::on(world.sinks["totals"].clone(), "totals", JsonLines);
+    flow.view("totals", "SELECT shade(k) AS k, count(*) AS n FROM numbers GROUP BY shade(k)")?.sink(sink)?;
+    let dead = DataSet::on(world.sinks["dead letters"].clone(), "dead letters", JsonLines);
+    let flow = flow.dead_letters(dead).clock(clock.clone()).state_on(world.state.clone(), "state").on_change(told);
+    testing::live(Ok(flow), &clock, || false)
+}
+
+#[test]
+fn another_version_of_a_function_is_another_query() {
+    let world = World::new();
+    calling(1, &world, half(), OnChange::Refuse).unwrap();
+    calling(1, &world, log().until(60), OnChange::Refuse).unwrap();
+    let e = calling(2, &world, log(), OnChange::Refuse).unwrap_err();
+    let text = e.to_string();
+    for says in ["view totals: changed", "[version of shade 1]", "[version of shade 2]", "state dropped"] {
+        assert!(text.contains(says), "{says} is missing:\n{text}");
+    }
+    let moved = world.elsewhere("totals");
+    calling(2, &moved, log(), OnChange::Rebuild).unwrap();
+    let fresh = World::new();
+    calling(2, &fresh, log(), OnChange::Refuse).unwrap();
+    assert_eq!(sums(&moved.rows(), "totals"), sums(&fresh.rows(), "totals"));
+}
+
+#[test]
+fn stored_columns_of_another_type_are_not_taken_for_the_same() {
+    // the plan's own text does not tell types: the state's does
+    let counts: View = ("totals", "SELECT k, count(*) AS n FROM numbers GROUP BY k", 20);
+    let of = |k: ArrayRef| {
+        let v = Arc::new(Int64Array::from_iter_values(0..k.len() as i64)) as ArrayRef;
+        Topic::rows(vec![RecordBatch::try_from_iter([("k", k), ("v", v)]).unwrap()])
+    };
+    let world = World::new();
+    live(&[counts], &world, of(Arc::new(Int64Array::from(vec![1, 2, 1])))).unwrap();
+    let e = live(&[counts], &world, of(Arc::new(StringArray::from(vec!["1", "2", "1", "3"])))).unwrap_err();
+    let text = e.to_string();
+    assert!(e.kind() == Kind::User && text.contains("columns of other types") && text.contains("k Utf8"), "{text}");
+    assert!(text.contains("state dropped (2 rows") && text.contains("k Int64"), "{text}");
 }

@@ -4,19 +4,19 @@
 
 use super::changed::sums;
 use super::*;
-use orderflow_core::admin;
 use orderflow_core::epoch::Log;
+use orderflow_core::pipeline::OnChange;
 use orderflow_core::source::memory::Sender;
 
 /// Of a pipeline that keeps what it is sent: less than that is read again at once.
 const MEMORY: usize = 100_000;
 
 /// A host with a log of rows, of which it forgets those that are acknowledged.
-struct Host {
-    rows: u64,
-    forgotten: u64,
+pub(super) struct Host {
+    pub(super) rows: u64,
+    pub(super) forgotten: u64,
     /// Whether its pipeline keeps what it sent for ever.
-    keep: bool,
+    pub(super) keep: bool,
 }
 
 /// Rows `range` of the host's log.
@@ -27,7 +27,7 @@ fn batch(range: std::ops::Range<u64>) -> RecordBatch {
 }
 
 impl Host {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { rows: 2 * ROWS, forgotten: 0, keep: false }
     }
 
@@ -47,7 +47,7 @@ impl Host {
     }
 
     /// One life of a pipeline, to the end of the host's log or to its death.
-    fn live_until(&mut self, views: &[View], world: &World, dead: impl Fn() -> bool) -> Result<()> {
+    pub(super) fn live_until(&mut self, views: &[View], world: &World, dead: impl Fn() -> bool) -> Result<()> {
         let clock = Clock::manual(1_000_000);
         // every batch waits alone
         let (sender, source) = memory::channel(schema(), 1);
@@ -80,7 +80,7 @@ impl Host {
     }
 
     /// To the end, without faults.
-    fn survive(&mut self, views: &[View], world: &World) {
+    pub(super) fn survive(&mut self, views: &[View], world: &World) {
         for _ in 0..3 {
             match self.live_until(views, world, || false) {
                 Ok(()) => return named(world),
@@ -163,7 +163,7 @@ fn killed_again_while_stored_rows_are_read_nothing_is_lost_or_doubled() {
 }
 
 /// A pipeline that died in mid-run and stored no views: some objects have to be read.
-fn died(views: &[View]) -> (World, Host) {
+pub(super) fn died(views: &[View]) -> (World, Host) {
     let (world, mut host) = (World::with(AT_THE_END), Host::new());
     host.live_until(views, &world, || world.state.list("spool/").unwrap().len() > 5).unwrap();
     assert!(host.forgotten > 0 && host.forgotten < host.rows);
@@ -289,6 +289,10 @@ fn stored_rows_are_dropped_when_two_checkpoints_cover_them_and_a_view_that_needs
         world.state.put_bytes(&manifest, b"{").unwrap();
     }
     let e = host.live_until(&[TOTALS, SIZES], &world, || false).unwrap_err();
+    assert!(e.to_string().contains("no stored checkpoint can be used") && e.remedy().is_some(), "{e}");
+    let (_sender, source) = memory::channel(schema(), 1);
+    let again = pipeline(&[TOTALS, SIZES], &world, source, &Clock::manual(0)).unwrap().on_change(OnChange::Rebuild);
+    let e = again.stepper().err().unwrap();
     assert!(e.to_string().contains("numbers") && e.to_string().contains("cannot be used") && e.remedy().is_some(), "{e}");
 }
 
@@ -352,54 +356,6 @@ fn a_pipeline_that_stores_no_views_reads_all_stored_rows_again() {
     let want: Vec<String> =
         want.iter().map(|(k, (n, v))| format!("{:?}", serde_json::json!({"k": k, "n": n, "v": v}).as_object().unwrap())).collect();
     assert_eq!(sums(&world.rows(), "totals").into_keys().collect::<Vec<_>>(), want);
-}
-
-#[test]
-fn a_fork_takes_along_what_the_host_has_forgotten() {
-    let views = &[TOTALS, ROUTED];
-    // what is stored covers nothing, some of it, all of it
-    for (keep, rows, every) in [(false, ROWS, AT_THE_END), (true, ROWS, ALWAYS), (true, 5 * ROWS, ALWAYS)] {
-        let (world, mut host) = (World::with(every), Host { rows, keep, ..Host::new() });
-        if every == AT_THE_END {
-            host.live_until(&[TOTALS], &world, || world.state.list("spool/").unwrap().len() > 5).unwrap();
-        } else {
-            host.survive(&[TOTALS], &world);
-        }
-        let fork = World::with(every);
-        let forked = admin::fork(&world.state, "state", &fork.state, "fork").unwrap();
-        assert_eq!(forked.stored, every == ALWAYS);
-        let verified = admin::verify(&fork.state, "fork").unwrap();
-        assert!(verified.is_good() && verified.unneeded.is_empty(), "{verified:?}");
-        let rest = |forgotten| Host { rows: rows + 30, forgotten, keep };
-        rest(host.forgotten).survive(views, &fork);
-        let want = World::with(every);
-        rest(0).survive(views, &want);
-        for sink in ["totals", "routed"] {
-            assert_eq!(sums(&fork.rows(), sink), sums(&want.rows(), sink), "{sink}, {rows} rows, kept: {keep}");
-        }
-        rest(host.forgotten).survive(&[TOTALS], &world);
-        assert_eq!(sums(&world.rows(), "totals"), sums(&want.rows(), "totals"));
-    }
-    // what is dropped is not to be had by a fork either, and it says so
-    let (world, mut host) = (World::new(), Host { rows: ROWS, ..Host::new() });
-    host.survive(&[TOTALS], &world);
-    let fork = World::new();
-    admin::fork(&world.state, "state", &fork.state, "fork").unwrap();
-    let e = Host { rows: ROWS, ..host }.live_until(views, &fork, || false).unwrap_err();
-    assert!(e.kind() == Kind::User && e.to_string().contains("is not stored any more"), "{e}");
-    Host { rows: ROWS, ..host }.survive(&[TOTALS], &fork);
-    assert_eq!(sums(&fork.rows(), "totals"), sums(&world.rows(), "totals"));
-    // a bit flipped is found before any start is
-    let (world, _) = died(&[TOTALS]);
-    let name = world.state.list("spool/").unwrap().swap_remove(2);
-    let mut bytes = world.state.get(&name).unwrap().unwrap().to_vec();
-    bytes[9] ^= 1;
-    world.state.put_bytes(&name, &bytes).unwrap();
-    let verified = admin::verify(&world.state, "state").unwrap();
-    assert!(verified.problems.len() == 1 && verified.problems[0].object == name, "{verified:?}");
-    assert!(verified.advice.is_some_and(|a| a.contains("cannot give them again")));
-    let e = admin::fork(&world.state, "state", &World::new().state, "fork").unwrap_err();
-    assert!(e.to_string().contains(&name), "{e}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! everything.
 
 use super::*;
+use orderflow_core::pipeline::OnChange;
 
 /// Until a checkpoint is complete that is not the first: where every partition of the log stood then.
 fn live_until_stored(views: &[View], world: &World) -> [Position; PARTITIONS as usize] {
@@ -68,13 +69,37 @@ fn a_flipped_bit_in_the_newest_checkpoint_makes_the_older_one_do() {
             world.state.put_bytes(name, &bytes).unwrap();
             let mut stepper = pipeline(views, &world, log(), &Clock::manual(0)).unwrap().stepper().unwrap();
             assert!(stepper.step().is_ok());
-            let restored = stepper.status().restored.expect("the older one is good");
-            assert!(restored.0 < epoch, "{name}");
+            let status = stepper.status();
+            assert!(status.restored.expect("the older one is good").0 < epoch, "{name}");
+            assert!(status.damaged.len() == 1 && status.damaged[0].contains(name), "{:?}", status.damaged);
             drop(stepper);
             survive(views, &world);
             assert_eq!(world.rows(), expected, "{name}");
         }
     }
+}
+
+#[test]
+fn with_both_checkpoints_damaged_a_start_is_refused_and_deletes_nothing_until_it_is_told_to_begin_again() {
+    let views = &[TOTALS, EXTREMES];
+    let world = World::new();
+    live_until_stored(views, &world);
+    let manifests = world.state.list("checkpoints/").unwrap();
+    for manifest in &manifests {
+        world.state.put_bytes(manifest, b"{").unwrap();
+    }
+    let there = || [world.state.list("roots/").unwrap(), world.state.list("checkpoints/").unwrap()].concat();
+    let (before, rows) = (there(), world.rows());
+    let e = live(views, &world, log()).unwrap_err();
+    assert_eq!(e.kind(), Kind::User);
+    assert!(manifests.iter().all(|m| e.to_string().contains(m.as_str())) && e.remedy().unwrap().contains("Rebuild"), "{e}");
+    assert_eq!((there(), world.rows()), (before, rows));
+    let clock = Clock::manual(1_000_000);
+    let mut stepper = pipeline(views, &world, log(), &clock).unwrap().on_change(OnChange::Rebuild).stepper().unwrap();
+    while stepper.step().unwrap().is_some() {
+        clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(world.rows(), unkilled(views));
 }
 
 #[test]

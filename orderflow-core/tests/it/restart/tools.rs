@@ -1,6 +1,7 @@
 //! The tools for kept state, on states that real runs left.
 
 use super::changed::{sums, told};
+use super::spooled::{Host, died};
 use super::*;
 use orderflow_core::admin;
 use orderflow_core::arrow::util::pretty::pretty_format_batches;
@@ -200,4 +201,52 @@ fn a_sink_whose_query_changed_goes_on_in_its_place_after_a_reset() {
     totals.list("").unwrap().iter().for_each(|n| totals.delete(n).unwrap());
     told(&[ROUTED, squares], &world, log()).unwrap();
     assert_eq!(world.rows()["totals"].lines().count(), 7);
+}
+
+#[test]
+fn a_fork_takes_along_what_the_host_has_forgotten() {
+    let views = &[TOTALS, ROUTED];
+    // what is stored covers nothing, some of it, all of it
+    for (keep, rows, every) in [(false, ROWS, AT_THE_END), (true, ROWS, ALWAYS), (true, 5 * ROWS, ALWAYS)] {
+        let (world, mut host) = (World::with(every), Host { rows, keep, ..Host::new() });
+        if every == AT_THE_END {
+            host.live_until(&[TOTALS], &world, || world.state.list("spool/").unwrap().len() > 5).unwrap();
+        } else {
+            host.survive(&[TOTALS], &world);
+        }
+        let fork = World::with(every);
+        let forked = admin::fork(&world.state, "state", &fork.state, "fork").unwrap();
+        assert_eq!(forked.stored, every == ALWAYS);
+        let verified = admin::verify(&fork.state, "fork").unwrap();
+        assert!(verified.is_good() && verified.unneeded.is_empty(), "{verified:?}");
+        let rest = |forgotten| Host { rows: rows + 30, forgotten, keep };
+        rest(host.forgotten).survive(views, &fork);
+        let want = World::with(every);
+        rest(0).survive(views, &want);
+        for sink in ["totals", "routed"] {
+            assert_eq!(sums(&fork.rows(), sink), sums(&want.rows(), sink), "{sink}, {rows} rows, kept: {keep}");
+        }
+        rest(host.forgotten).survive(&[TOTALS], &world);
+        assert_eq!(sums(&world.rows(), "totals"), sums(&want.rows(), "totals"));
+    }
+    // what is dropped is not to be had by a fork either, and it says so
+    let (world, mut host) = (World::new(), Host { rows: ROWS, ..Host::new() });
+    host.survive(&[TOTALS], &world);
+    let fork = World::new();
+    admin::fork(&world.state, "state", &fork.state, "fork").unwrap();
+    let e = Host { rows: ROWS, ..host }.live_until(views, &fork, || false).unwrap_err();
+    assert!(e.kind() == Kind::User && e.to_string().contains("is not stored any more"), "{e}");
+    Host { rows: ROWS, ..host }.survive(&[TOTALS], &fork);
+    assert_eq!(sums(&fork.rows(), "totals"), sums(&world.rows(), "totals"));
+    // a bit flipped is found before any start is
+    let (world, _) = died(&[TOTALS]);
+    let name = world.state.list("spool/").unwrap().swap_remove(2);
+    let mut bytes = world.state.get(&name).unwrap().unwrap().to_vec();
+    bytes[9] ^= 1;
+    world.state.put_bytes(&name, &bytes).unwrap();
+    let verified = admin::verify(&world.state, "state").unwrap();
+    assert!(verified.problems.len() == 1 && verified.problems[0].object == name, "{verified:?}");
+    assert!(verified.advice.is_some_and(|a| a.contains("cannot give them again")));
+    let e = admin::fork(&world.state, "state", &World::new().state, "fork").unwrap_err();
+    assert!(e.to_string().contains(&name), "{e}");
 }
