@@ -262,6 +262,7 @@ impl Admin {
             pipeline: "orderflow-count".into(),
             name: topic.into(),
             resume: None,
+            until: None,
             wake: Waker::new(move || {
                 let _ = wake.send(()); // nobody waits any more
             }),

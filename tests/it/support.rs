@@ -95,6 +95,7 @@ pub(crate) fn visit(brokers: &str, topic: &str, mut look: impl FnMut(&Partition,
         pipeline: "orderflow-tests".into(),
         name: topic.into(),
         resume: None,
+        until: None,
         wake: Waker::new(move || {
             let _ = wake.send(()); // the test may have looked its fill
         }),

@@ -143,7 +143,7 @@ fn sources(found: &Recovered) -> Vec<SourceAt> {
     let mut at = vec![];
     for name in names {
         let began = found.start.as_ref().and_then(|s| s.positions.get(&name)).cloned().unwrap_or_default();
-        at.extend(found.ends(&name).into_iter().map(|(p, position)| SourceAt {
+        at.extend(found.stood(&name).into_iter().map(|(p, position)| SourceAt {
             source: name.to_string(),
             partition: p.to_string(),
             began: began.get(&p).copied(),

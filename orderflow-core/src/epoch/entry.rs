@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Version of the format, written into every entry. Version 1 had no checkpoints, and one binding in a base; version 2 no births of sinks, no
-/// times of openings and no spooled sources; version 3 no watermarks and no idle partitions.
+/// times of openings and no spooled sources; version 3 no watermarks, no idle partitions and no ends.
 const FORMAT: u32 = 4;
 
 /// One fact about a pipeline.
@@ -26,6 +26,8 @@ pub enum Entry {
     Opened(WriterId, Option<i64>),
     /// Epoch 0: where every source begins, and what the pipeline computes.
     Started(Start),
+    /// Where bounded sources end, until the run has finished: a later start ends there as well.
+    Ends(BTreeMap<Arc<str>, Positions>),
     /// The input of an epoch.
     Bound(Binding),
     /// Everything up to an epoch, as one: its entries are not needed any more.
@@ -46,6 +48,8 @@ pub struct Start {
 pub struct Base {
     /// As in [`Entry::Started`].
     pub start: Start,
+    /// As in [`Entry::Ends`]; none once the run has finished.
+    pub ends: BTreeMap<Arc<str>, Positions>,
     /// The epochs as few bindings, each numbered as the last of its epochs: one up to every checkpoint, and one of what came after the newest.
     pub segments: Vec<Binding>,
     /// Those after them that were bound by then, one by one.
@@ -111,9 +115,14 @@ enum Stored {
         at: Option<i64>,
     },
     Started(StoredStart),
+    Ends {
+        positions: Vec<StoredPosition>,
+    },
     Bound(StoredBinding),
     Base {
         start: StoredStart,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ends: Vec<StoredPosition>,
         /// In version 1.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         binding: Option<StoredBinding>,
@@ -207,25 +216,33 @@ fn hex(text: &str) -> std::result::Result<u128, String> {
     u128::from_str_radix(text, 16).map_err(|_| format!("'{text}' is no hexadecimal number"))
 }
 
+fn stored(positions: &BTreeMap<Arc<str>, Positions>) -> Vec<StoredPosition> {
+    let all = positions.iter().flat_map(|(source, at)| at.iter().map(move |(p, position)| (source, p, *position)));
+    let one = |(source, p, position): (&Arc<str>, &Partition, _)| StoredPosition {
+        source: source.to_string(),
+        topic: p.topic.to_string(),
+        partition: p.id,
+        position,
+    };
+    all.map(one).collect()
+}
+
+fn positions(stored: Vec<StoredPosition>) -> BTreeMap<Arc<str>, Positions> {
+    let mut positions: BTreeMap<Arc<str>, Positions> = BTreeMap::new();
+    for p in stored {
+        let of_source = positions.entry(p.source.into()).or_default();
+        of_source.insert(Partition::new(p.topic, p.partition), p.position);
+    }
+    positions
+}
+
 impl StoredStart {
     fn new(start: &Start) -> Self {
-        let all = start.positions.iter().flat_map(|(source, at)| at.iter().map(move |(p, position)| (source, p, *position)));
-        let positions = all.map(|(source, p, position)| StoredPosition {
-            source: source.to_string(),
-            topic: p.topic.to_string(),
-            partition: p.id,
-            position,
-        });
-        Self { positions: positions.collect(), plan: start.plan.clone() }
+        Self { positions: stored(&start.positions), plan: start.plan.clone() }
     }
 
     fn start(self) -> Start {
-        let mut start = Start { plan: self.plan, ..Start::default() };
-        for p in self.positions {
-            let of_source = start.positions.entry(p.source.into()).or_default();
-            of_source.insert(Partition::new(p.topic, p.partition), p.position);
-        }
-        start
+        Start { positions: positions(self.positions), plan: self.plan }
     }
 }
 
@@ -269,9 +286,11 @@ impl Entry {
         let entry = match self {
             Entry::Opened(w, at) => Stored::Opened { ledger: format!("{:032x}", w.ledger), generation: w.generation, at: *at },
             Entry::Started(start) => Stored::Started(StoredStart::new(start)),
+            Entry::Ends(ends) => Stored::Ends { positions: stored(ends) },
             Entry::Bound(b) => Stored::Bound(StoredBinding::new(b)),
             Entry::Base(base) => Stored::Base {
                 start: StoredStart::new(&base.start),
+                ends: stored(&base.ends),
                 binding: None,
                 segments: base.segments.iter().map(StoredBinding::new).collect(),
                 after: base.after.iter().map(StoredBinding::new).collect(),
@@ -321,8 +340,9 @@ impl Entry {
         let entry = match e.entry {
             Stored::Opened { ledger, generation, at } => Entry::Opened(WriterId { ledger: hex(&ledger)?, generation }, at),
             Stored::Started(start) => Entry::Started(start.start()),
+            Stored::Ends { positions: ends } => Entry::Ends(positions(ends)),
             Stored::Bound(b) => Entry::Bound(b.binding()?),
-            Stored::Base { start, binding, segments, after, held, births, checkpoints, dropped } => {
+            Stored::Base { start, ends, binding, segments, after, held, births, checkpoints, dropped } => {
                 let bindings =
                     |b: Vec<StoredBinding>| b.into_iter().map(StoredBinding::binding).collect::<std::result::Result<Vec<_>, _>>();
                 let checkpoint = |c: StoredCheckpoint| -> std::result::Result<_, String> {
@@ -330,6 +350,7 @@ impl Entry {
                 };
                 let mut base = Base {
                     start: start.start(),
+                    ends: positions(ends),
                     segments: bindings(binding.into_iter().chain(segments).collect())?,
                     after: bindings(after)?,
                     held: BTreeMap::new(),
@@ -369,6 +390,7 @@ mod tests {
             Entry::Opened(writer, Some(1_700_000_000_000)),
             Entry::Opened(writer, None),
             Entry::Started(start.clone()),
+            Entry::Ends(start.positions.clone()),
             Entry::Bound(binding.clone()),
             Entry::Base(Base {
                 start,
@@ -376,6 +398,7 @@ mod tests {
                 after: vec![binding],
                 checkpoints: vec![Checkpoint { epoch: Epoch(5), manifest: "checkpoints/x".into(), crc: 0xfe }],
                 dropped: Epoch(3),
+                ends: [("orders".into(), Positions::from([(Partition::new("a.b", 3), 99)]))].into(),
                 held: [("parquet of totals".to_owned(), Some(progress)), ("b".to_owned(), None)].into(),
                 births: [("b".to_owned(), 3)].into(),
             }),

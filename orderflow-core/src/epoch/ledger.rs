@@ -20,6 +20,7 @@ const KEPT: usize = 2;
 pub struct Ledger {
     writer: WriterId,
     start: Start,
+    ends: BTreeMap<Arc<str>, Positions>,
     segments: Vec<Binding>,
     bindings: VecDeque<Binding>,
     births: BTreeMap<String, u64>,
@@ -41,6 +42,7 @@ impl Ledger {
         Self {
             writer,
             start: found.start.clone().unwrap_or_default(),
+            ends: found.ends.clone(),
             segments: found.segments.clone(),
             bindings: found.bindings.iter().cloned().collect(),
             births: found.births.clone(),
@@ -107,6 +109,16 @@ impl Ledger {
         self.start = start;
     }
 
+    /// Bounded sources end there.
+    pub fn bounded(&mut self, ends: BTreeMap<Arc<str>, Positions>) {
+        self.ends = ends;
+    }
+
+    /// All bounded sources are through: the next run resolves new ends. True if there were any.
+    pub fn finish(&mut self) -> bool {
+        !std::mem::take(&mut self.ends).is_empty()
+    }
+
     /// Appends a binding.
     pub fn append(&mut self, binding: Binding) {
         self.bindings.push_back(binding);
@@ -134,6 +146,7 @@ impl Ledger {
         self.base = self.retired();
         Some(Base {
             start: self.start.clone(),
+            ends: self.ends.clone(),
             segments: self.segments.clone(),
             after: self.bindings.iter().filter(|_| !planted(Bug::BaseForgetsBindings)).cloned().collect(),
             held: held(),

@@ -27,6 +27,8 @@ const TRIES: usize = 100;
 pub struct Recovered {
     /// Where the pipeline began; `None` if it never got that far.
     pub start: Option<Start>,
+    /// Where bounded sources end in a run that has not finished.
+    pub ends: BTreeMap<Arc<str>, Positions>,
     /// The oldest epochs, which every sink holds, as few bindings.
     pub segments: Vec<Binding>,
     /// The epochs after that, in order.
@@ -76,6 +78,7 @@ impl Recovered {
     pub fn as_base(&self) -> Base {
         Base {
             start: self.start.clone().unwrap_or_default(),
+            ends: self.ends.clone(),
             segments: self.segments.clone(),
             after: self.bindings.clone(),
             held: self.held.clone(),
@@ -95,7 +98,7 @@ impl Recovered {
     }
 
     /// Where each partition of a source stood at the end of the last epoch, or where it began.
-    pub fn ends(&self, source: &str) -> Positions {
+    pub fn stood(&self, source: &str) -> Positions {
         self.after(source, self.segments.iter().chain(&self.bindings))
     }
 
@@ -353,6 +356,7 @@ impl Log {
             match entry {
                 Entry::Opened(writer, at) => self.opening(Opening { slot, writer, at })?,
                 Entry::Started(start) => recovered.start = Some(start),
+                Entry::Ends(ends) => recovered.ends = ends,
                 Entry::Bound(binding) => {
                     let last = recovered.bindings.last().or(recovered.segments.last()).map(|b| b.epoch);
                     if binding.epoch != last.unwrap_or_default().next() {
@@ -362,6 +366,7 @@ impl Log {
                 }
                 Entry::Base(base) => {
                     recovered.start = Some(base.start);
+                    recovered.ends = base.ends;
                     recovered.segments = base.segments;
                     recovered.bindings = base.after;
                     recovered.held = base.held;

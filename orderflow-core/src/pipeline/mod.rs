@@ -1,6 +1,7 @@
 //! The builder that users touch: sources and sinks as values, SQL and fluent calls on one plan, `start()`.
 
 mod change;
+mod recover;
 mod restore;
 mod running;
 mod start;

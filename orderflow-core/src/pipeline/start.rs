@@ -1,9 +1,10 @@
 //! From the builder to a running engine: plans are lowered, sinks opened, then sources, then workers started.
 
 use super::State;
-use super::change::{self, Computed, Difference, OnChange};
+use super::change::{self, Computed, Difference};
+use super::recover::{Kept, compare, look, recover};
 use super::restore::{Restored, still_there};
-use super::{Flow, Options, Pipeline, Running, SourceDef, nothing_to_do};
+use super::{Flow, Pipeline, Running, SourceDef, nothing_to_do};
 use crate::bug::{Bug, planted};
 use crate::data::Rejected;
 use crate::epoch::{Base, Entry, Idleness, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
@@ -16,13 +17,11 @@ use crate::runtime::{
     Output, OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Spool,
     Spooling, Status, ToWorker, ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
-use crate::sink::{Guarantee, Progress, Sink, SinkContext};
+use crate::sink::{Guarantee, Sink, SinkContext};
 use crate::source::{Rewind, SourceContext, Waker};
-use crate::state::Manifest;
-use crate::store::{self, Store};
+use crate::store;
 use crate::time::Epoch;
 use arrow::datatypes::SchemaRef;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -150,87 +149,12 @@ struct Lowered {
     computed: (Vec<Computed>, Vec<Computed>),
 }
 
-struct Parts {
-    blueprint: Arc<Blueprint>,
+pub(super) struct Parts {
+    pub(super) blueprint: Arc<Blueprint>,
     sources: Vec<(Arc<str>, Box<dyn crate::source::Source>)>,
-    sinks: Vec<(Arc<str>, SchemaRef, Box<dyn Sink>)>,
+    pub(super) sinks: Vec<(Arc<str>, SchemaRef, Box<dyn Sink>)>,
     /// What each view and each sink but the dead letters computes.
-    computed: (Vec<Computed>, Vec<Computed>),
-}
-
-/// What was kept, and where.
-struct Kept {
-    store: Arc<dyn Store>,
-    log: Log,
-    /// As the pipeline is now, which the ledger does not say yet if there is a difference.
-    found: Recovered,
-    difference: Difference,
-    /// What the ledger calls each sink but the dead letters.
-    labels: Vec<String>,
-}
-
-/// The names of the sinks, and what differs.
-fn compare(store: &dyn Store, found: &Recovered, now: &(Vec<Computed>, Vec<Computed>), roots: Option<&Roots>) -> (Vec<String>, Difference) {
-    let kept = found.start.as_ref().map(|s| s.plan.clone()).unwrap_or_default();
-    let labels = change::labels(&kept, &now.1);
-    let parts = change::compare(&kept, &now.0, &now.1, &labels);
-    // for show: what is used in the end is decided when it is read
-    let manifest = found.checkpoints.iter().rev().find_map(|c| Manifest::load(store, c).ok());
-    let states = change::states(manifest.as_ref(), roots.map_or(&[], |r| &r.shapes));
-    (labels, Difference { parts, states })
-}
-
-/// Opens what was kept, if anything is to be kept; waits for its owner to go for as long as the options say and somebody waits for the start.
-fn recover(options: &Options, parts: &Parts, waiting: &dyn Fn() -> bool) -> Result<Option<Kept>> {
-    let (store, place) = match &options.state {
-        None => return Ok(None),
-        Some(State::At(place)) => (store::open_within(place, options.wait_for_state, waiting)?, place.display().to_string()),
-        Some(State::Store(store, name)) => (store.clone(), name.clone()),
-    };
-    let compare = |found: &Recovered| compare(&*store, found, &parts.computed, parts.blueprint.roots.as_ref());
-    let judged = RefCell::new(None);
-    let judge = |found: &Recovered| {
-        let found = change::renamed(found.clone());
-        let (labels, mut difference) = compare(&found);
-        if found.start.is_none() {
-            // nothing was there that could differ
-            difference.parts.clear();
-        }
-        if difference.must_be_told() && options.on_change == OnChange::Refuse {
-            return Err(difference.refused(&place));
-        }
-        let keeps = parts.sinks.iter().map(|(_, _, sink)| sink.guarantee(true) == Guarantee::ExactlyOnce);
-        change::judge_sinks(&found, &difference, &labels.iter().zip(keeps).collect())?;
-        judged.replace(Some((found, labels, difference)));
-        Ok(())
-    };
-    let (log, _) = Log::open(store.clone(), &place, options.clock.unix_millis(), judge)?;
-    let judged = judged.into_inner().ok_or_else(|| Error::internal("a ledger was won that nobody judged"))?;
-    let (mut found, labels, difference) = judged;
-    if difference.must_be_told() {
-        tracing::warn!("the pipeline is not the one whose state is in {place}:\n{difference}");
-    }
-    change::changed(&mut found, &difference, log.writer().generation);
-    Ok(Some(Kept { store, log, found, difference, labels }))
-}
-
-/// Looks at all sinks before one of them is opened, so that a state that is not theirs is refused while everything is as it was. The ledger is won:
-/// nobody else binds epochs that its end does not name, and progress beyond it was made with another state.
-fn look(kept: &Kept, tail: Epoch, parts: &Parts, labels: &[String], context: &SinkContext) -> Result<()> {
-    for ((view, schema, sink), ledger_label) in parts.sinks.iter().zip(labels) {
-        let label = format!("{} of {view}", sink.kind());
-        let context = SinkContext { view: view.clone(), schema: schema.clone(), ..context.clone() };
-        let seen = sink.look(&context).map_err(|e| e.at(format!("sink {label}")));
-        // whether something is missing, or can be told from what came later, is judged when it is open
-        let (born, base) = (kept.found.births.get(ledger_label).copied(), Some(Epoch(0)));
-        let known = Known { writer: context.writer, tail, remembered: None, born, base };
-        let fits = |p: Progress| resume(&label, known, Some(p), |_| true);
-        if let Err(e) = seen.and_then(|progress| progress.map(fits).transpose()) {
-            // whoever was overtaken in the meantime does not know the end of the ledger, and judges nobody
-            return Err(kept.log.overtaken()?.unwrap_or(e));
-        }
-    }
-    Ok(())
+    pub(super) computed: (Vec<Computed>, Vec<Computed>),
 }
 
 /// What the engine and its handle share.
@@ -325,6 +249,11 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
             log.write(&Entry::Started(start.clone()))?;
             engine.ledger.started(start);
         }
+        let ends: BTreeMap<_, _> = engine.sources.iter().filter_map(|s| Some((s.name.clone(), s.reader.ends()?))).collect();
+        if ends != found.ends {
+            log.write(&Entry::Ends(ends.clone()))?;
+            engine.ledger.bounded(ends);
+        }
         let generation = log.writer().generation;
         let spool = Spool::new(store.clone(), generation, &found, options.keep_spooled || roots.is_none());
         let driver = LogDriver::new(log, spool, engine.written.durable, engine.clock.clone());
@@ -403,15 +332,15 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
         let spooled = (kept && value.rewind() == Rewind::Spooled).then(|| value.schema());
         let resume = found.start.as_ref().map(|_| {
             if spooled.is_some() {
-                return found.ends(&source);
+                return found.stood(&source);
             }
             let stood = engine.checkpoints.restored.filter(|_| !planted(Bug::PositionsOfTheStart));
             let mut positions = found.positions(&source, stood);
             positions.extend(engine.replay.positions(&source));
             positions
         });
-        let context =
-            SourceContext { pipeline: name.clone(), name: source.clone(), resume, wake: wake.clone(), clock: engine.clock.clone() };
+        let (wake, clock, until) = (wake.clone(), engine.clock.clone(), found.ends.get(&source).cloned());
+        let context = SourceContext { pipeline: name.clone(), name: source.clone(), resume, until, wake, clock };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
         engine.sources.push(SourcePort::new(source, reader, spooled));
     }

@@ -404,7 +404,8 @@ impl Engine {
                 first = first.and(Err(e.clone()));
             }
         }
-        self.compact(true, false);
+        let finished = !self.sources.is_empty() && self.sources.iter().all(|s| s.ended) && self.ledger.finish();
+        self.compact(true, finished);
         let stored = self.checkpoints.port.close(true);
         let log = self.log.close(true);
         match log.failed.or(stored.failed) {

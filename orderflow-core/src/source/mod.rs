@@ -123,6 +123,9 @@ pub struct SourceContext {
     pub name: Arc<str>,
     /// Where to go on; `None`: where the source's own configuration says.
     pub resume: Option<Positions>,
+    /// Where a bounded source ends, as [`Reader::ends`] told in an earlier run that has not finished yet: it ends there again, whatever has come since.
+    /// A partition that is not named has nothing to give in this run. `None`: where it ends is to be resolved now.
+    pub until: Option<Positions>,
     /// To be called from any thread when there is something to poll after [`Polled::Idle`].
     pub wake: Waker,
     /// The engine's clock.
@@ -145,6 +148,12 @@ pub trait Reader: Send {
 
     /// How far the source is behind its end, a partition at a time, and what its user should know.
     fn status(&self) -> SourceStatus;
+
+    /// Where each partition ends, of a bounded source that resolved its end when it was opened; `None` if it has none, or if its configuration says where.
+    /// A pipeline with state remembers it until the run has finished.
+    fn ends(&self) -> Option<Positions> {
+        None
+    }
 
     /// Ends reading: last acknowledgements leave, connections close. May block for a bounded time.
     ///

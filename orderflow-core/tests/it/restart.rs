@@ -4,6 +4,7 @@
 //! a function of the log, so equality is exact.
 
 mod anywhere;
+mod bounded;
 mod changed;
 mod forgetful;
 mod model;

@@ -89,9 +89,13 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
         },
     }
     if let Some(until) = &source.until {
-        let named = match until {
-            Until::Latest => Positions::new(),
-            Until::Offsets(offsets) => prefixed(offsets),
+        let named = match (until, &context.until) {
+            (Until::Latest, None) => Positions::new(),
+            // a partition that came later has nothing to give in this run
+            (Until::Latest, Some(told)) => {
+                places.iter().map(|p| (p.partition.clone(), *told.get(&p.partition).unwrap_or(&p.position))).collect()
+            }
+            (Until::Offsets(offsets), _) => prefixed(offsets),
         };
         if let Some(unknown) = named.keys().find(|p| !places.iter().any(|place| place.partition == **p)) {
             return Err(Error::user(format!("the end names partition {unknown}, which does not exist")));
@@ -100,7 +104,9 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
     }
     let refresh = config.get("topic.metadata.refresh.interval.ms").and_then(|ms| ms.parse().ok()).map_or(REFRESH, Duration::from_millis);
     let assignment = Assignment { consumer, wanted, group, partitions, refresh, follow: source.until.is_none() };
-    KafkaReader::new(assignment, hub, places, brokers)
+    let ends = matches!(source.until, Some(Until::Latest))
+        .then(|| places.iter().map(|p| (p.partition.clone(), p.until.unwrap_or(p.end))).collect());
+    KafkaReader::new(assignment, hub, places, ends, brokers)
 }
 
 fn absent(client: &Consumer, brokers: &str, e: &rdkafka::error::KafkaError) -> Error {

@@ -66,6 +66,8 @@ pub(crate) struct KafkaReader {
     group: Group,
     brokers: String,
     bounded: bool,
+    /// Where a bounded reader ends, if that was found when it was opened.
+    ends: Option<Positions>,
     turn: u64,
     errors: VecDeque<Error>,
     warnings: Vec<String>,
@@ -74,7 +76,7 @@ pub(crate) struct KafkaReader {
 
 impl KafkaReader {
     /// `places` are those of the assignment's partitions; a reader that follows no new partitions ends with the last of these.
-    pub(crate) fn new(assignment: Assignment, hub: Arc<Hub>, places: Vec<Place>, brokers: String) -> Result<Self> {
+    pub(crate) fn new(assignment: Assignment, hub: Arc<Hub>, places: Vec<Place>, ends: Option<Positions>, brokers: String) -> Result<Self> {
         let (consumer, group, bounded) = (assignment.consumer.clone(), Group::new(assignment.group.clone()), !assignment.follow);
         let mut slots = Vec::with_capacity(places.len());
         for place in places {
@@ -84,7 +86,20 @@ impl KafkaReader {
         // a partition that is at its end already needs no fetching
         assign(&consumer, slots.iter().filter(|s| !s.done()), true)?;
         let watch = Watch::start(assignment, hub.clone())?;
-        Ok(Self { slots, consumer, hub, watch, group, brokers, bounded, turn: 0, errors: VecDeque::new(), warnings: vec![], woken: vec![] })
+        Ok(Self {
+            slots,
+            consumer,
+            hub,
+            watch,
+            group,
+            brokers,
+            bounded,
+            ends,
+            turn: 0,
+            errors: VecDeque::new(),
+            warnings: vec![],
+            woken: vec![],
+        })
     }
 
     /// Commit answers, lost brokers, and what the watch found.
@@ -279,6 +294,10 @@ impl Reader for KafkaReader {
             tracing::warn!("{e}"); // the lag shown is stale, nothing else
         }
         Ok(())
+    }
+
+    fn ends(&self) -> Option<Positions> {
+        self.ends.clone()
     }
 
     fn status(&self) -> SourceStatus {

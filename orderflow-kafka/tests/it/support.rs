@@ -42,6 +42,7 @@ pub(crate) fn try_open(source: KafkaSource, pipeline: &str, resume: Option<Posit
         pipeline: pipeline.into(),
         name: "source".into(),
         resume,
+        until: None,
         wake: Waker::new(move || {
             let _ = wake.send(());
         }),

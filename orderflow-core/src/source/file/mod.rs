@@ -111,7 +111,7 @@ impl Source for JsonLines {
 impl JsonLines {
     fn open_by(self, block: usize, context: &SourceContext) -> Result<Box<dyn Reader>> {
         let paths = self.paths.resolve(&["jsonl", "ndjson", "json"])?;
-        Ok(Box::new(Files::open(paths, Lines::Plain, self.max_record, block, context.resume.as_ref())?))
+        Ok(Box::new(Files::open(paths, Lines::Plain, self.max_record, block, context)?))
     }
 }
 
@@ -192,6 +192,6 @@ impl CsvFiles {
         let paths = self.paths.resolve(&["csv"])?;
         let names = self.format.schema().fields().iter().map(|f| f.name().clone()).collect();
         let lines = Lines::Csv { delimiter: self.format.delimiter_byte(), header: self.header, names };
-        Ok(Box::new(Files::open(paths, lines, self.max_record, block, context.resume.as_ref())?))
+        Ok(Box::new(Files::open(paths, lines, self.max_record, block, context)?))
     }
 }

@@ -10,7 +10,9 @@
 use super::Header;
 use crate::error::{Error, Result};
 use crate::format::csv::line::{self, Splitter};
-use crate::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, RawBatch, RawRecord, Reader, Refused, SourceStatus};
+use crate::source::{
+    Fetch, Fingerprint, PartitionStatus, Payload, Polled, RawBatch, RawRecord, Reader, Refused, SourceContext, SourceStatus,
+};
 use crate::time::{Partition, Position, Positions};
 use memchr::memchr;
 use std::fs::File;
@@ -72,7 +74,8 @@ struct Long {
 
 impl Files {
     /// Finds the end of every file, and where to begin.
-    pub(super) fn open(paths: Vec<PathBuf>, lines: Lines, max_record: usize, block: usize, resume: Option<&Positions>) -> Result<Self> {
+    pub(super) fn open(paths: Vec<PathBuf>, lines: Lines, max_record: usize, block: usize, context: &SourceContext) -> Result<Self> {
+        let (resume, until) = (context.resume.as_ref(), context.until.as_ref());
         let mut files: Vec<One> = Vec::with_capacity(paths.len());
         for path in paths {
             let meta = File::open(&path).and_then(|file| file.metadata());
@@ -84,9 +87,10 @@ impl Files {
             }
             let partition = Partition::new(path.to_string_lossy(), 0);
             let position = resume.and_then(|positions| positions.get(&partition).copied()).unwrap_or(0);
-            let end = meta.len();
-            if position > end {
-                let what = format!("{} was read up to byte {position} before and has only {end} bytes now", path.display());
+            let len = meta.len();
+            let end = until.map_or(len, |ends| ends.get(&partition).copied().unwrap_or(position));
+            if position.max(end) > len {
+                let what = format!("{} was read up to byte {} before and has only {len} bytes now", path.display(), position.max(end));
                 return Err(Error::user(what).hint("put the file back as it was, or start a new pipeline"));
             }
             if files.iter().any(|one| one.partition == partition) {
@@ -304,6 +308,10 @@ impl Reader for Files {
 
     fn acknowledge(&mut self, _positions: &Positions) -> Result<()> {
         Ok(())
+    }
+
+    fn ends(&self) -> Option<Positions> {
+        Some(self.files.iter().map(|one| (one.partition.clone(), one.end)).collect())
     }
 
     fn status(&self) -> SourceStatus {

@@ -14,7 +14,7 @@ fn schema() -> SchemaRef {
 }
 
 fn context(resume: Option<Positions>) -> SourceContext {
-    SourceContext { pipeline: "p".into(), name: "in".into(), resume, wake: Waker::default(), clock: Clock::manual(0) }
+    SourceContext { pipeline: "p".into(), name: "in".into(), resume, until: None, wake: Waker::default(), clock: Clock::manual(0) }
 }
 
 /// All records with their positions; checks that fetches follow each other without a gap.
@@ -53,7 +53,7 @@ fn csv(header: Header) -> Lines {
 
 fn read(bytes: &[u8], lines: Lines, block: usize) -> Result<Vec<(u64, String)>> {
     let file = file(bytes);
-    drain(&mut Files::open(vec![file.path().to_owned()], lines, 100, block, None)?)
+    drain(&mut Files::open(vec![file.path().to_owned()], lines, 100, block, &context(None))?)
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_record_that_is_too_long_is_refused_with_its_beginning_and_the_rest_goes_on(
 fn a_record_that_is_too_long_takes_no_memory() {
     let text = format!("{}\n{{1}}\n", "x".repeat(1 << 20));
     let file = file(text.as_bytes());
-    let mut files = Files::open(vec![file.path().to_owned()], Lines::Plain, 1_000, 4_096, None).unwrap();
+    let mut files = Files::open(vec![file.path().to_owned()], Lines::Plain, 1_000, 4_096, &context(None)).unwrap();
     let Polled::Fetch(fetch) = files.poll().unwrap() else { panic!("there is a record") };
     assert_eq!((fetch.from, fetch.to, fetch.rows, fetch.bytes), (0, (1 << 20) + 1, 1, (1 << 20) + 1));
     assert!(files.memory() < 20_000, "{} bytes are held", files.memory());
@@ -215,7 +215,7 @@ proptest! {
             let found = |block| {
                 let lines = if quotes { csv(Header::None) } else { Lines::Plain };
                 let file = file(text.as_bytes());
-                let mut files = Files::open(vec![file.path().to_owned()], lines, limit, block, None).unwrap();
+                let mut files = Files::open(vec![file.path().to_owned()], lines, limit, block, &context(None)).unwrap();
                 let mut found = vec![];
                 while let Polled::Fetch(fetch) = files.poll().unwrap() {
                     let Payload::Raw(batch) = fetch.payload else { continue };
@@ -233,4 +233,27 @@ proptest! {
         let expected = text.split('\n').map(|l| l.strip_suffix('\r').unwrap_or(l)).filter(|l| !l.is_empty()).collect::<Vec<_>>();
         prop_assert_eq!(plain.iter().map(|(_, l)| l.as_str()).collect::<Vec<_>>(), expected);
     }
+}
+
+#[test]
+fn an_end_that_an_earlier_run_has_told_stays_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jsonl");
+    std::fs::write(&path, "1\n22\n33").unwrap();
+    let open = |context: &SourceContext| Files::open(vec![path.clone()], Lines::Plain, 100, 4096, context);
+    let first = open(&context(None)).unwrap();
+    let ends = Reader::ends(&first).unwrap();
+    assert_eq!(ends.values().copied().collect::<Vec<_>>(), [7]);
+    std::fs::write(&path, "1\n22\n3344\n55\n").unwrap();
+    let told = |until: Positions, at: u64| {
+        let resume = ends.keys().map(|p| (p.clone(), at)).collect();
+        SourceContext { until: Some(until), ..context(Some(resume)) }
+    };
+    let values = |context: &SourceContext| drain(&mut open(context).unwrap()).unwrap().into_iter().map(|r| r.1).collect::<Vec<_>>();
+    assert_eq!(values(&told(ends.clone(), 2)), ["22", "33"], "as it was, though the line has grown");
+    assert_eq!(values(&told(Positions::new(), 2)), Vec::<String>::new(), "what is not named has nothing to give");
+    assert_eq!(values(&context(None)), ["1", "22", "3344", "55"]);
+    std::fs::write(&path, "1\n22\n").unwrap();
+    let e = open(&told(ends.clone(), 2)).err().unwrap();
+    assert!(e.to_string().contains("up to byte 7 before and has only 5"), "{e}");
 }

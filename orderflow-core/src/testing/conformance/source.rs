@@ -66,6 +66,7 @@ fn read(source: Box<dyn Source>, resume: Option<Positions>) -> Reading {
         pipeline: "conformance".into(),
         name: "source".into(),
         resume: resume.clone(),
+        until: None,
         wake: Waker::new(move || {
             let _ = wake.try_send(()); // it is awake already
         }),
