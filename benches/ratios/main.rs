@@ -323,7 +323,8 @@ fn from_kafka(figures: &Figures, brokers: &str, n: u64) -> Result<()> {
                 admin.delete_topic(&t).unwrap();
             }
         };
-        let count = |prefix: &str| kafka::routed_topics(prefix).iter().map(|t| admin.count_records(t).unwrap()).sum::<u64>();
+        let count =
+            |prefix: &str| kafka::routed_topics(prefix).iter().map(|t| admin.count_records(t, &Default::default()).unwrap()).sum::<u64>();
         let ours = || {
             let prefix = prefix("ours");
             create(&prefix).unwrap();

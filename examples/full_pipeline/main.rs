@@ -95,8 +95,9 @@ async fn run(options: Options) -> Result<()> {
     }
     let counters = routed.counters();
     let before = report::ends_of_routed(&admin, &options.topic_prefix)?;
+    let bar = progress_bar(&options);
     let mut totals: Vec<Box<dyn Sink>> =
-        vec![Box::new(Console::deltas().limit(options.show)), Box::new(Parquet::append(out.join("city_payment_totals")))];
+        vec![Box::new(console(&options, &bar)), Box::new(Parquet::append(out.join("city_payment_totals")))];
     totals.extend(options.sql.iter().map(|url| Box::new(Sql::upsert(url, "city_payment_totals")) as Box<dyn Sink>));
     let name = format!("{}full_pipeline", options.topic_prefix);
     let flow = pipelines::orders::pipeline(&name, source, routed, totals)?;
@@ -123,20 +124,21 @@ async fn run(options: Options) -> Result<()> {
         }
     };
     let by_itself = (options.no_produce || generated) && !options.follow;
-    let interrupted = follow(&options, &running, &admin, &topic, &pace, producer, &mut interrupts).await?;
+    let interrupted = follow(&options, &running, &bar, (&admin, &topic), &pace, producer, &mut interrupts).await?;
     let last = report::Views::read(&running).await?;
     let status = finish(&running, by_itself && !interrupted, &mut interrupts).await?;
     let seconds = begun.elapsed().as_secs_f64();
-    let after = report::ends_of_routed(&admin, &options.topic_prefix)?;
+    let (records, plain) = (counters.records(), options.state.is_none() || embedded.is_some());
+    let arrived = report::arrived(&admin, &options.topic_prefix, &records, &before, plain)?;
     report::closing(&report::Closing {
         status: &status,
         views: &last,
         seconds,
         out: &out,
-        records: &counters.records(),
-        before: &before,
-        after: &after,
-        plain: options.state.is_none(),
+        records: &records,
+        arrived: &arrived,
+        plain,
+        json: options.json,
     })?;
     report::next_steps(&options, interrupted)
 }
@@ -186,13 +188,12 @@ type Producing = tokio::task::JoinHandle<Result<u64>>;
 async fn follow(
     options: &Options,
     running: &Running,
-    admin: &Admin,
-    topic: &str,
+    bar: &ProgressBar,
+    (admin, topic): (&Admin, &str),
     pace: &Arc<Pace>,
     mut producer: Option<Producing>,
     interrupts: &mut Interrupts,
 ) -> Result<bool> {
-    let bar = progress_bar(options);
     let (mut ends, mut interrupted) = (None::<BTreeMap<i32, u64>>, false);
     let (mut said, mut waiting) = (Instant::now(), Waiting::default());
     let ended = running.wait();
@@ -207,9 +208,10 @@ async fn follow(
                 bar.suspend(|| note(format_args!("stopping: what was produced goes through, files are closed; Ctrl-C again ends at once")));
                 interrupted = true;
                 pace.stop.store(true, Ordering::Relaxed);
-                let Some(p) = producer.take() else { return at_rest(running).await.map(|()| true) };
-                p.await.map_err(|e| Error::internal("the producer panicked").why(e))??;
-                ends = Some(ends_of(admin, topic)?);
+                if producer.is_none() && ends.is_none() {
+                    bar.finish_and_clear();
+                    return at_rest(running).await.map(|()| true);
+                }
             }
             outcome = &mut ended => {
                 bar.finish_and_clear();
@@ -253,10 +255,26 @@ async fn at_rest(running: &Running) -> Result<()> {
     running.settled().await.map(|_| ())
 }
 
+/// Deltas for a person, or for a program. The bar steps aside for them, since they may share the terminal.
+fn console(options: &Options, bar: &ProgressBar) -> Console {
+    struct Beside(ProgressBar);
+    impl Write for Beside {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            self.0.suspend(|| std::io::stdout().write(text))
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            std::io::stdout().flush()
+        }
+    }
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let console = Console::deltas().to(Beside(bar.clone())).colour(colour).limit(options.show);
+    if options.json { console.json() } else { console }
+}
+
 fn progress_bar(options: &Options) -> ProgressBar {
     let bar = if options.follow || options.no_produce { ProgressBar::new_spinner() } else { ProgressBar::new(options.orders) };
-    // deltas share the terminal with it: they are lines of their own on the standard output
-    if !std::io::stderr().is_terminal() || std::io::stdout().is_terminal() && options.show > 0 {
+    if !std::io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
     let template = "{wide_bar} {pos}/{len} orders, {per_sec}, {eta} left";

@@ -64,6 +64,9 @@ pub(crate) struct Options {
     /// Share of orders with a payment type that nobody has seen, 0 to 1
     #[arg(long, default_value = "0", value_parser = share)]
     pub(crate) unseen_types: Share,
+    /// Show deltas as JSON lines, for machines; all that is for people goes to the standard error
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Rows of deltas shown for one epoch
     #[arg(long, default_value_t = 12, value_name = "ROWS")]
     pub(crate) show: usize,

@@ -4,6 +4,7 @@
 //! forgets what is beyond 5 MB.
 
 use orderflow::Result;
+use orderflow::error::Retry;
 use orderflow::generator::Orders;
 use orderflow::kafka::{Producer, Record};
 use std::sync::Arc;
@@ -34,6 +35,11 @@ impl Pace {
     }
 }
 
+/// Takes confirmations. That no broker can be reached is no end: the pipeline says so, and what was sent leaves when one can.
+fn confirm(producer: &mut Producer, wait: Duration) -> Result<()> {
+    producer.poll(wait).or_else(|e| if e.retry() == Retry::Backoff { Ok(()) } else { Err(e) })
+}
+
 /// Writes all orders of `recipe`; `rate` a second, 0: flat out; at most `ahead` bytes ahead of what was read.
 pub(crate) fn produce(brokers: &str, topic: &str, recipe: &Orders, rate: u64, ahead: Option<u64>, pace: &Arc<Pace>) -> Result<u64> {
     let mut producer = Producer::connect(brokers)?;
@@ -43,8 +49,9 @@ pub(crate) fn produce(brokers: &str, topic: &str, recipe: &Orders, rate: u64, ah
     while !pace.stop.load(Ordering::Relaxed) {
         if ahead.is_some_and(|bound| bytes - pace.read.load(Ordering::Relaxed).min(bytes) > bound)
             || rate > 0 && n as f64 > start.elapsed().as_secs_f64() * rate as f64
+            || !producer.has_room()
         {
-            producer.poll(Duration::from_millis(2))?;
+            confirm(&mut producer, Duration::from_millis(2))?;
             continue;
         }
         value.clear();
@@ -57,7 +64,7 @@ pub(crate) fn produce(brokers: &str, topic: &str, recipe: &Orders, rate: u64, ah
         producer.send(topic, record)?;
         (bytes, n) = (bytes + size as u64, n + 1);
         if n.is_multiple_of(1000) {
-            producer.poll(Duration::ZERO)?;
+            confirm(&mut producer, Duration::ZERO)?;
             pace.produced.store(n, Ordering::Relaxed);
         }
     }

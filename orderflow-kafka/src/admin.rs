@@ -10,7 +10,7 @@ use crate::ffi::Consumer;
 use crate::{Start, Until};
 use futures::executor::block_on;
 use orderflow_core::source::{Polled, Reader, Source, SourceContext, Waker};
-use orderflow_core::time::{Clock, Partition};
+use orderflow_core::time::{Clock, Partition, Positions};
 use orderflow_core::{Error, Result};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::Consumer as _;
@@ -250,18 +250,19 @@ impl Admin {
         (0..partitions).map(ends).collect()
     }
 
-    /// How many records of a topic can be read: those of committed transactions and outside of any, without the markers between.
+    /// How many records of a topic can be read from these positions on (of a partition that is not named: from its beginning): those of committed transactions
+    /// and outside of any, without the markers between.
     ///
     /// # Errors
     /// As [`Admin::watermarks`]; if the brokers stay away for half a minute.
-    pub fn count_records(&self, topic: &str) -> Result<u64> {
+    pub fn count_records(&self, topic: &str, from: &Positions) -> Result<u64> {
         let mut source = Kafka::topic(topic).start(Start::Earliest).until(Until::Latest);
         source.settings = self.settings.clone();
         let (wake, woken) = channel();
         let context = SourceContext {
             pipeline: "orderflow-count".into(),
             name: topic.into(),
-            resume: None,
+            resume: Some(from.clone()),
             until: None,
             wake: Waker::new(move || {
                 let _ = wake.send(()); // nobody waits any more

@@ -28,6 +28,10 @@ pub struct Record<'a> {
     pub partition: Option<i32>,
 }
 
+/// Somewhat less than librdkafka's queue holds.
+const ROOM_RECORDS: u64 = 90_000;
+const ROOM_BYTES: usize = 6 << 20;
+
 /// An idempotent producer. Its user calls [`Producer::poll`] or [`Producer::flush`] now and then.
 pub struct Producer {
     client: Arc<ProducerClient>,
@@ -125,7 +129,8 @@ impl Producer {
     /// Takes confirmations, waiting up to `wait` for the first.
     ///
     /// # Errors
-    /// A record that could not be delivered; while no broker can be reached, an error worth another try.
+    /// A record that could not be delivered; once in each outage of all brokers an error that is worth another try ([`Retry::Backoff`](orderflow_core::error::Retry)): what
+    /// was sent is still on its way.
     pub fn poll(&mut self, wait: Duration) -> Result<()> {
         self.serve(wait);
         match &self.failed {
@@ -151,6 +156,12 @@ impl Producer {
             (None, 0) => Ok(()),
             (None, n) => Err(Error::external(format!("{n} records are not confirmed by {} yet", self.brokers))),
         }
+    }
+
+    /// Whether there is room for another record now. Without it [`Producer::send`] waits, through an outage as long as that takes; whoever must be able
+    /// to stop meanwhile asks here first, and [polls](Producer::poll).
+    pub fn has_room(&self) -> bool {
+        self.outstanding() < ROOM_RECORDS && self.outstanding_bytes < ROOM_BYTES
     }
 
     /// Records sent and not confirmed.

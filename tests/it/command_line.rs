@@ -1,7 +1,8 @@
 //! `orderflow produce` and `orderflow tail` on a real Kafka: what they leave and show, and that with `--state` they go on where they were killed.
 //! Run with `ORDERFLOW_KAFKA=host:port`.
 
-use crate::real::{Cluster, cluster, present};
+use crate::full_pipeline::program;
+use crate::real::{Cluster, alone, cluster, contents, present};
 use crate::support::{PATIENCE, visit};
 use orderflow::generator::Orders;
 use std::collections::BTreeSet;
@@ -121,5 +122,35 @@ fn real_with_state_both_go_on_where_they_were_killed() {
     let began = Instant::now();
     let third = tail("nothing left", &|_| began.elapsed() > Duration::from_secs(3), "-INT");
     assert_eq!(third, BTreeSet::new(), "after a good end nothing is shown again");
+    cluster.forget();
+}
+
+#[test]
+fn real_a_broker_that_is_away_while_orders_are_made_costs_time_and_nothing_else() {
+    let Some(cluster) = cluster("away") else { return };
+    let Ok(services) = std::env::var("ORDERFLOW_SERVICES") else { return };
+    let _alone = alone();
+    let service = |verb: &str| assert!(Command::new(&services).args([verb, "kafka"]).output().unwrap().status.success(), "{verb}");
+    let (topic, dir) = (cluster.topic("made"), tempfile::tempdir().unwrap());
+    let file = |name: &str| Stdio::from(File::create(dir.path().join(name)).unwrap());
+    let said = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    let mut produce = orderflow(&cluster, &format!("produce --topic {topic} --orders 12000 --rate 1000 --every 100ms"));
+    let mut produce = produce.stdout(file("produced")).stderr(file("produce says")).spawn().unwrap();
+    let mut example = program(dir.path());
+    example.args(["--brokers", &cluster.brokers, "--topic-prefix", &cluster.prefix, "--orders", "60000", "--rate", "5000", "--show", "0"]);
+    let mut example = example.stdout(file("example")).stderr(file("example says")).spawn().unwrap();
+    let routed = cluster.topic("orders.successful");
+    until("records in both", &mut produce, || size(&cluster, &topic) > 1_000 && size(&cluster, &routed) > 2_000);
+    service("down");
+    std::thread::sleep(Duration::from_secs(5));
+    service("up");
+    assert!(produce.wait().unwrap().success(), "{}", said("produce says"));
+    assert!(example.wait().unwrap().success(), "{}", said("example says"));
+    assert!(said("produced").contains("12000 orders in topic") && said("produce says").contains("waiting: "), "{}", said("produce says"));
+    assert_eq!(keys(&cluster, &topic), (0..12_000).collect());
+    assert!(said("example").contains("Orders counted: 60000,"), "{}", said("example"));
+    for (topic, content) in contents(&Orders::new(42).total(60_000)) {
+        assert_eq!(cluster.content(&topic), content, "{topic}");
+    }
     cluster.forget();
 }

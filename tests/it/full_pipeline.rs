@@ -180,9 +180,30 @@ fn help_names_every_option() {
         "--duplicates",
         "--malformed",
         "--unseen-types",
+        "--state",
+        "--checkpoint-every",
+        "--lanes",
+        "--epoch",
+        "--sql",
+        "--json",
+        "--show",
     ] {
         assert!(said.contains(option), "{option} is missing: {said}");
     }
+}
+
+#[test]
+fn a_program_finds_nothing_but_deltas_on_the_standard_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = program(dir.path()).args(["--json", "--orders", "500", "--show", "100000"]).output().unwrap();
+    assert!(output.status.success() && text(&output.stderr).contains("Orders counted: 500,"), "{}", text(&output.stderr));
+    let mut orders = 0;
+    for line in text(&output.stdout).lines() {
+        let delta: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(delta["city"].is_string() && delta["epoch"].is_u64(), "{line}");
+        orders += delta["orders"].as_i64().unwrap() * delta["diff"].as_i64().unwrap();
+    }
+    assert_eq!(orders, 500);
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn real_a_topic_written_by_transactions_ends_at_lag_0() {
     reading.reader.close().unwrap();
     let lag = admin.group_lag(&group, &topic).unwrap();
     assert_eq!((lag[0].committed, lag[0].lag()), (Some(33), 0));
-    assert_eq!(admin.count_records(&topic).unwrap(), 20);
+    assert_eq!(admin.count_records(&topic, &Default::default()).unwrap(), 20);
     assert_eq!(admin.watermarks(&topic).unwrap()[0].high, 33);
     admin.delete_topic(&topic).unwrap();
 }
@@ -173,7 +173,7 @@ fn real_a_topic_with_a_small_limit_refuses_only_the_record_that_is_too_large() {
     writing.until(1).unwrap();
     assert_eq!(writing.refused.len(), 1);
     assert_eq!(writing.refused[0].bytes, big.as_bytes());
-    assert_eq!(admin.count_records(&topic).unwrap(), 1999);
+    assert_eq!(admin.count_records(&topic, &Default::default()).unwrap(), 1999);
     admin.delete_topic(&topic).unwrap();
 }
 
@@ -191,7 +191,14 @@ fn real_missing_topics_are_created_and_a_deleted_one_stops_the_sink() {
     writing.until(1).unwrap();
     let admin = Admin::connect(brokers.as_str()).unwrap();
     let (x, y) = (format!("{prefix}x"), format!("{prefix}y"));
-    assert_eq!((admin.partitions(&x).unwrap(), admin.count_records(&x).unwrap(), admin.count_records(&y).unwrap()), (Some(2), 2, 1));
+    assert_eq!(
+        (
+            admin.partitions(&x).unwrap(),
+            admin.count_records(&x, &Default::default()).unwrap(),
+            admin.count_records(&y, &Default::default()).unwrap()
+        ),
+        (Some(2), 2, 1)
+    );
     admin.delete_topic(&x).unwrap();
     let deadline = Instant::now() + PATIENCE;
     let mut epoch = 1;

@@ -2,6 +2,7 @@
 
 use crate::args::Produce;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use orderflow::error::Retry;
 use orderflow::generator::Orders;
 use orderflow::kafka::{Admin, Kafka, Producer, Record};
 use orderflow::{Error, Result, Status, pipelines};
@@ -90,7 +91,7 @@ fn produce(options: &Produce, stop: &AtomicBool) -> Result<()> {
     loop {
         let due = pace.due(start.elapsed());
         let mut done = false;
-        while !stop.load(Ordering::Relaxed) && due.is_none_or(|due| records.position() < due) {
+        while !stop.load(Ordering::Relaxed) && due.is_none_or(|due| records.position() < due) && producer.has_room() {
             value.clear();
             let key = records.position().to_string();
             done = records.next_into(&mut value).is_none();
@@ -99,7 +100,7 @@ fn produce(options: &Produce, stop: &AtomicBool) -> Result<()> {
             }
             producer.send(topic, Record { value: Some(&value), key: Some(key.as_bytes()), ..Record::default() })?;
             if records.position().is_multiple_of(1000) {
-                producer.poll(Duration::ZERO)?;
+                confirm(&mut producer, Duration::ZERO, &bar)?;
                 bar.set_position(records.position());
             }
         }
@@ -111,12 +112,22 @@ fn produce(options: &Produce, stop: &AtomicBool) -> Result<()> {
             last = start.elapsed();
             eprintln!("{} orders sent", records.position());
         }
-        producer.poll(pace.wait(start.elapsed()).min(Duration::from_millis(200)))?;
+        let wait = if producer.has_room() { pace.wait(start.elapsed()) } else { Duration::from_millis(20) };
+        confirm(&mut producer, wait.min(Duration::from_millis(200)), &bar)?;
     }
     producer.flush(Duration::from_secs(60))?;
     bar.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
     println!("{} orders in topic {topic}, {seconds:.1} s, {:.0} a second", producer.delivered(), producer.delivered() as f64 / seconds);
+    Ok(())
+}
+
+/// Takes confirmations. That no broker can be reached is said once, and no end: what was sent leaves when one can.
+fn confirm(producer: &mut Producer, wait: Duration, bar: &ProgressBar) -> Result<()> {
+    match producer.poll(wait) {
+        Err(e) if e.retry() == Retry::Backoff => bar.suspend(|| eprintln!("waiting: {e}")),
+        outcome => outcome?,
+    }
     Ok(())
 }
 
