@@ -17,8 +17,11 @@ use std::path::Path;
 
 /// Writes to the standard output, which may be a file on a disk that is full; to the standard error, if the standard output is for a program.
 fn say(json: bool, text: &str) -> Result<()> {
-    let mut out: Box<dyn Write> = if json { Box::new(std::io::stderr().lock()) } else { Box::new(std::io::stdout().lock()) };
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| io_error("write to", "the output", e))
+    let (mut out, name): (Box<dyn Write>, _) = match json {
+        true => (Box::new(std::io::stderr().lock()), "the standard error"),
+        false => (Box::new(std::io::stdout().lock()), "the standard output"),
+    };
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| io_error("write to", name, e))
 }
 
 /// Says what is about to happen, with the schema of the raw stream and the one that is applied to it.
