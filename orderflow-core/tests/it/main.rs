@@ -1,10 +1,13 @@
 //! The engine as a whole: streaming answers against batch answers, and life in a service.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests may do what only one room may")]
 
+mod doors;
 mod feed;
+mod fluent;
 mod gaps;
 mod life;
 mod lost;
+mod metrics;
 mod oracle;
 mod place;
 mod restart;
