@@ -1,6 +1,6 @@
 //! orderflow inside a web service: sales come in by HTTP, totals are kept up to date, every GET answers from one complete epoch.
 //!
-//!     cargo run --example embed
+//!     cargo run --example embed        # on port 3000; `-- PORT` for another one, 0 for any that is free
 //!     curl localhost:3000/sales --json '{"city":"Mumbai","payment_type":"UPI","qty":2,"cents":4990}'
 //!     curl localhost:3000/totals/Mumbai
 #![allow(clippy::print_stdout, reason = "a program prints")]
@@ -40,7 +40,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let shop: Shop = Arc::new((sales, flow.start().await?));
 
     let app = Router::new().route("/sales", post(sale)).route("/totals/{city}", get(totals)).with_state(shop);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    let port = std::env::args().nth(1).map_or(Ok(3000), |port| port.parse::<u16>())?;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     Ok(axum::serve(listener, app).await?)
 }

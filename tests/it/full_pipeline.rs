@@ -2,10 +2,12 @@
 //!
 //! Invariant: what it must find is computed from the recipe alone, by [`expected`], never from what it says.
 
+use crate::real::block_on;
 use crate::support::{PATIENCE, Seen, deltas, letters, read, sorted, sum};
 use crate::tier;
 use orderflow::domain::Order;
 use orderflow::generator::{Expected, Orders, Share, Total, expected};
+use sqlx::{ConnectOptions, Row, sqlite};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -20,10 +22,15 @@ pub(crate) fn dirty(seed: u64) -> Orders {
     Orders::new(seed).malformed(share(0.02)).unseen_types(share(0.03)).duplicates(share(0.05)).late(share(0.05))
 }
 
-/// The example, which cargo builds beside the tests, to be run in `folder`.
+/// The example, to be run in `folder`.
 pub(crate) fn program(folder: &Path) -> Command {
+    example("full_pipeline", folder)
+}
+
+/// An example, which cargo builds beside the tests, to be run in `folder`.
+pub(crate) fn example(name: &str, folder: &Path) -> Command {
     let tests = std::env::current_exe().unwrap();
-    let path: PathBuf = tests.ancestors().nth(2).unwrap().join("examples/full_pipeline");
+    let path: PathBuf = tests.ancestors().nth(2).unwrap().join("examples").join(name);
     assert!(path.exists(), "{} is not there: `cargo build --examples` makes it", path.display());
     let mut command = Command::new(path);
     command.current_dir(folder);
@@ -163,33 +170,44 @@ fn without_a_folder_each_run_has_one_of_its_own() {
     assert_eq!(sum(&deltas(&runs[0].join("city_payment_totals"))), expected(&Orders::new(42), 100).totals);
 }
 
+/// Every option and its default, as `--help` has them.
+const OPTIONS: [(&str, Option<&str>); 20] = [
+    ("--brokers", None),
+    ("--topic-prefix", Some("\"\"")),
+    ("--orders", Some("100000")),
+    ("--rate", Some("0")),
+    ("--seed", Some("42")),
+    ("--workers", Some("1")),
+    ("--out", Some("out/<UTC time>, or results in the place of --state")),
+    ("--state", None),
+    ("--checkpoint-every", Some("10")),
+    ("--lanes", Some("1")),
+    ("--epoch", Some("1000")),
+    ("--sql", None),
+    ("--no-produce", None),
+    ("--follow", None),
+    ("--late", Some("0")),
+    ("--duplicates", Some("0")),
+    ("--malformed", Some("0")),
+    ("--unseen-types", Some("0")),
+    ("--json", None),
+    ("--show", Some("12")),
+];
+
 #[test]
-fn help_names_every_option() {
+fn help_names_every_option_and_its_default() {
     let said = good(program(Path::new(".")).arg("--help"));
-    for option in [
-        "--brokers",
-        "--topic-prefix",
-        "--orders",
-        "--rate",
-        "--seed",
-        "--workers",
-        "--out",
-        "--no-produce",
-        "--follow",
-        "--late",
-        "--duplicates",
-        "--malformed",
-        "--unseen-types",
-        "--state",
-        "--checkpoint-every",
-        "--lanes",
-        "--epoch",
-        "--sql",
-        "--json",
-        "--show",
-    ] {
-        assert!(said.contains(option), "{option} is missing: {said}");
+    let (mut found, mut option) = (BTreeMap::new(), "");
+    for line in said.lines() {
+        if let Some(name) = line.split_whitespace().next().filter(|word| word.starts_with("--")) {
+            option = name;
+            found.insert(option, None);
+        }
+        if let (Some((_, rest)), Some(default)) = (line.split_once("[default: "), found.get_mut(option)) {
+            *default = rest.split_once(']').map(|(default, _)| default);
+        }
     }
+    assert_eq!(found, BTreeMap::from(OPTIONS), "{said}");
 }
 
 #[test]
@@ -282,4 +300,60 @@ fn ctrl_c_ends_a_run_that_would_end_by_itself() {
     let out = dir.path().join("results");
     let said = interrupted(program(dir.path()).args(["--rate", "300", "--orders", "1000000", "--out"]).arg(&out), 3);
     check(&said, &out, "", &expected(&Orders::new(42), figure(&said, "Records read:")));
+}
+
+#[test]
+fn with_state_the_same_command_goes_on_where_it_stopped_and_counts_no_order_twice() {
+    const ORDERS: u64 = 6_000;
+    let dir = tempfile::tempdir().unwrap();
+    let command = |rate: &str| {
+        let mut command = program(dir.path());
+        command.args(["--state", "kept", "--orders", &ORDERS.to_string(), "--seed", "5", "--rate", rate]).args(DIRTY);
+        command
+    };
+    let expected = expected(&dirty(5), ORDERS);
+    let good_orders = expected.records - expected.rejected;
+    let first = interrupted(&mut command("500"), 3);
+    let before = figure(&first, "Records read:");
+    assert!(before > 0 && before < ORDERS, "{first}");
+    let second = good(&mut command("0"));
+    assert_eq!(figure(&second, "Records read:"), ORDERS - before, "it reads what the first one left: {second}");
+    // the third one has nothing left to do
+    let third = good(&mut command("0"));
+    assert_eq!(figure(&third, "Records read:"), 0, "{third}");
+    for said in [&first, &second, &third] {
+        assert!(said.contains("State in kept: the same command goes on where it stopped") && said.contains("at least once"), "{said}");
+    }
+    for said in [&second, &third] {
+        assert_eq!(figure(said, "Orders counted:"), good_orders, "{said}");
+    }
+    let out = dir.path().join("kept/results");
+    assert_eq!(sum(&deltas(&out.join("city_payment_totals"))), expected.totals);
+    assert_eq!(expected.totals.values().map(|t| t.orders).sum::<u64>(), good_orders);
+    assert_eq!(letters(&out.join("dead_letters")).len() as u64, expected.rejected);
+}
+
+/// What the table of totals in a SQLite file says.
+fn table_of_totals(file: &Path) -> BTreeMap<(String, String), Total> {
+    let rows: Vec<(String, String, i64, String)> = block_on(async {
+        let mut file = sqlite::SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+        let rows = sqlx::query("SELECT city, payment_type, orders, amount FROM city_payment_totals").fetch_all(&mut file).await.unwrap();
+        rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3))).collect()
+    });
+    let mut totals = BTreeMap::new();
+    for (city, payment_type, orders, amount) in rows {
+        let total = Total { orders: orders as u64, amount: amount.parse().unwrap() };
+        assert_eq!(totals.insert((city, payment_type), total), None, "two rows of one key");
+    }
+    totals
+}
+
+#[test]
+fn a_table_beside_the_files_needs_no_state_and_holds_the_same_totals() {
+    let dir = tempfile::tempdir().unwrap();
+    let said =
+        good(program(dir.path()).args(["--orders", "3000", "--seed", "8", "--sql", "sqlite:totals.db", "--out", "results"]).args(DIRTY));
+    let (out, expected) = (dir.path().join("results"), expected(&dirty(8), 3_000));
+    check(&said, &out, "", &expected);
+    assert_eq!(table_of_totals(&dir.path().join("totals.db")), sum(&deltas(&out.join("city_payment_totals"))));
 }

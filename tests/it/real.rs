@@ -1,17 +1,22 @@
-//! The order stream on a real Kafka: a million orders, an outage, topics that vanish, are missing or take little.
-//! Run with `ORDERFLOW_KAFKA=host:port`, the outage also with `ORDERFLOW_SERVICES=…/scripts/services`; without them every test
-//! here says that it is skipped.
+//! The order stream on a real Kafka: a million orders, an outage, topics that vanish, are missing or take little, a sink that takes
+//! nothing, the example, and the lag as Kafka's own tool sees it.
+//! Run with `ORDERFLOW_KAFKA=host:port`, the outages and the tool also with `ORDERFLOW_SERVICES=…/scripts/services`; without them
+//! every test here says that it is skipped.
 //!
 //! Invariant: what came out is judged by reading the topics and by [`expected`], never by the counts of the pipeline alone.
 
 use crate::full_pipeline::{DIRTY, check, check_topics, dirty, good, interrupted, program};
 use crate::support::{PARTITIONS, PATIENCE, Sent, deltas, found, letters, orders, send, sum, topics, visit};
 use crate::tier;
-use orderflow::Running;
+use orderflow::arrow::array::AsArray;
 use orderflow::domain::Order;
+use orderflow::epoch::Limits;
 use orderflow::error::Retry;
 use orderflow::generator::{Orders, Share, expected};
 use orderflow::kafka::{Admin, Counters, Kafka, KafkaSink, KafkaSource, Producer, Record, Until};
+use orderflow::sink::dead_letter::DeadLetters;
+use orderflow::sink::memory;
+use orderflow::{Pipeline, Running};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::process::Command;
@@ -332,5 +337,118 @@ fn real_the_example_leaves_in_every_topic_what_belongs_there() {
         assert_eq!(records, once.map_or(expected.records, |n| 3 * n), "{topic}");
     }
     assert!(lags().iter().all(|l| l.lag() == 0), "{:?}", lags());
+    cluster.forget();
+}
+
+#[test]
+fn real_the_example_processes_its_own_orders_only_where_the_topic_held_others_before() {
+    let Some(cluster) = cluster("again") else { return };
+    let _present = present();
+    let dir = tempfile::tempdir().unwrap();
+    let mut held = BTreeMap::from([("orders".to_owned(), 0)]);
+    for (seed, orders) in [(6, 3_000), (7, 2_000)] {
+        let (out, expected) = (dir.path().join(format!("made-{seed}")), expected(&dirty(seed), orders));
+        let mut command = program(dir.path());
+        command.args(["--brokers", &cluster.brokers, "--topic-prefix", &cluster.prefix]).args(DIRTY);
+        let said = good(command.args(["--orders", &orders.to_string(), "--seed", &seed.to_string(), "--out"]).arg(&out));
+        check(&said, &out, &cluster.prefix, &expected);
+        *held.entry("orders".to_owned()).or_default() += expected.records;
+        expected.topics.into_iter().for_each(|(topic, records)| *held.entry(topic).or_default() += records);
+        assert_eq!(topics(&cluster.admin, &cluster.prefix), held);
+        let lags = cluster.admin.group_lag(&cluster.topic("full_pipeline"), &cluster.topic("orders")).unwrap();
+        assert!(lags.iter().all(|l| l.lag() == 0 && l.committed.is_some()), "{lags:?}");
+    }
+    cluster.forget();
+}
+
+#[test]
+fn real_a_sink_that_takes_nothing_stops_the_source_within_its_memory_and_gets_every_record_once_it_goes_on() {
+    const RECORDS: usize = 60_000;
+    const BYTES: usize = 1_000;
+    const MEMORY: usize = 8 << 20;
+    let Some(cluster) = cluster("slow") else { return };
+    let _present = present();
+    let dir = tempfile::tempdir().unwrap();
+    let topic = cluster.topic("records");
+    cluster.admin.create_topic(&topic, PARTITIONS, 1, &[]).unwrap();
+    let mut producer = Producer::connect(cluster.brokers.as_str()).unwrap();
+    let mut value = vec![b'x'; BYTES];
+    for i in 0..RECORDS {
+        value[..8].copy_from_slice(&(i as u64).to_be_bytes());
+        producer.send(&topic, Record { value: Some(&value), partition: Some(i as i32 % PARTITIONS), ..Record::default() }).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+
+    let (sink, mut deliveries) = memory::sink(1);
+    let mut flow = Pipeline::new(cluster.topic("slow"));
+    flow.source("records", Kafka::topic(&topic).brokers(&cluster.brokers).until(Until::Latest)).unwrap();
+    flow.sql("SELECT _value FROM records").unwrap().sink(sink).unwrap();
+    let limits = Limits { interval: Duration::from_millis(50), bytes: 1 << 20, ..Limits::default() };
+    let flow = flow.epochs(limits).memory(MEMORY).dead_letters(DeadLetters::append(dir.path().join("dead_letters")));
+    block_on(async {
+        let running = flow.start().await.unwrap();
+        // the host takes no epoch, until nothing has been read for three seconds
+        let (mut rows, mut since, began) = (0, Instant::now(), Instant::now());
+        while rows == 0 || since.elapsed() < Duration::from_secs(3) {
+            let now = running.status().sources[0].rows;
+            if now > rows {
+                (rows, since) = (now, Instant::now());
+            }
+            assert!(began.elapsed() < 2 * PATIENCE && !running.status().phase.is_over(), "{:?}", running.status());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let source = running.status().sources.remove(0);
+        // what is read, what is written, the epoch that lies ready, and a fetch that was under way
+        assert!(source.bytes <= 4 * MEMORY as u64 && source.lag() > 0, "{source:?}");
+
+        let mut seen = vec![false; RECORDS];
+        while let Some(delivery) = deliveries.recv().await {
+            for changes in &delivery.changes {
+                for value in changes.rows().column(0).as_binary::<i32>() {
+                    let value = value.unwrap();
+                    let number = u64::from_be_bytes(value[..8].try_into().unwrap()) as usize;
+                    assert_eq!(value.len(), BYTES);
+                    assert!(!std::mem::replace(&mut seen[number], true), "record {number} came twice");
+                }
+            }
+            delivery.ack();
+        }
+        let status = running.wait().await.unwrap();
+        assert_eq!(status.sources[0].rows, RECORDS as u64);
+        assert_eq!(seen.iter().position(|s| !s), None, "a record is missing");
+    });
+    cluster.forget();
+}
+
+#[test]
+fn real_kafkas_own_tool_sees_no_lag_after_a_bounded_run() {
+    let Some(cluster) = cluster("tool") else { return };
+    let Ok(services) = std::env::var("ORDERFLOW_SERVICES") else {
+        eprintln!("tool: skipped, set ORDERFLOW_SERVICES to the script that knows Kafka's tools");
+        return;
+    };
+    let _present = present();
+    let dir = tempfile::tempdir().unwrap();
+    let (topic, group) = (cluster.topic("orders"), cluster.topic("billing"));
+    cluster.admin.create_topic(&topic, PARTITIONS, 1, &[]).unwrap();
+    cluster.produce(&Orders::new(8).total(2_000));
+    block_on(async {
+        let source = cluster.source().group("billing").until(Until::Latest);
+        orders(source, cluster.sink(), dir.path()).start().await.unwrap().wait().await.unwrap();
+    });
+    let mut tool = Command::new(services);
+    tool.args(["tool", "kafka", "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", &cluster.brokers]);
+    let output = tool.args(["--describe", "--group", &group]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let lines = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut table = lines.skip_while(|cells| cells.first() != Some(&"GROUP"));
+    let header = table.next().unwrap_or_else(|| panic!("no table: {said}"));
+    let at = |name: &str| header.iter().position(|cell| *cell == name).unwrap_or_else(|| panic!("no column {name}: {said}"));
+    let rows: Vec<_> = table.filter(|cells| cells.get(at("GROUP")) == Some(&group.as_str())).collect();
+    assert_eq!(rows.len(), PARTITIONS as usize, "{said}");
+    assert!(rows.iter().all(|cells| cells[at("TOPIC")] == topic && cells[at("LAG")] == "0"), "{said}");
+    let read = rows.iter().map(|cells| cells[at("CURRENT-OFFSET")].parse::<u64>().unwrap()).sum::<u64>();
+    assert_eq!(read, 2_000, "{said}");
     cluster.forget();
 }
