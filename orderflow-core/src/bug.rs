@@ -1,8 +1,7 @@
 //! Bugs that a test may plant, each at the place of one decision, to see that the crash tests find it.
 //!
 //! Invariant: without the feature `testing` nothing can be planted and [`planted`] is a constant `false`. A bug is planted for the calling thread
-//! only, so that tests beside it run on sound code; a pipeline that is stepped runs whole on one thread.
-#![cfg_attr(not(any(test, feature = "testing")), allow(unreachable_pub, reason = "public with the feature that plants"))]
+//! only, so that tests beside it run on sound code; a pipeline that is stepped runs whole on one thread. Connectors have bugs of their own decisions here, too.
 
 /// A bug, named by what the code would do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +56,26 @@ pub enum Bug {
     RenamesBeforeCommit,
     /// A data set is opened without giving the files of the newest commit their names.
     NoRollForward,
+    /// A data set's commit is recorded before its files are written.
+    CommitBeforeData,
+    /// A table's rows are committed, and their progress in a transaction after that.
+    ProgressOutsideTransaction,
+    /// What a sink holds is read before older writers are fenced, and not again.
+    ReadBeforeFence,
+    /// Progress of another ledger counts like one's own.
+    LedgerIdIgnored,
+    /// Retirement deletes the entries of older openings, too.
+    GenerationRetired,
+    /// After a start a partition that no run knew yet is read from its end.
+    NewPartitionFromLatest,
+    /// A commit whose answer was lost is done again without asking whether it happened.
+    BlindRetry,
 }
 
 #[cfg(any(test, feature = "testing"))]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 25] = [
+    pub const ALL: [Bug; 32] = [
         Bug::FileNotSynced,
         Bug::NameNotSynced,
         Bug::OpenTrustsCache,
@@ -88,6 +101,13 @@ impl Bug {
         Bug::IdleWithBacklog,
         Bug::RenamesBeforeCommit,
         Bug::NoRollForward,
+        Bug::CommitBeforeData,
+        Bug::ProgressOutsideTransaction,
+        Bug::ReadBeforeFence,
+        Bug::LedgerIdIgnored,
+        Bug::GenerationRetired,
+        Bug::NewPartitionFromLatest,
+        Bug::BlindRetry,
     ];
 }
 
@@ -104,7 +124,7 @@ pub fn planted(bug: Bug) -> bool {
 
 /// Whether the code is to do this wrong: never.
 #[cfg(not(any(test, feature = "testing")))]
-pub(crate) const fn planted(_: Bug) -> bool {
+pub const fn planted(_: Bug) -> bool {
     false
 }
 

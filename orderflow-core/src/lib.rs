@@ -2,10 +2,8 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may do what only one room may"))]
 
 pub mod admin;
-#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(any(test, feature = "testing")), doc(hidden))]
 pub mod bug;
-#[cfg(not(any(test, feature = "testing")))]
-mod bug;
 pub mod data;
 pub mod dataflow;
 pub mod egress;

@@ -4,6 +4,7 @@
 //! names the broken law.
 
 use super::trace::{Act, Trace};
+use crate::bug::{Bug, planted};
 use crate::error::{Error, Result};
 use crate::format::encode::JsonRows;
 use crate::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer, WriterId, signed};
@@ -121,6 +122,11 @@ impl TableWriter {
         let writer = self.context.writer;
         let progress = Progress { writer, epoch, part: 0 };
         let (table, pending) = (&self.table, &self.pending);
+        let apart = planted(Bug::ProgressOutsideTransaction);
+        let remember = |held: &mut Held| {
+            held.progress = Some(progress);
+            table.trace.note(Act::Committed(table.name.to_string(), epoch));
+        };
         table.fate.run(|| {
             let mut held = table.held();
             match held.fence {
@@ -131,10 +137,17 @@ impl TableWriter {
                 return Err(Error::internal(format!("law 3 is broken: epoch {} was given to a table that holds {p}", pending[0].0)));
             }
             held.lines.extend(pending.iter().flat_map(|(_, lines)| lines.iter().cloned()));
-            held.progress = Some(progress);
-            table.trace.note(Act::Committed(table.name.to_string(), epoch));
+            if !apart {
+                remember(&mut held);
+            }
             Ok(())
         })?;
+        if apart {
+            table.fate.run(|| {
+                remember(&mut table.held());
+                Ok(())
+            })?;
+        }
         self.progress = Some(progress);
         (self.pending, self.rows, self.due) = (vec![], 0, false);
         Ok(())
@@ -162,7 +175,7 @@ impl Writer for TableWriter {
     }
 
     fn poll(&mut self, _wait: Duration) -> Result<Committed> {
-        if self.doubt {
+        if self.doubt && !planted(Bug::BlindRetry) {
             // never again blindly: what it holds says what happened
             let progress = self.table.fate.run(|| Ok(self.table.progress()))?;
             self.pending.retain(|(epoch, _)| progress.is_none_or(|p| *epoch > p.epoch));

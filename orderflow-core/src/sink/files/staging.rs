@@ -111,11 +111,13 @@ impl Staging {
         &self.staged
     }
 
-    /// How a commit names the staged file; `twin` tells files of the same epochs apart.
+    /// How a commit names the sealed file, wherever its bytes are by now; `twin` tells files of the same epochs apart.
     pub(super) fn entry(&self, generation: u64, ending: &str, twin: usize) -> FileEntry {
         let twin = if twin == 0 { String::new() } else { format!("_{}", twin + 1) };
         let name = format!("lane-0_gen-{generation:04}_epochs-{:010}-{:010}{twin}.{ending}", self.first.0, self.last.0);
-        FileEntry { staged: self.staged.clone(), name, rows: self.rows, bytes: self.written, crc32: self.checksum.clone().finalize() }
+        let (bytes, mut checksum) = (self.written + self.out.len() as u64, self.checksum.clone());
+        checksum.update(&self.out);
+        FileEntry { staged: self.staged.clone(), name, rows: self.rows, bytes, crc32: checksum.finalize() }
     }
 
     /// Whether the two would get the same name.

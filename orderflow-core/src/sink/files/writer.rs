@@ -130,8 +130,8 @@ impl DataSetWriter {
 
 impl Commit {
     fn advance(&mut self, log: &mut Log, store: &dyn Store, ending: &str, progress: Progress) -> Result<()> {
-        for file in &mut self.files {
-            file.stage(store)?;
+        if !planted(Bug::CommitBeforeData) {
+            self.files.iter_mut().try_for_each(|file| file.stage(store))?;
         }
         let files = &self.files;
         let entries = self.entries.get_or_insert_with(|| {
@@ -144,6 +144,9 @@ impl Commit {
         if !self.recorded {
             log.commit(progress, entries.clone())?;
             self.recorded = true;
+        }
+        if planted(Bug::CommitBeforeData) {
+            self.files.iter_mut().try_for_each(|file| file.stage(store))?;
         }
         for file in &entries[self.renamed..] {
             // an earlier try whose answer was lost, or the writer that replaces us, may have renamed it

@@ -8,6 +8,7 @@
 //! without what was dropped of a record longer than the limit. Where blocks are cut changes nothing of what is handed out.
 
 use super::Header;
+use crate::bug::{Bug, planted};
 use crate::error::{Error, Result};
 use crate::format::csv::line::{self, Splitter};
 use crate::source::{
@@ -86,8 +87,10 @@ impl Files {
                 return Err(Error::user(format!("{} is no file", path.display())).hint("read a folder with dir(…)"));
             }
             let partition = Partition::new(path.to_string_lossy(), 0);
-            let position = resume.and_then(|positions| positions.get(&partition).copied()).unwrap_or(0);
             let len = meta.len();
+            // one that has come since the last run is read from its beginning
+            let new = if resume.is_some() && planted(Bug::NewPartitionFromLatest) { len } else { 0 };
+            let position = resume.and_then(|positions| positions.get(&partition).copied()).unwrap_or(new);
             let end = until.map_or(len, |ends| ends.get(&partition).copied().unwrap_or(position));
             if position.max(end) > len {
                 let what = format!("{} was read up to byte {} before and has only {len} bytes now", path.display(), position.max(end));
