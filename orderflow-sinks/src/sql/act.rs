@@ -15,6 +15,7 @@ use super::target::Target;
 use super::values::values;
 use orderflow_core::arrow::array::RecordBatch;
 use orderflow_core::arrow::compute::interleave_record_batch;
+use orderflow_core::bug::{Bug, planted};
 use orderflow_core::data::{Changes, Rejected};
 use orderflow_core::format::encode::JsonRows;
 use orderflow_core::sink::{Closed, Progress, WriterId, signed};
@@ -167,6 +168,10 @@ impl Attempt<'_> {
                 self.write(connection, &Write::Insert, &all).await?;
             }
             Some(net) => self.upsert(connection, net).await?,
+        }
+        if planted(Bug::ProgressOutsideTransaction) {
+            connection.execute("COMMIT", vec![]).await?;
+            connection.execute(self.target.table.dialect.begin(), vec![]).await?;
         }
         self.target.progress.write(connection, Progress { writer: self.me, epoch: self.act.last, part: 0 }).await?;
         self.committing = true;

@@ -264,7 +264,7 @@ fn whatever_dies_every_epoch_is_there_once(db: &Db) {
     }
 }
 
-fn a_commit_whose_answer_was_lost_is_not_done_again(db: &Db) {
+pub(super) fn a_commit_whose_answer_was_lost_is_not_done_again(db: &Db) {
     let (table, way) = (db.table(), Faulty::counting(db));
     let mut writer = open(db.append(&table).through(way.clone()), 1);
     let commits = way.commits();
@@ -299,7 +299,7 @@ fn a_writer_that_was_overtaken_stops_and_writes_nothing(db: &Db) {
 }
 
 /// An older writer stands between its rows and its COMMIT: the newer one waits for its end, and then it can no longer commit anything.
-fn a_transaction_that_was_left_open_does_not_get_in_between(db: &Db) {
+pub(super) fn a_transaction_that_was_left_open_does_not_get_in_between(db: &Db) {
     for fault in [Fault::Killed, Fault::KilledAfter] {
         let (table, way) = (db.table(), Faulty::counting(db));
         let mut old = open(db.append(&table).through(way.clone()), 1);
@@ -337,7 +337,7 @@ fn a_database_that_is_locked_holds_up_no_poll(db: &Db) {
     assert_eq!(db.read(&table, &["k", "epoch"]), ["1 1", "2 2", "3 3"]);
 }
 
-fn a_table_of_another_state_is_left_alone(db: &Db) {
+pub(super) fn a_table_of_another_state_is_left_alone(db: &Db) {
     let table = db.table();
     let mut writer = open(db.append(&table), 1);
     writer.write(closed(1, &[(Some(1), 1, 1)])).unwrap();

@@ -4,6 +4,7 @@
 
 mod faults;
 mod pipeline;
+mod planted;
 mod refusals;
 mod rows;
 

@@ -25,10 +25,10 @@ fn cents(n: i64) -> String {
 /// Columns by which the tables are read.
 const COLUMNS: [&[&str]; 3] = [&["city", "n", "amount"], &["size", "cities"], &["id", "amount", "diff"]];
 
-type Seen = Rc<RefCell<BTreeMap<usize, Vec<String>>>>;
+pub(super) type Seen = Rc<RefCell<BTreeMap<usize, Vec<String>>>>;
 
 /// On tables that are new in every schedule; what is read of them at its end is also put into `seen`.
-fn pipeline(db: &Db, orders: &Topic, seen: &Seen, world: &World) -> Result<Pipeline> {
+pub(super) fn pipeline(db: &Db, orders: &Topic, seen: &Seen, world: &World) -> Result<Pipeline> {
     let db = world.remember("database", || db.fresh().unwrap_or_else(|| Db::at(db.url.clone(), None)));
     let names = world.remember("tables", || [db.table(), db.table(), db.table()]);
     let way = Faulty::sharing(&db, world.fate());
@@ -51,18 +51,24 @@ fn pipeline(db: &Db, orders: &Topic, seen: &Seen, world: &World) -> Result<Pipel
     world.keep(flow)
 }
 
-fn killed_anywhere_and_started_again_the_tables_are_the_batch_answer(db: &Db) {
-    let mut totals: BTreeMap<Option<String>, (i64, i64)> = BTreeMap::new();
+/// A topic of all rows.
+pub(super) fn orders() -> Topic {
     let records = (0..ROWS).map(|i| {
         let (city, amount) = row(i);
-        let total = totals.entry(city.clone()).or_default();
-        *total = (total.0 + 1, total.1 + amount);
         let city = city.map_or("null".to_owned(), |c| format!("\"{c}\""));
         format!("{{\"id\":{i},\"city\":{city},\"amount\":{}}}", cents(amount))
     });
     let fields = [("id", DataType::Int64), ("city", DataType::Utf8), ("amount", DataType::Decimal128(18, 2))];
     let schema = Arc::new(Schema::new(fields.map(|(n, t)| Field::new(n, t, true)).to_vec()));
-    let orders = Topic::records(Json::new(schema), [records.collect::<Vec<_>>()]);
+    Topic::records(Json::new(schema), [records.collect::<Vec<_>>()])
+}
+
+fn killed_anywhere_and_started_again_the_tables_are_the_batch_answer(db: &Db) {
+    let mut totals: BTreeMap<Option<String>, (i64, i64)> = BTreeMap::new();
+    for (city, amount) in (0..ROWS).map(row) {
+        let total = totals.entry(city).or_default();
+        *total = (total.0 + 1, total.1 + amount);
+    }
     let mut sizes: BTreeMap<i64, i64> = BTreeMap::new();
     totals.values().for_each(|(n, _)| *sizes.entry(n % 4).or_default() += 1);
     let sorted = |mut rows: Vec<String>| {
@@ -74,7 +80,7 @@ fn killed_anywhere_and_started_again_the_tables_are_the_batch_answer(db: &Db) {
         sorted(sizes.iter().map(|(s, n)| format!("{s} {n}")).collect()),
         sorted((0..ROWS).filter(|i| row(*i).1 > 0).map(|i| format!("{i} {} 1", cents(row(i).1))).collect()),
     ];
-    let seen = Seen::default();
+    let (orders, seen) = (orders(), Seen::default());
     let schedules = Schedules::points(tier::of(8, 40, 800)).and_random(tier::of(8, 40, 400)).whole_log();
     let report = crash_anywhere(schedules, |world| pipeline(db, &orders, &seen, world));
     assert!(report.operations > 50, "{report}");
