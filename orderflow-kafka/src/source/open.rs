@@ -8,6 +8,7 @@ use super::watch::{Assignment, Wanted};
 use crate::client::{ANSWER, Context, refused_property, unanswered};
 use crate::config::{KafkaSource, Start, Until};
 use crate::ffi::Consumer;
+use orderflow_core::bug::{Bug, planted};
 use orderflow_core::source::SourceContext;
 use orderflow_core::time::{Partition, Positions};
 use orderflow_core::{Error, Result};
@@ -80,7 +81,12 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
         offsets.iter().map(|((topic, id), at)| (Partition::new(format!("{}{topic}", source.prefix), *id), *at)).collect()
     };
     match &context.resume {
-        Some(resume) => start_at(&mut places, resume, "the pipeline's last run reached")?,
+        Some(resume) => {
+            if planted(Bug::NewPartitionFromLatest) {
+                places.iter_mut().for_each(|p| p.position = p.end);
+            }
+            start_at(&mut places, resume, "the pipeline's last run reached")?;
+        }
         None => match &source.start {
             Start::Earliest => {}
             Start::Latest => places.iter_mut().for_each(|p| p.position = p.end),

@@ -1,6 +1,7 @@
 //! Reading from the embedded cluster.
 
 use crate::support::*;
+use orderflow_core::bug::{self, Bug};
 use orderflow_core::error::{Kind, Retry};
 use orderflow_core::source::{Polled, Source, meta};
 use orderflow_core::time::{Partition, Positions};
@@ -98,6 +99,23 @@ fn a_source_starts_where_it_is_told() {
     let unknown = BTreeMap::from([(("t".to_owned(), 9), 1)]);
     let e = try_open(source().start(Start::Offsets(unknown)), "test", None).err().unwrap();
     assert!(e.to_string().contains("p.t[9]"), "{e}");
+}
+
+#[test]
+fn a_partition_that_no_run_knew_yet_is_read_from_its_beginning() {
+    let broker = broker_with(&[("t", 2)]);
+    let servers = broker.bootstrap_servers();
+    for p in 0..2 {
+        send(servers, "t", p, numbers(0..10));
+    }
+    let read = || {
+        let known = Positions::from([(Partition::new("t", 0), 10)]);
+        let mut reading = try_open(Kafka::topic("t").brokers(servers).until(Until::Latest), "test", Some(known)).unwrap();
+        reading.until(|_| false).unwrap();
+        reading.values()
+    };
+    assert_eq!(read(), numbers(0..10));
+    assert_ne!(bug::with(Bug::NewPartitionFromLatest, read), numbers(0..10), "the bug goes unnoticed");
 }
 
 #[test]
