@@ -89,7 +89,8 @@ async fn run(options: Options) -> Result<()> {
         true => Box::new(options.recipe().rate(options.rate).source(Arc::new(pipelines::orders::json()))),
         false => Box::new(source),
     };
-    let mut routed = Kafka::sink(&brokers).prefix(&options.topic_prefix).partitions(PARTITIONS).lanes(options.lanes);
+    let mut routed = Kafka::sink(&brokers).topics_sql(pipelines::orders::ROUTES).prefix(&options.topic_prefix);
+    routed = routed.partitions(PARTITIONS).lanes(options.lanes);
     if let Some(broker) = &embedded {
         routed = routed.embedded(broker).at_least_once();
     }

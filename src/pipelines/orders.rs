@@ -12,6 +12,8 @@ use orderflow_core::{Pipeline, Result};
 use orderflow_kafka::KafkaSink;
 use std::sync::Arc;
 
+/// The topics of an order, as SQL over its columns: that of its payment type, and that of its success.
+pub const ROUTES: [&str; 2] = [order::PAYMENT_TOPIC_SQL, order::SUCCESS_TOPIC_SQL];
 /// Count and amount of each (city, payment type): what is written to the console and to Parquet.
 pub const TOTALS: &str = "SELECT city, payment_type, count(*) AS orders, sum(qty * price) AS amount \
      FROM orders GROUP BY city, payment_type";
@@ -39,14 +41,15 @@ pub fn producer(name: &str, recipe: &Orders, to: KafkaSink) -> Result<Pipeline> 
     Ok(flow)
 }
 
-/// Builds the pipeline `name` over a source of orders: routing to `routed`, views `totals`, `categories` and `failures`, totals to `totals`.
+/// Builds the pipeline `name` over a source of orders: routing to `routed`, which asks for [`ROUTES`] itself (a Kafka sink by
+/// [`topics_sql`](KafkaSink::topics_sql)); views `totals`, `categories` and `failures`; totals to `totals`.
 ///
 /// # Errors
 /// A source or sink that does not fit, which is a bug of the caller.
-pub fn pipeline(name: &str, source: impl Source, routed: KafkaSink, totals: impl IntoIterator<Item = Box<dyn Sink>>) -> Result<Pipeline> {
+pub fn pipeline(name: &str, source: impl Source, routed: impl Sink, totals: impl IntoIterator<Item = Box<dyn Sink>>) -> Result<Pipeline> {
     let mut flow = Pipeline::new(name);
     let orders = flow.source("orders", source)?;
-    orders.route(routed.topics_sql([order::PAYMENT_TOPIC_SQL, order::SUCCESS_TOPIC_SQL]))?;
+    orders.route(routed)?;
     let view = flow.view("totals", TOTALS)?;
     for sink in totals {
         view.sink(sink)?;

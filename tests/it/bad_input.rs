@@ -445,7 +445,7 @@ async fn a_disk_that_is_full_for_a_while_holds_the_pipeline_back_and_costs_nothi
     const ORDERS: u64 = 150_000;
     let (broker, dir, disk) = (broker(), tempfile::tempdir().unwrap(), SmallDisk::new(1_000));
     let recipe = Orders::new(9).total(ORDERS);
-    let routed = sink(&broker).partitions(4);
+    let routed = sink(&broker).topics_sql(pipelines::orders::ROUTES).partitions(4);
     let counters = routed.counters();
     let totals: [Box<dyn Sink>; 1] = [Box::new(DataSet::on(Arc::new(disk.clone()), "the small disk", JsonLines).roll_rows(500))];
     let source = recipe.clone().source(Arc::new(pipelines::orders::json()));

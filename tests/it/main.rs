@@ -13,6 +13,7 @@ mod full_pipeline;
 mod killed;
 mod layers;
 mod orders;
+mod orders_killed;
 mod orders_stream;
 mod real;
 mod soak;

@@ -40,7 +40,8 @@ pub(crate) fn broker() -> EmbeddedBroker {
 /// The pipeline of orders on two workers and in epochs of 10 ms; `totals` and `dead_letters` go to `out`.
 pub(crate) fn orders(source: KafkaSource, routed: KafkaSink, out: &Path) -> Pipeline {
     let totals: [Box<dyn Sink>; 1] = [Box::new(Parquet::append(out.join("totals")))];
-    let flow = pipelines::orders::pipeline("orders", source, routed.partitions(PARTITIONS), totals).unwrap();
+    let routed = routed.topics_sql(pipelines::orders::ROUTES).partitions(PARTITIONS);
+    let flow = pipelines::orders::pipeline("orders", source, routed, totals).unwrap();
     flow.workers(2).epoch_interval(Duration::from_millis(10)).dead_letters(DeadLetters::append(out.join("dead_letters")))
 }
 

@@ -5,11 +5,10 @@
 
 use crate::error::{Error, Result};
 use crate::store::{Store, Upload};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What goes wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// The operation fails and has no effect; later ones work.
     Refused,
@@ -37,8 +36,19 @@ pub struct Fate(Arc<Plan>);
 
 #[derive(Debug, Default)]
 struct Plan {
-    done: AtomicU64,
+    tried: Mutex<Vec<(String, Option<Fault>)>>,
     faults: Vec<(u64, Fault)>,
+}
+
+/// What an operation of a connector of somebody's own is called.
+const UNNAMED: &str = "act";
+
+/// What operations on objects that lie in no folder are said to be on.
+pub(super) const TOP: &str = "top";
+
+/// The folder that an object lies in.
+fn room(name: &str) -> &str {
+    name.split_once('/').map_or(TOP, |(room, _)| room)
 }
 
 /// A store whose n-th operation (a write and a finish of an upload are operations too) goes wrong, or several.
@@ -83,7 +93,7 @@ impl Faulty {
 impl Fate {
     /// Each of these operations, counted from 1, meets its fault.
     pub fn new(faults: Vec<(u64, Fault)>) -> Self {
-        Self(Arc::new(Plan { done: AtomicU64::new(0), faults }))
+        Self(Arc::new(Plan { tried: Mutex::default(), faults }))
     }
 
     /// Whether the process is dead: nothing works any more.
@@ -93,7 +103,18 @@ impl Fate {
 
     /// Operations tried so far.
     pub fn operations(&self) -> u64 {
-        self.0.done.load(Ordering::SeqCst)
+        self.tried_so_far().len() as u64
+    }
+
+    /// Operations tried so far, in order: what each was (`put_if_absent ledger`, `finish roots`, `commit of a table`), and the fault that was planned for it. What
+    /// fails because the process is dead already met none.
+    pub fn tried(&self) -> Vec<(String, Option<Fault>)> {
+        self.tried_so_far().clone()
+    }
+
+    fn tried_so_far(&self) -> MutexGuard<'_, Vec<(String, Option<Fault>)>> {
+        // a panic elsewhere cannot leave it half changed: every change is one call
+        self.0.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether something happens whose answer is lost while the process lives on.
@@ -103,13 +124,15 @@ impl Fate {
 
     /// Counts an operation and says what it meets: for calls that [`Fate::run`] cannot wrap. After a death it is always [`Fault::CrashBefore`].
     pub fn next_fault(&self) -> Option<Fault> {
-        self.count().1
+        self.count(UNNAMED.to_owned()).1
     }
 
-    fn count(&self) -> (u64, Option<Fault>) {
-        let n = self.0.done.fetch_add(1, Ordering::SeqCst) + 1;
+    fn count(&self, what: String) -> (u64, Option<Fault>) {
+        let mut tried = self.tried_so_far();
+        let n = tried.len() as u64 + 1;
         let dead = self.0.faults.iter().any(|(at, fault)| fault.is_crash() && *at < n);
         let now = self.0.faults.iter().find(|(at, _)| *at == n).map(|(_, fault)| *fault);
+        tried.push((what, now.filter(|_| !dead)));
         (n, if dead { Some(Fault::CrashBefore) } else { now })
     }
 
@@ -118,12 +141,20 @@ impl Fate {
     /// # Errors
     /// Those of `work`, and the one of the fault, which may be tried again.
     pub fn run<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.meet(work, |n| Error::external(format!("operation {n} failed on purpose")))
+        self.run_as(UNNAMED, work)
+    }
+
+    /// The same for an operation with a name, by which [`Fate::tried`] knows it.
+    ///
+    /// # Errors
+    /// As [`Fate::run`].
+    pub fn run_as<T>(&self, what: impl Into<String>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.meet(what.into(), work, |n| Error::external(format!("operation {n} failed on purpose")))
     }
 
     /// The same with errors of any kind; `failed` makes that of operation n.
-    pub(crate) fn meet<T, E>(&self, work: impl FnOnce() -> Result<T, E>, failed: impl Fn(u64) -> E) -> Result<T, E> {
-        let (n, fault) = self.count();
+    pub(crate) fn meet<T, E>(&self, what: String, work: impl FnOnce() -> Result<T, E>, failed: impl Fn(u64) -> E) -> Result<T, E> {
+        let (n, fault) = self.count(what);
         match fault {
             None => work(),
             Some(Fault::Unanswered | Fault::CrashAfter) => {
@@ -137,33 +168,35 @@ impl Fate {
 
 impl Store for Faulty {
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.fate.run(|| self.below.get(name))
+        self.fate.run_as(format!("get {}", room(name)), || self.below.get(name))
     }
 
     fn put(&self, name: &str) -> Result<Box<dyn Upload>> {
-        let upload = self.fate.run(|| self.below.put(name))?;
-        Ok(Box::new(FaultyUpload { below: upload, fate: self.fate.clone() }))
+        let room = room(name).to_owned();
+        let below = self.fate.run_as(format!("put {room}"), || self.below.put(name))?;
+        Ok(Box::new(FaultyUpload { below, room, fate: self.fate.clone() }))
     }
 
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
-        self.fate.run(|| self.below.put_if_absent(name, bytes))
+        self.fate.run_as(format!("put_if_absent {}", room(name)), || self.below.put_if_absent(name, bytes))
     }
 
     fn publish(&self, staged: &str, name: &str) -> Result<bool> {
-        self.fate.run(|| self.below.publish(staged, name))
+        self.fate.run_as(format!("publish {}", room(name)), || self.below.publish(staged, name))
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>> {
-        self.fate.run(|| self.below.list(folder))
+        self.fate.run_as(format!("list {}", room(folder)), || self.below.list(folder))
     }
 
     fn delete(&self, name: &str) -> Result<()> {
-        self.fate.run(|| self.below.delete(name))
+        self.fate.run_as(format!("delete {}", room(name)), || self.below.delete(name))
     }
 }
 
 struct FaultyUpload {
     below: Box<dyn Upload>,
+    room: String,
     fate: Fate,
 }
 
@@ -173,10 +206,10 @@ impl Upload for FaultyUpload {
         if self.fate.loses_answers() {
             return self.below.write(bytes);
         }
-        self.fate.run(|| self.below.write(bytes))
+        self.fate.run_as(format!("write {}", self.room), || self.below.write(bytes))
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.fate.run(|| self.below.finish())
+        self.fate.run_as(format!("finish {}", self.room), || self.below.finish())
     }
 }

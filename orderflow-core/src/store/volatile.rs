@@ -8,7 +8,7 @@
 //! Invariant: a rename is one change, as on every file system with a journal; everything else may be torn apart.
 
 use super::disk::{Disk, DiskFile, Lock};
-use super::faulty::Fate;
+use super::faulty::{Fate, TOP};
 use crate::error::Result;
 use crate::store::Folder;
 use std::collections::{BTreeMap, BTreeSet};
@@ -214,42 +214,50 @@ struct Process {
 }
 
 impl Process {
-    fn run<T>(&self, work: impl FnOnce(&mut Machine) -> io::Result<T>) -> io::Result<T> {
-        self.fate.meet(|| work(&mut self.machine.machine()), |n| io::Error::other(format!("call {n} to the disk failed on purpose")))
+    /// A call about a file, named by the folder of the store that it lies in.
+    fn run<T>(&self, call: &str, path: &Path, work: impl FnOnce(&mut Machine) -> io::Result<T>) -> io::Result<T> {
+        self.call(call, path.parent().unwrap_or(path), work)
+    }
+
+    /// A call about this folder, or about something in it.
+    fn call<T>(&self, call: &str, folder: &Path, work: impl FnOnce(&mut Machine) -> io::Result<T>) -> io::Result<T> {
+        let room = folder.iter().nth(1).and_then(OsStr::to_str).unwrap_or(TOP);
+        let failed = |n: u64| io::Error::other(format!("call {n} to the disk failed on purpose"));
+        self.fate.meet(format!("disk: {call} {room}"), || work(&mut self.machine.machine()), failed)
     }
 }
 
 impl Disk for Process {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let node = self.run(|m| {
+        let node = self.run("create", path, |m| {
             m.name_new(path, |nodes| {
                 nodes.push(Node::File { bytes: vec![], safe: 0, writes: vec![] });
                 Ok(nodes.len() - 1)
             })
         })?;
-        Ok(Box::new(OpenFile { process: self.clone(), node }))
+        Ok(Box::new(OpenFile { process: self.clone(), path: path.to_owned(), node }))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.run(|m| match &m.nodes[m.find(path)?] {
+        self.run("read", path, |m| match &m.nodes[m.find(path)?] {
             Node::File { bytes, .. } => Ok(bytes.clone()),
             Node::Folder { .. } => Err(ErrorKind::IsADirectory.into()),
         })
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.run(|m| match m.find(path) {
+        self.run("exists", path, |m| match m.find(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
             found => found.map(|_| true),
         })
     }
 
     fn is_folder(&self, path: &Path) -> bool {
-        self.run(|m| m.find(path).map(|node| matches!(m.nodes[node], Node::Folder { .. }))).unwrap_or(false)
+        self.call("is_folder", path, |m| m.find(path).map(|node| matches!(m.nodes[node], Node::Folder { .. }))).unwrap_or(false)
     }
 
     fn make_folder(&self, path: &Path) -> io::Result<()> {
-        self.run(|m| {
+        self.call("make_folder", path, |m| {
             m.name_new(path, |nodes| {
                 nodes.push(Node::empty_folder());
                 Ok(nodes.len() - 1)
@@ -259,21 +267,21 @@ impl Disk for Process {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<(OsString, bool)>> {
-        self.run(|m| {
+        self.call("list", path, |m| {
             let names = m.names(m.find(path)?)?;
             Ok(names.iter().map(|(name, node)| (name.clone(), matches!(m.nodes[*node], Node::Folder { .. }))).collect())
         })
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.run(|m| {
+        self.run("link", to, |m| {
             let node = m.find(from)?;
             m.name_new(to, |_| Ok(node)).map(drop)
         })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.run(|m| {
+        self.run("rename", to, |m| {
             let node = m.find(from)?;
             let ((folder, name), (to_folder, to_name)) = (m.place(from)?, m.place(to)?);
             let old = Change { folder, name, node: None };
@@ -283,7 +291,7 @@ impl Disk for Process {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.run(|m| {
+        self.run("remove", path, |m| {
             m.find(path)?;
             let (folder, name) = m.place(path)?;
             m.change(vec![Change { folder, name, node: None }]);
@@ -292,7 +300,7 @@ impl Disk for Process {
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        self.run(|m| {
+        self.call("sync_folder", path, |m| {
             let folder = m.find(path)?;
             m.sync_folder(folder);
             Ok(())
@@ -301,7 +309,7 @@ impl Disk for Process {
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         // made inside: the lock of a process that dies by this very call dies with it
-        self.run(|m| match m.locks.insert(path.to_owned()) {
+        self.run("lock", path, |m| match m.locks.insert(path.to_owned()) {
             true => Ok(Lock::Held(Box::new(Held { machine: self.machine.clone(), path: path.to_owned() }))),
             false => Ok(Lock::Taken(String::new())),
         })
@@ -322,12 +330,14 @@ impl Drop for Held {
 
 struct OpenFile {
     process: Process,
+    /// Under which it was created.
+    path: PathBuf,
     node: usize,
 }
 
 impl DiskFile for OpenFile {
     fn write(&mut self, more: &[u8]) -> io::Result<usize> {
-        self.process.run(|m| {
+        self.process.run("write", &self.path, |m| {
             if let Node::File { bytes, writes, .. } = &mut m.nodes[self.node] {
                 bytes.extend_from_slice(more);
                 writes.push(bytes.len());
@@ -337,7 +347,7 @@ impl DiskFile for OpenFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.process.run(|m| {
+        self.process.run("sync", &self.path, |m| {
             if let Node::File { bytes, safe, writes } = &mut m.nodes[self.node] {
                 *safe = bytes.len();
                 writes.clear();

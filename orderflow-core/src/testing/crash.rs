@@ -11,11 +11,10 @@ use super::trace::Act;
 use super::world::{Outside, Rows, World};
 use crate::error::{Error, Kind, Result, Retry};
 use crate::pipeline::Pipeline;
-use crate::runtime::Status;
-use crate::store::faulty::Fate;
+use crate::store::faulty::{Fate, Fault};
 use crate::store::volatile::Draw;
 use crate::time::Clock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -32,6 +31,8 @@ const HOURS: &str = "ORDERFLOW_CRASH_HOURS";
 #[derive(Clone, Debug)]
 pub struct Schedules {
     points: u64,
+    at_the_disk: u64,
+    acts: Option<fn(&str) -> bool>,
     random: u64,
     from: u64,
     workers: Vec<usize>,
@@ -41,13 +42,27 @@ pub struct Schedules {
 impl Schedules {
     /// So many random schedules.
     pub fn random(n: u64) -> Self {
-        Self { points: 0, random: n, from: 1, workers: vec![], kinds: Kinds { shuffled: true, truncated: true } }
+        let kinds = Kinds { shuffled: true, truncated: true };
+        Self { points: 0, at_the_disk: 0, acts: None, random: n, from: 1, workers: vec![], kinds }
     }
 
     /// One fault at each of about `n` operations, spread evenly over an undisturbed run, the four faults in turn; all four at every operation if
     /// there are no more than `n`.
     pub fn points(n: u64) -> Self {
         Self { points: n, ..Self::random(0) }
+    }
+
+    /// Each kind of act for which `of` holds, in the middle of those of its kind in an undisturbed run: a call to a store and an act on a sink meet each of the
+    /// four faults; at a call to the disk the process dies, before it and after it, and the power is cut. [`Report::acts`] has the kinds.
+    pub fn acts(of: fn(&str) -> bool) -> Self {
+        Self { acts: Some(of), ..Self::random(0) }
+    }
+
+    /// Also a death at each of about `n` calls to the disk below the stores: before and after it, with and without a power cut, in turn; all four at every call if
+    /// there are no more than `n`.
+    pub fn and_at_the_disk(mut self, n: u64) -> Self {
+        self.at_the_disk = n;
+        self
     }
 
     /// Also so many random schedules.
@@ -96,8 +111,19 @@ pub struct Report {
     pub operations: u64,
     /// Calls to the disk of an undisturbed run.
     pub disk_calls: u64,
+    /// Kinds of acts that were tried: calls to stores by the folder of the object (`put_if_absent ledger`, `finish roots`, `publish top`), acts on sinks, and calls
+    /// to the disk below stores (`disk: sync_folder ledger`); with the faults that they met.
+    pub acts: BTreeMap<String, BTreeSet<Fault>>,
     /// Time that it took.
     pub took: Duration,
+}
+
+impl Report {
+    fn note(&mut self, fate: &Fate) {
+        for (act, fault) in fate.tried() {
+            self.acts.entry(act).or_default().extend(fault);
+        }
+    }
 }
 
 impl fmt::Display for Report {
@@ -150,9 +176,11 @@ pub fn crash_anywhere(schedules: Schedules, build: impl Fn(&World) -> Result<Pip
 /// The first schedule that fails.
 pub fn find_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Report, Box<Failure>> {
     let clock = Clock::system();
-    let mut trial = Trial { build: &build, expected: Rows::new(), report: Report::default() };
+    let mut trial = Trial::of(&build);
     let sizes = trial.measure()?;
-    let points = points(sizes.calls, schedules.points);
+    let mut points = self::points(sizes.calls, schedules.points);
+    points.extend(self::points(sizes.disk, schedules.at_the_disk).into_iter().map(Schedule::at_the_disk));
+    points.extend(schedules.acts.into_iter().flat_map(|of| Schedule::acts(&trial.calls, &trial.disk, of)));
     let hours = setting(HOURS).map(|text| text.parse::<f64>().unwrap_or_else(|_| panic!("{HOURS} is '{text}': it must be a number")));
     let seeds: Box<dyn Iterator<Item = u64>> = match setting(SEED) {
         Some(text) => Box::new(std::iter::once(text.parse().unwrap_or_else(|_| panic!("{SEED} is '{text}': it must be a number")))),
@@ -174,6 +202,16 @@ pub fn find_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipel
     Ok(trial.report)
 }
 
+/// What every sink holds after a run in which nothing goes wrong: to be compared with an answer that is computed otherwise.
+///
+/// # Errors
+/// A pipeline that fails undisturbed.
+pub fn undisturbed(build: impl Fn(&World) -> Result<Pipeline>) -> Result<Rows, Box<Failure>> {
+    let mut trial = Trial::of(&build);
+    trial.measure()?;
+    Ok(trial.expected)
+}
+
 /// What a schedule did.
 #[derive(Clone, Debug)]
 pub struct Traced {
@@ -188,7 +226,7 @@ pub struct Traced {
 /// # Errors
 /// A pipeline that fails undisturbed.
 pub fn trace(seed: u64, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Traced, Box<Failure>> {
-    let mut trial = Trial { build: &build, expected: Rows::new(), report: Report::default() };
+    let mut trial = Trial::of(&build);
     let sizes = trial.measure()?;
     let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false }).in_memory();
     let outside = Outside::new(&schedule);
@@ -216,18 +254,20 @@ fn points(operations: u64, wanted: u64) -> Vec<u64> {
 /// # Errors
 /// What could not be opened, or ended the pipeline.
 pub fn live(flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool) -> Result<()> {
-    live_watched(flow, clock, dead, |_, _| Ok(()))
+    live_in(None, flow, clock, dead)
 }
 
-/// The same; `watch` sees what it says of itself after each step, and whether that was the first one.
-fn live_watched(flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool, watch: impl Fn(&Status, bool) -> Result<()>) -> Result<()> {
+/// The same; the world's hosts send between steps, and it takes what the process says of itself.
+fn live_in(world: Option<&World>, flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool) -> Result<()> {
     let mut stepper = flow?.stepper()?;
     for n in 0..STEPS {
+        world.map_or(Ok(()), World::feed)?;
         let step = stepper.step()?;
-        watch(&stepper.status(), n == 0)?;
+        world.map_or(Ok(()), |world| world.note(&stepper.status(), n == 0))?;
         match step {
             _ if dead() => return Ok(()),
             Some(true) => {}
+            Some(false) if world.is_some_and(World::end_channels) => {}
             Some(false) => clock.advance(Duration::from_secs(1)),
             None => return Ok(()),
         }
@@ -236,7 +276,7 @@ fn live_watched(flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool, 
 }
 
 /// The same with threads; time passes all the while.
-fn live_on_threads(flow: Result<Pipeline>, workers: usize, clock: &Clock, dead: impl Fn() -> bool) -> Result<()> {
+fn live_on_threads(world: &World, flow: Result<Pipeline>, workers: usize, clock: &Clock, dead: impl Fn() -> bool) -> Result<()> {
     let flow = flow?.workers(workers);
     futures::executor::block_on(async {
         let running = flow.start().await?;
@@ -248,6 +288,11 @@ fn live_on_threads(flow: Result<Pipeline>, workers: usize, clock: &Clock, dead: 
                 let _ = running.stop().await; // what it says is of no use any more
                 return Ok(());
             }
+            if let Err(e) = world.feed() {
+                let _ = running.stop().await; // the host's reason is the one that counts
+                return Err(e);
+            }
+            world.end_channels();
             clock.advance(Duration::from_millis(200));
             std::thread::park_timeout(Duration::from_micros(200));
         }
@@ -267,29 +312,40 @@ struct Trial<'a> {
     /// What an undisturbed run holds.
     expected: Rows,
     report: Report,
+    /// What it does, operation by operation: at the stores, and at the disk below.
+    calls: Vec<String>,
+    disk: Vec<String>,
 }
 
-impl Trial<'_> {
+impl<'a> Trial<'a> {
+    fn of(build: &'a dyn Fn(&World) -> Result<Pipeline>) -> Self {
+        Self { build, expected: Rows::new(), report: Report::default(), calls: vec![], disk: vec![] }
+    }
+
     /// Runs it undisturbed, and counts.
     fn measure(&mut self) -> Result<Sizes, Box<Failure>> {
         let count = |on_disk: bool| {
             let schedule = Schedule::calm(on_disk);
             let outside = Outside::new(&schedule);
             let world = World::of(outside.clone(), Fate::default(), on_disk, None);
-            let outcome = live((self.build)(&world), &outside.clock, || false);
-            let operations = world.fate().operations();
+            let outcome = live_in(Some(&world), (self.build)(&world), &outside.clock, || false);
+            let fate = world.fate();
             drop(world);
             let rows = outcome.and_then(|()| outside.rows()).map_err(|e| failure(&schedule, 1, format!("undisturbed, it fails: {e}")))?;
-            Ok::<_, Box<Failure>>((operations, rows))
+            Ok::<_, Box<Failure>>((fate, rows))
         };
-        let (calls, rows) = count(false)?;
-        let (disk, again) = count(true)?;
+        let (at_stores, rows) = count(false)?;
+        let (at_the_disk, again) = count(true)?;
         if let Some(difference) = difference(&again, &rows) {
             return Err(failure(&Schedule::calm(true), 1, format!("two undisturbed runs are not alike: {difference}")));
         }
         self.expected = rows;
-        (self.report.operations, self.report.disk_calls) = (calls, disk);
-        Ok(Sizes { calls, disk })
+        let sizes = Sizes { calls: at_stores.operations(), disk: at_the_disk.operations() };
+        (self.report.operations, self.report.disk_calls) = (sizes.calls, sizes.disk);
+        [&at_stores, &at_the_disk].into_iter().for_each(|fate| self.report.note(fate));
+        let acts = |fate: Fate| fate.tried().into_iter().map(|(act, _)| act).collect::<Vec<_>>();
+        (self.calls, self.disk) = (acts(at_stores), acts(at_the_disk));
+        Ok(sizes)
     }
 
     fn run(&mut self, schedule: &Schedule, workers: usize) -> Result<(), Box<Failure>> {
@@ -324,8 +380,8 @@ impl Trial<'_> {
             outside.trace.note(Act::Began);
             let (flow, fate) = ((self.build)(world), world.fate());
             let outcome = match workers {
-                1 => live_watched(flow, &outside.clock, || fate.is_dead(), |status, began| outside.note(status, began)),
-                n => live_on_threads(flow, n, &outside.clock, || fate.is_dead()),
+                1 => live_in(Some(world), flow, &outside.clock, || fate.is_dead()),
+                n => live_on_threads(world, flow, n, &outside.clock, || fate.is_dead()),
             };
             outside.trace.note(Act::Gone);
             outcome
@@ -337,8 +393,9 @@ impl Trial<'_> {
             }
             let world = World::in_life(outside, life, schedule.shuffled);
             let outcome = live(&world);
-            let died = world.fate().is_dead();
+            let (fate, died) = (world.fate(), world.fate().is_dead());
             drop(world);
+            self.report.note(&fate);
             self.report.deaths += u64::from(died);
             match outcome {
                 Err(e) if lost(&e) => return outside.rows().map(|rows| End::Refused(rows, outside.sources())).map_err(|e| e.to_string()),
@@ -355,8 +412,9 @@ impl Trial<'_> {
         }
         let shuffled = schedule.shuffled.then_some(schedule.seed);
         let world = World::of(outside.clone(), Fate::default(), false, shuffled);
-        let outcome = live(&world);
+        let (outcome, fate) = (live(&world), world.fate());
         drop(world);
+        self.report.note(&fate);
         let end: fn(Rows, usize) -> End = match outcome {
             Ok(()) => End::Whole,
             Err(e) if lost(&e) => End::Refused,

@@ -10,6 +10,7 @@
 
 pub mod conformance;
 mod crash;
+mod host;
 mod schedule;
 mod table;
 pub mod tier;
@@ -18,7 +19,7 @@ mod trace;
 mod world;
 
 pub use crate::store::faulty::{Fate, Fault};
-pub use crash::{Failure, Report, Schedules, Traced, crash_anywhere, find_failure, live, trace};
+pub use crash::{Failure, Report, Schedules, Traced, crash_anywhere, find_failure, live, trace, undisturbed};
 pub use table::Table;
 pub use topic::Topic;
 pub use trace::Act;

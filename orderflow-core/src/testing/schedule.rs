@@ -4,10 +4,13 @@
 
 use crate::store::faulty::Fault;
 use crate::store::volatile::Draw;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Seeds with this bit name a crash point: one fault at one operation.
 const POINT: u64 = 1 << 63;
+/// Of these, seeds with this bit count calls to the disk: the process dies before or after one, and the power may be cut then.
+const AT_THE_DISK: u64 = 1 << 62;
 
 /// Operations of an undisturbed run.
 #[derive(Clone, Copy, Debug)]
@@ -57,12 +60,42 @@ impl Schedule {
         POINT | (at << 2) | fault as u64
     }
 
+    /// The point of this seed, counted in calls to the disk: of the four a death before and one after the call, and the same with a power cut.
+    pub(super) fn at_the_disk(point: u64) -> u64 {
+        point | AT_THE_DISK
+    }
+
+    /// Seeds for each kind of act of an undisturbed run for which `of` holds, in the middle of those of its kind: of a call to a store and an act on a sink
+    /// every fault; of a call to the disk a death before and one after it, with a power cut.
+    pub(super) fn acts(calls: &[String], disk: &[String], of: fn(&str) -> bool) -> Vec<u64> {
+        // what an append took is never left unanswered, and where answers get lost appends are not counted
+        let is_append = |act: &&String| act.starts_with("write ");
+        let mut seeds = vec![];
+        for at in middles(calls, of) {
+            let appends = calls[..at].iter().filter(is_append).count();
+            for (n, fault) in Fault::ALL.into_iter().enumerate() {
+                match fault {
+                    Fault::Unanswered if is_append(&&calls[at - 1]) => {}
+                    Fault::Unanswered => seeds.push(Self::point((at - appends) as u64, n)),
+                    _ => seeds.push(Self::point(at as u64, n)),
+                }
+            }
+        }
+        let disk = middles(disk, of).into_iter().filter(|at| disk[*at - 1].starts_with("disk: "));
+        seeds.extend(disk.flat_map(|at| [2, 3].map(|bits| Self::at_the_disk(Self::point(at as u64, bits)))));
+        seeds
+    }
+
     /// The schedule of a seed.
     pub(super) fn of(seed: u64, sizes: Sizes, kinds: Kinds) -> Self {
         if seed & POINT != 0 {
-            let (at, fault) = ((seed & !POINT) >> 2, Fault::ALL[(seed & 3) as usize]);
-            let life = Life { faults: vec![(at, fault)], at_the_disk: false, power_cut: None, seed };
-            return Self { seed, lives: vec![life], ..Self::calm(false) };
+            let (at, bits, at_the_disk) = ((seed & !(POINT | AT_THE_DISK)) >> 2, seed & 3, seed & AT_THE_DISK != 0);
+            let (fault, power_cut) = match at_the_disk {
+                false => (Fault::ALL[bits as usize], None),
+                true => (Fault::ALL[2 + (bits & 1) as usize], (bits & 2 != 0).then_some(seed)),
+            };
+            let life = Life { faults: vec![(at, fault)], at_the_disk, power_cut, seed };
+            return Self { seed, lives: vec![life], ..Self::calm(at_the_disk) };
         }
         let mut draw = Draw(seed);
         let on_disk = draw.below(3) > 0;
@@ -79,6 +112,15 @@ impl Schedule {
         self.lives.iter_mut().for_each(|life| (life.at_the_disk, life.power_cut) = (false, None));
         self
     }
+}
+
+/// The middle one of each kind of act, counted from 1.
+fn middles(acts: &[String], of: fn(&str) -> bool) -> Vec<usize> {
+    let mut kinds: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (act, at) in acts.iter().zip(1..).filter(|(act, _)| of(act)) {
+        kinds.entry(act).or_default().push(at);
+    }
+    kinds.into_values().map(|at| at[at.len() / 2]).collect()
 }
 
 /// Which kinds of trouble a pipeline is put to.

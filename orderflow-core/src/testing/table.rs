@@ -69,7 +69,7 @@ impl Sink for Table {
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
         let writer = context.writer;
-        self.fate.run(|| {
+        self.fate.run_as("fence of a table", || {
             let mut held = self.held();
             match held.fence {
                 Some(f) if f.ledger == writer.ledger && f.generation > writer.generation => Err(overtaken(f)),
@@ -80,7 +80,7 @@ impl Sink for Table {
                 }
             }
         })?;
-        let progress = self.fate.run(|| Ok(self.progress()))?;
+        let progress = self.fate.run_as("progress of a table", || Ok(self.progress()))?;
         let writer = TableWriter { table: *self, context, pending: vec![], newest: None, rows: 0, due: false, doubt: false, progress };
         Ok(Opened { writer: Box::new(writer), progress })
     }
@@ -127,7 +127,7 @@ impl TableWriter {
             held.progress = Some(progress);
             table.trace.note(Act::Committed(table.name.to_string(), epoch));
         };
-        table.fate.run(|| {
+        table.fate.run_as("commit of a table", || {
             let mut held = table.held();
             match held.fence {
                 Some(fence) if fence == writer => {}
@@ -143,7 +143,7 @@ impl TableWriter {
             Ok(())
         })?;
         if apart {
-            table.fate.run(|| {
+            table.fate.run_as("progress of a table, by itself", || {
                 remember(&mut table.held());
                 Ok(())
             })?;
@@ -157,7 +157,7 @@ impl TableWriter {
 impl Writer for TableWriter {
     fn write(&mut self, closed: Closed) -> Result<()> {
         // refused or not answered: either way it was not taken
-        self.table.fate.run(|| Ok(()))?;
+        self.table.fate.run_as("rows for a table", || Ok(()))?;
         if self.newest.or(self.progress.map(|p| p.epoch)).is_some_and(|newest| closed.epoch <= newest) {
             return Err(Error::internal(format!("law 3 is broken: epoch {} was given once more", closed.epoch)));
         }
@@ -177,7 +177,7 @@ impl Writer for TableWriter {
     fn poll(&mut self, _wait: Duration) -> Result<Committed> {
         if self.doubt && !planted(Bug::BlindRetry) {
             // never again blindly: what it holds says what happened
-            let progress = self.table.fate.run(|| Ok(self.table.progress()))?;
+            let progress = self.table.fate.run_as("progress of a table", || Ok(self.table.progress()))?;
             self.pending.retain(|(epoch, _)| progress.is_none_or(|p| *epoch > p.epoch));
             (self.progress, self.doubt) = (progress, false);
             self.due = !self.pending.is_empty();

@@ -12,7 +12,6 @@ use crate::source::{
 use crate::store::volatile::Draw;
 use crate::time::{Partition, Position, Positions};
 use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,14 +32,14 @@ pub struct Topic {
 }
 
 enum Log {
-    Rows(RecordBatch),
+    Rows(Changes),
     Records(Arc<Vec<Vec<u8>>>),
 }
 
 impl Log {
     fn len(&self) -> Position {
         (match self {
-            Log::Rows(rows) => rows.num_rows(),
+            Log::Rows(rows) => rows.len(),
             Log::Records(records) => records.len(),
         }) as Position
     }
@@ -52,7 +51,7 @@ impl Log {
         match self {
             Log::Rows(rows) => {
                 let order = UInt32Array::from_iter_values(order.map(|i| i as u32));
-                Log::Rows(take_record_batch(rows, &order).unwrap_or_else(|_| unreachable!("indices of its own rows")))
+                Log::Rows(rows.take(&order).unwrap_or_else(|_| unreachable!("indices of its own rows")))
             }
             Log::Records(records) => Log::Records(Arc::new(order.map(|i| records[i].clone()).collect())),
         }
@@ -65,6 +64,15 @@ impl Topic {
     /// # Panics
     /// Without a partition.
     pub fn rows(partitions: Vec<RecordBatch>) -> Self {
+        Self::changes(partitions.into_iter().map(Changes::inserts).collect())
+    }
+
+    /// A topic of rows with multiplicities, one batch a partition. A row may be withdrawn by the partition that gave it, after it did; such a topic has no
+    /// [duplicates](Topic::duplicates), for nobody withdraws a row twice.
+    ///
+    /// # Panics
+    /// Without a partition.
+    pub fn changes(partitions: Vec<Changes>) -> Self {
         assert!(!partitions.is_empty(), "a topic has a partition");
         let schema = partitions[0].schema();
         Self::of(schema, None, partitions.into_iter().map(Log::Rows).collect())
@@ -194,7 +202,7 @@ impl TopicReader {
             Log::Rows(all) => {
                 (from..to).for_each(|p| fingerprint.add(p, 0, altered(p)));
                 bytes += 16 * rows;
-                Payload::Rows(Changes::inserts(all.slice(from as usize, rows)))
+                Payload::Rows(all.slice(from as usize, rows))
             }
             Log::Records(all) => {
                 let records = Records { all: all.clone(), from, rows };

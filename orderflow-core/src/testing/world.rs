@@ -2,15 +2,18 @@
 //!
 //! Invariant: what outlives a process is in [`Outside`]; a [`World`] is what one process sees of it, and dies with it.
 
+use super::host::{Forgotten, Host};
 use super::schedule::{Life, Schedule};
 use super::table::{Held, Table};
 use super::topic::Topic;
 use super::trace::{Act, Noting, Trace};
+use crate::data::Changes;
 use crate::epoch::Limits;
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
 use crate::runtime::Status;
 use crate::sink::files::{DataSet, JsonLines};
+use crate::source::memory::ChannelSource;
 use crate::store::faulty::{Fate, Faulty};
 use crate::store::volatile::{Draw, Volatile};
 use crate::store::{Memory, Store};
@@ -46,6 +49,8 @@ pub(super) struct Outside {
     complete: Mutex<Option<Epoch>>,
     /// By source: what it was told that every sink holds, and what it no longer has.
     logs: Mutex<Vec<LogState>>,
+    /// By channel.
+    hosts: Mutex<Vec<Forgotten>>,
 }
 
 #[derive(Clone, Default)]
@@ -73,6 +78,7 @@ impl Outside {
             remembered: Mutex::default(),
             complete: Mutex::default(),
             logs: Mutex::default(),
+            hosts: Mutex::default(),
         })
     }
 
@@ -103,7 +109,7 @@ impl Outside {
 
     /// Number of sources.
     pub(super) fn sources(&self) -> usize {
-        lock(&self.logs).len()
+        lock(&self.logs).len() + lock(&self.hosts).len()
     }
 
     /// What every sink holds. No process may be running.
@@ -138,11 +144,13 @@ pub struct World {
     /// Folders that this process has open.
     open: Mutex<BTreeMap<String, Arc<dyn Store>>>,
     sources: Mutex<usize>,
+    /// Behind its channels.
+    hosts: Mutex<Vec<Host>>,
 }
 
 impl World {
     pub(super) fn of(outside: Rc<Outside>, fate: Fate, at_the_disk: bool, shuffled: Option<u64>) -> Self {
-        Self { outside, fate, at_the_disk, shuffled, open: Mutex::default(), sources: Mutex::new(0) }
+        Self { outside, fate, at_the_disk, shuffled, open: Mutex::default(), sources: Mutex::new(0), hosts: Mutex::default() }
     }
 
     /// The world of one life.
@@ -161,6 +169,35 @@ impl World {
         *number += 1;
         let topic = topic.clone().shuffled(self.shuffled.map(|s| s ^ *number as u64)).acknowledging(log.acknowledged.clone());
         if log.gone.is_empty() { topic } else { topic.without(&log.gone) }
+    }
+
+    /// A memory channel as a source, and behind it a host that sends these rows: the next channel of the pipeline. With state the host goes on, in every life,
+    /// where the pipeline says, and forgets what is acknowledged at once; that such a row is not there after a start is a failure.
+    pub fn channel(&self, rows: &Changes) -> ChannelSource {
+        let (mut known, mut hosts) = (lock(&self.outside.hosts), lock(&self.hosts));
+        if known.len() <= hosts.len() {
+            known.push(Forgotten::default());
+        }
+        let number = hosts.len();
+        let shuffled = self.shuffled.map(|s| Draw(s ^ (1000 + number as u64)));
+        let (host, source) = Host::new(rows.clone(), known[number].clone(), shuffled);
+        hosts.push(host);
+        source
+    }
+
+    /// Lets the hosts send.
+    pub(super) fn feed(&self) -> Result<()> {
+        lock(&self.hosts).iter_mut().try_for_each(Host::feed)
+    }
+
+    /// Ends the channels whose hosts have sent everything; true if there was one.
+    pub(super) fn end_channels(&self) -> bool {
+        lock(&self.hosts).iter_mut().fold(false, |any, host| host.end() || any)
+    }
+
+    /// Takes what the process says of itself.
+    pub(super) fn note(&self, status: &Status, began: bool) -> Result<()> {
+        self.outside.note(status, began)
     }
 
     /// A simulated sink, whose rows are compared.

@@ -3,16 +3,20 @@
 //! A whole pipeline runs on one thread, a step at a time, over stores that die or lie at the n-th operation; cuts into fetches and epochs are
 //! a function of the log, so equality is exact.
 
+mod aggregates;
 mod anywhere;
 mod bounded;
 mod changed;
 mod forgetful;
+mod hosted;
 mod model;
 mod planted;
+mod points;
 mod shared;
 mod spooled;
 mod stored;
 mod tools;
+mod typed;
 
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};

@@ -115,7 +115,19 @@ impl Sender {
     /// # Errors
     /// As [`Sender::send`].
     pub fn try_send(&self, rows: RecordBatch) -> Result<Option<u64>> {
-        let changes = Changes::inserts(self.conform(rows)?);
+        self.try_enter(Changes::inserts(self.conform(rows)?))
+    }
+
+    /// [`Sender::try_send`] of rows with multiplicities.
+    ///
+    /// # Errors
+    /// As [`Sender::send_signed`].
+    pub fn try_send_signed(&self, rows: RecordBatch, diffs: Vec<i64>) -> Result<Option<u64>> {
+        let changes = self.signed(rows, diffs)?;
+        self.try_enter(changes)
+    }
+
+    fn try_enter(&self, changes: Changes) -> Result<Option<u64>> {
         let permits = self.permits(&changes);
         match self.0.permits.try_acquire_many(permits) {
             Ok(permit) => permit.forget(),

@@ -41,6 +41,7 @@ fn a_full_channel_takes_no_more_until_it_is_read() {
     assert_eq!((from, to, changes.rows()), (100, 105, &rows(0..5)));
     assert_eq!(sender.try_send(rows(0..1000)).unwrap(), Some(1005), "a batch that is too large for the channel goes alone");
     assert_eq!(sender.try_send(rows(0..1)).unwrap(), None);
+    assert_eq!(sender.try_send_signed(rows(0..1), vec![-1]).unwrap(), None);
     assert_eq!(reader.status().partitions[0].end, Some(1105));
     reader.acknowledge(&Positions::from([(Partition::new("in", 0), 103)])).unwrap();
     assert_eq!(sender.acknowledged(), 3);
@@ -53,9 +54,10 @@ fn it_ends_with_its_last_sender_and_refuses_after_its_reader() {
     let mut reader = open(source, None, Waker::default());
     drop(sender);
     assert_eq!(other.blocking_send_signed(rows(0..2), vec![1, -1]).unwrap(), 2);
+    assert_eq!(other.try_send_signed(rows(0..1), vec![-1]).unwrap(), Some(3));
     drop(other);
     let (_, _, changes) = fetch(&mut *reader).unwrap();
-    assert_eq!(changes.diff_iter().collect::<Vec<_>>(), [1, -1]);
+    assert_eq!(changes.diff_iter().collect::<Vec<_>>(), [1, -1, -1]);
     assert!(matches!(reader.poll().unwrap(), Polled::Ended));
     let (sender, source) = channel(schema(), 1);
     drop(source);
@@ -81,6 +83,7 @@ fn other_columns_are_refused_by_name() {
     }
     assert_eq!(sender.try_send(other(vec![int("n", true)], vec![column()])).unwrap(), Some(1));
     assert!(sender.blocking_send_signed(rows(0..1), vec![0]).is_err() && sender.blocking_send_signed(rows(0..1), vec![]).is_err());
+    assert!(sender.try_send_signed(rows(0..1), vec![0]).is_err());
 }
 
 #[tokio::test]

@@ -3,10 +3,15 @@
 use super::*;
 use orderflow_core::testing::{Report, Schedules, World as Simulated, crash_anywhere};
 
-/// The views on simulated sinks and data sets in turn.
+/// The views on data sets and simulated sinks in turn.
 pub(super) fn build(views: &[View], topic: &Topic, world: &Simulated) -> Result<Pipeline> {
+    over(views, world.source(topic), world)
+}
+
+/// The same over any source.
+pub(super) fn over(views: &[View], source: impl Source, world: &Simulated) -> Result<Pipeline> {
     let mut flow = Pipeline::new("restart");
-    flow.source("numbers", world.source(topic))?;
+    flow.source("numbers", source)?;
     for (n, (name, sql, roll)) in views.iter().enumerate() {
         let view = flow.view(name, sql)?;
         match n % 2 {
@@ -28,7 +33,7 @@ fn all(schedules: &Schedules, topic: &Topic) -> Vec<Report> {
 
 #[test]
 fn killed_at_any_operation_and_started_again_every_sink_holds_what_an_unkilled_run_holds() {
-    all(&Schedules::points(tier::of(25, 200, u64::MAX)), &log());
+    all(&Schedules::points(tier::of(25, 200, u64::MAX)).and_at_the_disk(tier::of(8, 100, 1_000)), &log());
 }
 
 #[test]
