@@ -11,5 +11,6 @@ mod metrics;
 mod oracle;
 mod place;
 mod restart;
+mod restore;
 mod trouble;
 mod watermarks;
