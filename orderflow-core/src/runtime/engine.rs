@@ -155,7 +155,11 @@ impl Engine {
         self.retire()?;
         busy |= self.step_checkpoints()?;
         self.settle();
-        self.publish(busy);
+        // asking a source costs more than counting: only when nothing else is to be done, and at the end
+        if !busy {
+            self.look();
+        }
+        self.publish();
         if matches!(self.phase, Phase::Draining) && self.drained()? {
             self.close()?;
             self.finish(Phase::Finished);
@@ -392,6 +396,7 @@ impl Engine {
     }
 
     fn close(&mut self) -> Result<()> {
+        self.look();
         let mut first = Ok(());
         for source in &mut self.sources {
             if let Err(e) = source.reader.close() {
@@ -416,6 +421,7 @@ impl Engine {
 
     /// Ends without waiting for what is not out.
     fn abandon(&mut self) {
+        self.look();
         self.checkpoints.port.close(false);
         self.log.close(false);
         for source in &mut self.sources {
@@ -452,7 +458,7 @@ impl Engine {
 
     fn finish(&mut self, phase: Phase) {
         self.phase = phase;
-        self.publish(false);
+        self.publish();
     }
 }
 

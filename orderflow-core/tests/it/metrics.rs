@@ -38,6 +38,7 @@ struct Backlog(Arc<AtomicU64>);
 struct BacklogReader {
     readable: Arc<AtomicU64>,
     at: u64,
+    closed: bool,
 }
 
 fn schema() -> SchemaRef {
@@ -66,7 +67,7 @@ impl Source for Backlog {
     }
 
     fn open(self: Box<Self>, _: SourceContext) -> Result<Box<dyn Reader>> {
-        Ok(Box::new(BacklogReader { readable: self.0, at: 0 }))
+        Ok(Box::new(BacklogReader { readable: self.0, at: 0, closed: false }))
     }
 }
 
@@ -96,12 +97,17 @@ impl Reader for BacklogReader {
         Ok(())
     }
 
+    /// As Kafka's reader, it knows nothing any more when it was closed.
     fn status(&self) -> SourceStatus {
+        if self.closed {
+            return SourceStatus::default();
+        }
         let partition = PartitionStatus { partition: Partition::new("events", 0), position: self.at, end: Some(Backlog::END) };
         SourceStatus { partitions: vec![partition], warnings: vec![] }
     }
 
     fn close(&mut self) -> Result<()> {
+        self.closed = true;
         Ok(())
     }
 }
@@ -246,6 +252,13 @@ fn the_facade_is_told_what_was_read_and_refused_and_how_far_behind_it_is() {
         assert_eq!(book.of("orderflow_source_rows_total", ",source=events"), [5.0]);
         assert_eq!(book.of("orderflow_epoch_seconds", ""), [0.25, 0.0]);
         assert_eq!(book.of("orderflow_rejected_total", ",source=numbers"), [2.0], "nothing is counted twice");
+
+        // the end says how sources stood when they were closed
+        let status = stepper.status();
+        let last = &status.sources[1];
+        let stand: Vec<_> = last.status.partitions.iter().map(|p| (p.position, p.end)).collect();
+        assert_eq!((stand, last.lag(), last.watermark()), (vec![(Backlog::END, Some(Backlog::END))], 0, Some(5000)));
+        assert_eq!(book.of("orderflow_source_lag", ",source=events"), [0.0]);
     });
 }
 
