@@ -228,6 +228,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         based: now,
         bases: 0,
         checkpoints: Checkpoints::new(Port::None, options.checkpoint_every, upto, now),
+        looked: now,
         log: Port::None,
         replay,
         spooling: Spooling::default(),

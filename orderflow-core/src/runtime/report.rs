@@ -21,6 +21,7 @@ impl Engine {
     /// Asks every source how it stands. A reader that was closed knows nothing any more, so that the last look is made before.
     pub(super) fn look(&mut self) {
         let now = self.clock.elapsed();
+        self.looked = now;
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         for (source, report) in self.sources.iter().zip(&mut status.sources) {
             report.status = source.reader.status();

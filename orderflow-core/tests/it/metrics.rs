@@ -1,14 +1,15 @@
 //! What the tools of the host are told: the `metrics` facade, the numbers that the handle names, and the spans around the engine and its
 //! workers.
 //!
-//! Invariant: a counter counts what was read or refused and never goes back, a gauge says how it stood at the last quiet moment, and
-//! everything carries the name of its pipeline.
+//! Invariant: a counter counts what was read or refused and never goes back, a gauge says how it stood at the last quiet moment or, under
+//! load, a second ago at most, and everything carries the name of its pipeline.
 
 use crate::feed::collect;
 use ::metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use orderflow_core::data::Changes;
+use orderflow_core::epoch::Limits;
 use orderflow_core::format::{Format, json::Json};
 use orderflow_core::pipeline::Stream;
 use orderflow_core::sink::files::{DataSet, JsonLines};
@@ -259,6 +260,29 @@ fn the_facade_is_told_what_was_read_and_refused_and_how_far_behind_it_is() {
         let stand: Vec<_> = last.status.partitions.iter().map(|p| (p.position, p.end)).collect();
         assert_eq!((stand, last.lag(), last.watermark()), (vec![(Backlog::END, Some(Backlog::END))], 0, Some(5000)));
         assert_eq!(book.of("orderflow_source_lag", ",source=events"), [0.0]);
+    });
+}
+
+#[test]
+fn gauges_go_on_while_the_engine_is_never_idle() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clock, events, book) = (Clock::manual(10_000), Backlog::readable(0), Book::default());
+    // the first epoch closes with the second event, the next one never
+    let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 7, bytes: u64::MAX };
+    let flow = pipeline(folder.path(), events.clone(), &clock).0.epochs(limits);
+    let flow = flow.dead_letters(DataSet::on(Arc::new(Memory::new()), "letters", JsonLines));
+    ::metrics::with_local_recorder(&book, || {
+        let mut stepper = flow.stepper().unwrap();
+        let told = || (book.of("orderflow_source_lag", ",source=events"), book.of("orderflow_source_watermark_seconds", ",source=events"));
+        let mut seen = vec![];
+        for readable in 1..=Backlog::END {
+            events.0.store(readable, Ordering::SeqCst);
+            assert_eq!(stepper.step().unwrap(), Some(true), "there is always something to do");
+            seen.push(told());
+            clock.advance(Duration::from_millis(500));
+        }
+        let (none, after) = ((vec![], vec![]), |lag: f64, watermark: f64| (vec![lag], vec![watermark]));
+        assert_eq!(seen, [none.clone(), none, after(2.0, 2.0), after(2.0, 2.0), after(0.0, 2.0)]);
     });
 }
 
