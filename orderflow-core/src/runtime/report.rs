@@ -61,6 +61,7 @@ impl Engine {
             *report = SinkStatus {
                 name: output.name.to_string(),
                 kind: output.kind.to_string(),
+                label: output.title.to_string(),
                 rows: output.state.rows,
                 committed: output.state.done,
                 pending_bytes: output.state.pending,

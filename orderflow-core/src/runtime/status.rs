@@ -125,6 +125,8 @@ pub struct SinkStatus {
     pub name: String,
     /// What kind of sink it is.
     pub kind: String,
+    /// What messages and metrics call it, as no other sink of the pipeline: `console of totals`, and a second one `console of totals #2`.
+    pub label: String,
     /// Rows given to it.
     pub rows: u64,
     /// The newest epoch that it holds for good.

@@ -9,6 +9,7 @@ use ::metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key,
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use orderflow_core::data::Changes;
+use orderflow_core::datafusion::prelude::{col, lit};
 use orderflow_core::epoch::Limits;
 use orderflow_core::format::{Format, json::Json};
 use orderflow_core::pipeline::Stream;
@@ -286,15 +287,39 @@ fn gauges_go_on_while_the_engine_is_never_idle() {
     });
 }
 
+#[test]
+fn two_sinks_of_one_kind_on_one_view_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clock, book) = (Clock::manual(10_000), Book::default());
+    let (flow, more) = pipeline(folder.path(), Backlog::readable(3), &clock);
+    let set = |name: &str| DataSet::on(Arc::new(Memory::new()), name, JsonLines);
+    for (name, least) in [("one", 3i64), ("both", 2)] {
+        more.filter(col("m").gt_eq(lit(least))).unwrap().sink(set(name)).unwrap();
+    }
+    let flow = flow.dead_letters(set("letters"));
+    ::metrics::with_local_recorder(&book, || {
+        let mut stepper = flow.stepper().unwrap();
+        stepper.settle().unwrap();
+        stepper.drain().unwrap();
+        let sinks: Vec<(String, u64)> = stepper.status().sinks.into_iter().map(|s| (s.label, s.rows)).collect();
+        let expected = [("jsonl of more", 1), ("jsonl of more #2", 2), ("jsonl of dead letters", 3)];
+        assert_eq!(sinks, expected.map(|(label, rows)| (label.to_owned(), rows)));
+        for (whose, rows) in [("more", 2.0), ("jsonl of more", 1.0), ("jsonl of more #2", 2.0)] {
+            assert_eq!(book.of("orderflow_operator_rows_total", &format!(",view={whose},operator=map")), [rows], "{whose}");
+        }
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_handle_names_the_same_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::manual(10_000);
     let (flow, more) = pipeline(folder.path(), Backlog::readable(3), &clock);
     let (out, rows) = sink::memory::sink(100);
+    let (again, same_rows) = sink::memory::sink(100);
     let (dead, letters) = sink::memory::sink(100);
-    more.sink(out.auto_ack()).unwrap();
-    let hosts = [collect(rows), collect(letters)];
+    more.sink(out.auto_ack()).unwrap().sink(again.auto_ack()).unwrap();
+    let hosts = [collect(rows), collect(same_rows), collect(letters)];
     let running = flow.dead_letters(dead.auto_ack()).workers(2).start().await.unwrap();
     running.settled().await.unwrap();
     let status = running.drain().await.unwrap();
@@ -313,6 +338,8 @@ async fn the_handle_names_the_same_numbers() {
         ("watermark_seconds{source=events}", 3.0),
         ("rows{sink=memory of more}", 2.0),
         ("pending_bytes{sink=memory of more}", 0.0),
+        ("rows{sink=memory of more #2}", 2.0),
+        ("pending_bytes{sink=memory of more #2}", 0.0),
         ("rows{sink=memory of dead letters}", 3.0),
         ("pending_bytes{sink=memory of dead letters}", 0.0),
         ("rejected{from=numbers}", 2.0),
@@ -324,7 +351,7 @@ async fn the_handle_names_the_same_numbers() {
     ];
     assert_eq!(metrics, BTreeMap::from(expected.map(|(name, value)| (name.to_owned(), value))));
     let given = hosts.map(|host| host.join().unwrap().iter().flat_map(|d| &d.changes).map(Changes::len).sum::<usize>());
-    assert_eq!(given, [2, 3], "what the sinks were given is what they are said to have been given");
+    assert_eq!(given, [2, 2, 3], "what the sinks were given is what they are said to have been given");
 }
 
 /// The pipeline whose spans and events are listened to.
