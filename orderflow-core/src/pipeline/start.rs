@@ -262,14 +262,14 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         let generation = log.writer().generation;
         let spool = Spool::new(store.clone(), generation, &found, options.keep_spooled || roots.is_none());
         let driver = LogDriver::new(log, spool, engine.written.durable, engine.clock.clone());
-        engine.log = port(driver, &format!("{name}-ledger"), threads, &wake)?;
+        engine.log = port(driver, (&**name, "ledger"), threads, &wake)?;
         // all are judged: what older generations left may go
         engine.log.give(LogJob::Clean);
         if let Some(roots) = &roots {
             let none = || roots.shapes.iter().map(|s| vec![vec![]; s.traces.len()]).collect();
             let files = restored.as_ref().map_or_else(none, |r| r.files.clone());
             let driver = CheckpointDriver::new(store, generation, roots.clone(), files, engine.clock.clone());
-            engine.checkpoints.port = port(driver, &format!("{name}-state"), threads, &wake)?;
+            engine.checkpoints.port = port(driver, (&**name, "checkpoints"), threads, &wake)?;
             engine.checkpoints.port.give(Job::Clean { kept: engine.ledger.checkpoints().to_vec() });
         }
         Ok(())
@@ -287,8 +287,8 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     Ok(engine)
 }
 
-fn port<D: Driver>(driver: D, name: &str, threads: bool, wake: &Waker) -> Result<Port<D>> {
-    Ok(if threads { Port::Thread(DriverThread::start(name, driver, wake.clone())?) } else { Port::Inline(Box::new(driver)) })
+fn port<D: Driver>(driver: D, (pipeline, part): (&str, &'static str), threads: bool, wake: &Waker) -> Result<Port<D>> {
+    Ok(if threads { Port::Thread(DriverThread::start(pipeline, part, driver, wake.clone())?) } else { Port::Inline(Box::new(driver)) })
 }
 
 /// What sinks are opened with.

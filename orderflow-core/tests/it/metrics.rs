@@ -1,5 +1,5 @@
-//! What the tools of the host are told: the `metrics` facade, the numbers that the handle names, and the spans around the engine and its
-//! workers.
+//! What the tools of the host are told: the `metrics` facade, the numbers that the handle names, and the spans around the engine, its
+//! workers and the threads that write.
 //!
 //! Invariant: a counter counts what was read or refused and never goes back, a gauge says how it stood at the last quiet moment or, under
 //! load, a second ago at most, and everything carries the name of its pipeline.
@@ -20,7 +20,7 @@ use orderflow_core::store::Memory;
 use orderflow_core::time::{Clock, Epoch, Partition, Positions};
 use orderflow_core::{Pipeline, Result, sink};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -361,6 +361,8 @@ const HEARD: &str = "heard";
 #[derive(Clone, Default)]
 struct Listener {
     spans: Arc<Mutex<BTreeMap<u64, String>>>,
+    /// Which thread was in which of them.
+    entered: Arc<Mutex<BTreeSet<String>>>,
     events: Arc<Mutex<Vec<String>>>,
     last: Arc<AtomicU64>,
 }
@@ -418,6 +420,10 @@ impl Subscriber for Listener {
     }
 
     fn enter(&self, span: &Id) {
+        if let Some(name) = self.spans.lock().unwrap().get(&span.into_u64()) {
+            let thread = std::thread::current().name().unwrap_or_default().to_owned();
+            self.entered.lock().unwrap().insert(format!("{thread}: {name}"));
+        }
         INSIDE.with_borrow_mut(|inside| inside.push(span.into_u64()));
     }
 
@@ -427,23 +433,35 @@ impl Subscriber for Listener {
 }
 
 #[tokio::test]
-async fn the_engine_and_each_worker_run_in_a_span_with_the_name_of_the_pipeline() {
+async fn each_thread_runs_in_a_span_with_the_name_of_the_pipeline() {
     let listener = Listener::default();
     tracing::subscriber::set_global_default(listener.clone()).expect("no other test of this binary sets one");
+    let folder = tempfile::tempdir().unwrap();
     let (sender, source) = memory::channel(schema(), 10);
+    let (out, rows) = sink::memory::sink(100);
+    let (dead, letters) = sink::memory::sink(100);
+    let hosts = [collect(rows), collect(letters)];
     let mut flow = Pipeline::new(HEARD);
     flow.source("numbers", source).unwrap();
-    flow.view("total", "SELECT sum(n) AS n FROM numbers").unwrap();
+    flow.view("total", "SELECT sum(n) AS n FROM numbers").unwrap().sink(out.auto_ack()).unwrap();
+    let flow = flow.dead_letters(dead.auto_ack()).state(folder.path().join("state"));
     let running = flow.workers(2).start().await.unwrap();
     sender.send(batch([1, 2])).await.unwrap();
     running.settled().await.unwrap();
     drop(sender);
     running.wait().await.unwrap();
-    let mut spans: Vec<String> = listener.spans.lock().unwrap().values().cloned().collect();
-    spans.sort();
-    let workers = [0, 1].map(|worker| format!("orderflow_worker{{pipeline=heard worker={worker}}}"));
-    assert_eq!(spans[..2], workers);
-    assert_eq!(spans[2..], ["orderflow{pipeline=heard}"]);
+    hosts.map(|host| host.join().unwrap());
+    let entered: Vec<String> = listener.entered.lock().unwrap().iter().cloned().collect();
+    let expected = [
+        "heard-checkpoints: orderflow_state{part=checkpoints pipeline=heard}",
+        "heard-engine: orderflow{pipeline=heard}",
+        "heard-ledger: orderflow_state{part=ledger pipeline=heard}",
+        "heard-sink: orderflow_sink{pipeline=heard sink=memory of dead letters}",
+        "heard-sink: orderflow_sink{pipeline=heard sink=memory of total}",
+        "heard-worker-0: orderflow_worker{pipeline=heard worker=0}",
+        "heard-worker-1: orderflow_worker{pipeline=heard worker=1}",
+    ];
+    assert_eq!(entered, expected);
     let events = listener.events.lock().unwrap();
     let closed = "orderflow{pipeline=heard}: epoch=1 message=epoch closed pipeline=heard rows=2";
     assert!(events.iter().any(|e| e == closed), "{events:?}");
