@@ -138,6 +138,7 @@ async fn run(options: Options) -> Result<()> {
         records: &records,
         arrived: &arrived,
         plain,
+        kept: options.state.is_some(),
         json: options.json,
     })?;
     report::next_steps(&options, interrupted)

@@ -324,8 +324,15 @@ fn with_state_the_same_command_goes_on_where_it_stopped_and_counts_no_order_twic
     for said in [&first, &second, &third] {
         assert!(said.contains("State in kept: the same command goes on where it stopped") && said.contains("at least once"), "{said}");
     }
-    for said in [&second, &third] {
+    let at = |said: &str, part: &str| said.find(part).unwrap_or_else(|| panic!("'{part}' is missing: {said}"));
+    for (said, read) in [(&second, ORDERS - before), (&third, 0)] {
         assert_eq!(figure(said, "Orders counted:"), good_orders, "{said}");
+        // what is of this run alone is not mixed with what is of both
+        let parts =
+            ["All runs with this state:", "Failed orders by reason:", "This run:", "Records routed", "(all runs)", "(this run), in kept"];
+        assert!(parts[..4].iter().map(|part| at(said, part)).is_sorted(), "{said}");
+        assert!(said.contains(parts[4]) && (figure(said, "Bad records:") == 0 || said.contains(parts[5])), "{said}");
+        assert!(said.contains(&format!("{read} (this run) in ")), "{said}");
     }
     let out = dir.path().join("kept/results");
     assert_eq!(sum(&deltas(&out.join("city_payment_totals"))), expected.totals);
