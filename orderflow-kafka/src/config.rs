@@ -136,20 +136,22 @@ impl KafkaSource {
         self
     }
 
-    /// Values are CSV lines with the fields of `T` in order.
+    /// Values are CSV lines with the fields of `T` in order. A line that is no whole `T` is refused, also for a field that no view reads;
+    /// [`KafkaSource::format`] takes a [`Csv`] that looks at no other fields than those.
     ///
     /// # Errors
     /// A `T` whose columns cannot be told.
     pub fn csv<T: Record>(self) -> Result<Self> {
-        Ok(self.format(Csv::new(T::schema()?)))
+        Ok(self.format(Csv::new(T::schema()?).strict()))
     }
 
-    /// Values are JSON objects with the fields of `T`.
+    /// Values are JSON objects with the fields of `T`. An object that is no whole `T` is refused, also for a field that no view reads;
+    /// [`KafkaSource::format`] takes a [`Json`] that looks at no other fields than those.
     ///
     /// # Errors
     /// A `T` whose columns cannot be told.
     pub fn json<T: Record>(self) -> Result<Self> {
-        Ok(self.format(Json::new(T::schema()?)))
+        Ok(self.format(Json::new(T::schema()?).strict()))
     }
 
     /// How values become rows.
