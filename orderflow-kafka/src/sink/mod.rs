@@ -162,7 +162,7 @@ impl KafkaSink {
         self
     }
 
-    /// `none`, `gzip`, `snappy` or `lz4`.
+    /// `none`, `gzip`, `snappy` or `lz4`; `zstd` is not built in and refused.
     pub fn compression(self, codec: impl Into<String>) -> Self {
         self.property("compression.type", codec)
     }
