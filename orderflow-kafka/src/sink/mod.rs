@@ -183,7 +183,7 @@ impl KafkaSink {
         self
     }
 
-    /// Put before the name of every topic, that of the progress included.
+    /// Put before the name of every topic, that of the progress included, and before every transactional id.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
