@@ -26,9 +26,12 @@ impl Engine {
         for (source, report) in self.sources.iter().zip(&mut status.sources) {
             report.status = source.reader.status();
             self.idleness.see(&source.name, &report.status.partitions, now);
+        }
+        let idle = self.idleness.idle(now);
+        for (source, report) in self.sources.iter().zip(&mut status.sources) {
             let own = |input: &Input| (input.0 == source.name).then(|| input.1.clone());
             report.watermarks = self.mint.watermarks().iter().filter_map(|(input, at)| Some((own(input)?, *at))).collect();
-            report.idle = self.idleness.idle(now).iter().filter_map(own).collect();
+            report.idle = idle.iter().filter_map(own).collect();
             report.lag_time = report.behind(self.clock.unix_millis());
             let labels = [("pipeline", self.pipeline.to_string()), ("source", source.name.to_string())];
             metrics::gauge!("orderflow_source_lag", &labels).set(report.lag() as f64);
