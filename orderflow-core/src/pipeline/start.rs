@@ -92,14 +92,15 @@ impl Flow {
 
     fn roots(&self, views: &[ViewPlan], outputs: &[OutputPlan], source: &dyn Fn(usize) -> String) -> Result<Option<Roots>> {
         let mut roots = Roots::of(views.iter().map(|v| (&*v.name, &v.node)), outputs.iter().map(|o| &o.node), source)?;
-        let texts = roots.iter_mut().flat_map(|r| &mut r.shapes).map(|shape| &mut shape.text);
-        texts.for_each(|text| *text = self.with_versions(std::mem::take(text)));
+        for shape in roots.iter_mut().flat_map(|r| &mut r.shapes) {
+            shape.text = self.with_versions(std::mem::take(&mut shape.text), &shape.calls);
+        }
         Ok(roots)
     }
 
-    /// With the versions of the functions that a plan calls and that are not DataFusion's: another meaning is another plan.
-    fn with_versions(&self, text: String) -> String {
-        let called = |f: &&Function| text.contains(&format!("{}(", f.name()));
+    /// The text of a plan with the versions of those functions that it calls and that are not DataFusion's: another meaning is another plan.
+    fn with_versions(&self, text: String, calls: &BTreeSet<String>) -> String {
+        let called = |f: &&Function| calls.contains(f.name());
         let versions: Vec<String> = self.catalog.functions().filter(called).map(|f| format!("{} {}", f.name(), f.version())).collect();
         if versions.is_empty() { text } else { format!("{text} [version of {}]", versions.join(", ")) }
     }
@@ -119,7 +120,7 @@ impl Flow {
                     reads.push(views[*view].name.to_string());
                 }
             });
-            Computed { name, text: self.with_versions(plan.display_indent().to_string()), reads }
+            Computed { name, text: self.with_versions(plan.display_indent().to_string(), &node.calls()), reads }
         };
         let of_views = self.views.iter().zip(&views).map(|(v, l)| computed(format!("view {}", v.name), &v.plan, &l.node)).collect();
         let name = |o: &super::OutputDef| format!("sink {} of {}", o.sink.kind(), o.view);
