@@ -11,5 +11,6 @@ mod metrics;
 mod oracle;
 mod place;
 mod restart;
+mod scripted;
 mod trouble;
 mod watermarks;
