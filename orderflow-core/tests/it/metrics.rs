@@ -450,7 +450,7 @@ async fn each_thread_runs_in_a_span_with_the_name_of_the_pipeline() {
     running.settled().await.unwrap();
     drop(sender);
     running.wait().await.unwrap();
-    hosts.map(|host| host.join().unwrap());
+    hosts.into_iter().for_each(|host| drop(host.join().unwrap()));
     let entered: Vec<String> = listener.entered.lock().unwrap().iter().cloned().collect();
     let expected = [
         "heard-checkpoints: orderflow_state{part=checkpoints pipeline=heard}",
