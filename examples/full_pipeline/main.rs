@@ -4,12 +4,14 @@
 //! `cargo run --example full_pipeline` brings its own broker; `-- --brokers HOST:PORT` runs on a real Kafka; `-- --help` says the rest.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "a program prints, and has a clock of its own")]
 
+mod endless;
 mod options;
 mod patience;
 mod produce;
 mod report;
 
 use clap::Parser;
+use endless::Endless;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use options::Options;
 use orderflow::domain::order;
@@ -85,9 +87,11 @@ async fn run(options: Options) -> Result<()> {
     };
     // topics of an embedded broker are gone with the process, so what is kept cannot lean on them
     let generated = embedded.is_some() && options.state.is_some();
-    let source: Box<dyn Source> = match generated {
-        true => Box::new(options.recipe().rate(options.rate).source(Arc::new(pipelines::orders::json()))),
-        false => Box::new(source),
+    let made = || options.recipe().rate(options.rate).source(Arc::new(pipelines::orders::json()));
+    let source: Box<dyn Source> = match (generated, options.follow) {
+        (true, true) => Box::new(Endless(made())),
+        (true, false) => Box::new(made()),
+        (false, _) => Box::new(source),
     };
     let mut routed = Kafka::sink(&brokers).topics_sql(pipelines::orders::ROUTES).prefix(&options.topic_prefix);
     routed = routed.partitions(PARTITIONS).lanes(options.lanes);
@@ -139,6 +143,7 @@ async fn run(options: Options) -> Result<()> {
         records: &records,
         arrived: &arrived,
         plain,
+        kept: options.state.is_some(),
         json: options.json,
     })?;
     report::next_steps(&options, interrupted)

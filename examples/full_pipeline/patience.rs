@@ -36,7 +36,7 @@ impl Interrupts {
 /// What a run waits for now.
 fn waits(status: &Status) -> Vec<String> {
     let sources = status.sources.iter().filter_map(|s| Some(format!("source {}: {}", s.name, s.waits.as_ref()?)));
-    let sinks = status.sinks.iter().filter_map(|s| Some(format!("{} of {}: {}", s.kind, s.name, s.waits.as_ref()?)));
+    let sinks = status.sinks.iter().filter_map(|s| Some(format!("{}: {}", s.label, s.waits.as_ref()?)));
     sources.chain(sinks).collect()
 }
 
@@ -83,7 +83,7 @@ pub(crate) async fn cut_short(running: &Running) -> Error {
         .sinks
         .iter()
         .filter(|s| s.committed < status.complete)
-        .map(|s| format!("{} of {} holds epochs up to {} of {}", s.kind, s.name, s.committed, status.complete))
+        .map(|s| format!("{} holds epochs up to {} of {}", s.label, s.committed, status.complete))
         .collect();
     missing.extend(waits(&status).iter().filter_map(|w| w.lines().next()).map(str::to_owned));
     if let Err(e) = running.stop().await {

@@ -132,14 +132,19 @@ pub(crate) struct Closing<'a> {
     pub(crate) arrived: &'a BTreeMap<String, u64>,
     /// Whether topics were written without transactions.
     pub(crate) plain: bool,
+    /// Whether what earlier runs found is in the views.
+    pub(crate) kept: bool,
     /// Whether the standard output is for a program.
     pub(crate) json: bool,
 }
 
-/// Prints the closing tables and checks what was routed against the topics themselves.
+/// Prints the closing tables and checks what was routed against the topics themselves. With state, what the views hold is of all runs and what was counted
+/// on the way is of this one.
 pub(crate) fn closing(c: &Closing<'_>) -> Result<()> {
     let totals = table(&["city", "payment type", "orders", "amount"], &c.views.totals)?;
-    let mut text = format!("\nOrders and amount by city and payment type:\n{totals}\n");
+    let scopes = if c.kept { ["\nAll runs with this state:\n", "\nThis run:\n", " (all runs)", " (this run)"] } else { [""; 4] };
+    let [all_runs, this_run, of_all, of_this] = scopes;
+    let mut text = format!("{all_runs}\nOrders and amount by city and payment type:\n{totals}\n");
     text += &format!("Orders by payment type and success:\n{}\n", table(&["payment type", "successful", "failed"], &c.views.categories)?);
     text += &format!("Failed orders by reason:\n{}\n", table(&["reason", "orders"], &c.views.failures)?);
     let mut routed = Table::new();
@@ -155,15 +160,16 @@ pub(crate) fn closing(c: &Closing<'_>) -> Result<()> {
     }
     right(&mut routed, 1);
     let by = if c.plain { "by the topics' end offsets" } else { "by reading what was committed to the topics" };
-    text += &format!("Records routed, as confirmed by the broker and {by}:\n{routed}\n");
+    text += &format!("{this_run}Records routed, as confirmed by the broker and {by}:\n{routed}\n");
     let read: u64 = c.status.sources.iter().map(|s| s.rows).sum();
     let rejected: i64 = c.status.rejected.values().sum();
     let sums = c.views.sums.first().filter(|b| b.num_rows() == 1);
     let sum = |i: usize| sums.map_or(Ok(String::new()), |b| cell(b, i, 0));
-    text += &format!("Orders counted: {}, amount {}\n", sum(0)?, sum(1)?);
+    text += &format!("Orders counted: {}, amount {}{of_all}\n", sum(0)?, sum(1)?);
     let place = if rejected > 0 { format!(", in {}", c.out.join("dead_letters").display()) } else { String::new() };
-    text += &format!("Bad records:    {rejected}{place}\n");
-    text += &format!("Records read:   {read} in {:.1} s, {:.0} records/s from start to end\n", c.seconds, read as f64 / c.seconds);
+    text += &format!("Bad records:    {rejected}{of_this}{place}\n");
+    let (seconds, rate) = (c.seconds, read as f64 / c.seconds);
+    text += &format!("Records read:   {read}{of_this} in {seconds:.1} s, {rate:.0} records/s from start to end\n");
     let parquet = c.out.join("city_payment_totals");
     text += &format!("Parquet:        {}\n", parquet.display());
     text += &format!(

@@ -91,8 +91,25 @@ impl Settings {
     }
 }
 
+/// Whether the feature `tls` brings what a property is for. It does not bring what fetches tokens over HTTP, which librdkafka itself refuses.
 fn needs_tls(name: &str, value: &str) -> bool {
-    name.starts_with("sasl.") || name.starts_with("ssl.") || (name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext"))
+    let over_http = name.starts_with("sasl.oauthbearer.") && name != "sasl.oauthbearer.config";
+    let is_secure = ["ssl.", "ssl_", "sasl.", "enable.ssl.", "enable.sasl.", "oauthbearer_"].iter().any(|start| name.starts_with(start));
+    is_secure && !over_http || name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext")
+}
+
+/// What to do where librdkafka was built without what a property is for, by the words in which it says so.
+fn not_built_in(why: &str) -> Option<&'static str> {
+    [
+        ("libzstd", "take lz4, snappy or gzip; a program that must have zstd depends on rdkafka with its feature `zstd`, too"),
+        (
+            "libcurl",
+            "take PLAIN or SCRAM; a program that must fetch tokens over HTTP depends on rdkafka with its features `curl` and `ssl`, too",
+        ),
+    ]
+    .iter()
+    .find(|(library, _)| why.contains(library))
+    .map(|(_, hint)| *hint)
 }
 
 /// Why a client could not be made from its configuration.
@@ -101,7 +118,13 @@ pub(crate) fn refused_property(e: KafkaError) -> Error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
             Error::user(format!("Kafka has no property '{name}'")).hint("the names are those of librdkafka's CONFIGURATION.md")
         }
-        KafkaError::ClientConfig(_, why, name, _) => Error::user(format!("the value of Kafka property '{name}' is refused")).why(why),
+        KafkaError::ClientConfig(_, why, name, _) => {
+            let e = Error::user(format!("the value of Kafka property '{name}' is refused")).why(&why);
+            match not_built_in(&why) {
+                Some(hint) => e.hint(hint),
+                None => e,
+            }
+        }
         e => Error::user("the Kafka client could not be made").why(e),
     }
 }
@@ -235,11 +258,41 @@ mod tests {
     #[cfg(not(feature = "tls"))]
     #[test]
     fn security_is_refused_without_the_feature() {
-        for (name, value) in [("security.protocol", "SASL_SSL"), ("sasl.mechanism", "PLAIN"), ("ssl.ca.location", "/x")] {
-            let e = Settings::new("b:1").property(name, value).client(&[], &[]).unwrap_err();
-            assert!(e.to_string().contains(name) && e.to_string().contains("feature `tls`"), "{e}");
+        for protocol in ["ssl", "SASL_SSL", "sasl_plaintext"] {
+            let e = Settings::new("b:1").property("security.protocol", protocol).client(&[], &[]).unwrap_err();
+            assert!(e.to_string().contains("feature `tls`"), "{e}");
+        }
+        // all that librdkafka's CONFIGURATION.md says of TLS and SASL
+        let ssl = "cipher.suites curves.list sigalgs.list key.location key.password key.pem certificate.location certificate.pem ca.location \
+            ca.pem ca.certificate.stores crl.location keystore.location keystore.password providers engine.location engine.id \
+            endpoint.identification.algorithm certificate.verify_cb";
+        let sasl = "mechanisms mechanism kerberos.service.name kerberos.principal kerberos.kinit.cmd kerberos.keytab \
+            kerberos.min.time.before.relogin username password oauthbearer.config";
+        let more =
+            ["ssl_ca", "enable.ssl.certificate.verification", "enable.sasl.oauthbearer.unsecure.jwt", "oauthbearer_token_refresh_cb"];
+        let names = ssl.split_whitespace().map(|n| format!("ssl.{n}")).chain(sasl.split_whitespace().map(|n| format!("sasl.{n}")));
+        for name in names.chain(more.map(str::to_owned)) {
+            let e = Settings::new("b:1").property(&name, "x").client(&[], &[]).unwrap_err();
+            assert!(e.to_string().contains(&format!("'{name}'")) && e.to_string().contains("feature `tls`"), "{e}");
         }
         assert!(Settings::new("b:1").property("security.protocol", "plaintext").client(&[], &[]).is_ok());
+    }
+
+    #[test]
+    fn what_no_build_of_ours_has_is_refused_with_what_to_take_instead() {
+        for (name, value, instead) in [
+            ("compression.type", "zstd", "take lz4, snappy or gzip"),
+            ("compression.codec", "zstd", "take lz4, snappy or gzip"),
+            ("sasl.oauthbearer.method", "oidc", "take PLAIN or SCRAM"),
+            ("https.ca.location", "/x", "take PLAIN or SCRAM"),
+        ] {
+            let e = Settings::new("b:1").property(name, value).client(&[], &[]).unwrap_err();
+            assert!(e.to_string().contains(&format!("'{name}'")), "{e}");
+            assert!(e.remedy().is_some_and(|hint| hint.starts_with(instead)), "{e}");
+        }
+        for codec in ["none", "lz4", "snappy", "gzip"] {
+            assert!(Settings::new("b:1").property("compression.type", codec).client(&[], &[]).is_ok(), "{codec}");
+        }
     }
 
     #[cfg(feature = "tls")]

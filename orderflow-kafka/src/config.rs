@@ -69,6 +69,12 @@ pub(crate) enum Topics {
 }
 
 /// A Kafka source that has not been opened. Without a format its rows have no columns but the hidden ones.
+///
+/// What is fetched and not yet taken is bounded: 16 MiB over all partitions (`queued.max.messages.kbytes`, an equal share each), and of each a
+/// fetch more, half its share and at most 1 MiB (`max.partition.fetch.bytes`). That is 24 MiB in all, and 96 KiB a partition where there are more
+/// than 256. A response that is being taken apart comes on top, 8 MiB a broker (`fetch.max.bytes`), and so does what is larger in a single batch:
+/// brokers send it whole, and it is unpacked whole. [`KafkaSource::property`] sets each of the three otherwise. What was taken counts as the
+/// [pipeline's memory](orderflow_core::Pipeline::memory).
 #[derive(Clone)]
 pub struct KafkaSource {
     pub(crate) settings: Settings,
@@ -136,20 +142,22 @@ impl KafkaSource {
         self
     }
 
-    /// Values are CSV lines with the fields of `T` in order.
+    /// Values are CSV lines with the fields of `T` in order. A line that is no whole `T` is refused, also for a field that no view reads;
+    /// [`KafkaSource::format`] takes a [`Csv`] that looks at no other fields than those.
     ///
     /// # Errors
     /// A `T` whose columns cannot be told.
     pub fn csv<T: Record>(self) -> Result<Self> {
-        Ok(self.format(Csv::new(T::schema()?)))
+        Ok(self.format(Csv::new(T::schema()?).strict()))
     }
 
-    /// Values are JSON objects with the fields of `T`.
+    /// Values are JSON objects with the fields of `T`. An object that is no whole `T` is refused, also for a field that no view reads;
+    /// [`KafkaSource::format`] takes a [`Json`] that looks at no other fields than those.
     ///
     /// # Errors
     /// A `T` whose columns cannot be told.
     pub fn json<T: Record>(self) -> Result<Self> {
-        Ok(self.format(Json::new(T::schema()?)))
+        Ok(self.format(Json::new(T::schema()?).strict()))
     }
 
     /// How values become rows.

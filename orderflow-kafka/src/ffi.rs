@@ -99,11 +99,15 @@ impl Message {
         (kind != sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && at >= 0).then_some(at)
     }
 
-    /// Shows its headers in order. A name that is not UTF-8 is left out.
-    pub(crate) fn headers<'a>(&'a self, visit: &mut dyn FnMut(&'a str, Option<&'a [u8]>)) {
+    /// Shows its headers in order, each of them: in a name that is not UTF-8, U+FFFD stands for what is not. (A name ends at its first zero byte: it
+    /// comes as a C string.)
+    pub(crate) fn headers(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
         let mut headers = ptr::null_mut();
         // SAFETY: the message is valid; it parses its headers once, which is no race because `Message` is not `Sync`.
         let err = unsafe { sys::rd_kafka_message_headers(self.0.as_ptr(), &mut headers) };
+        if let Some(code) = code(err).filter(|code| *code != Code::NoEnt) {
+            tracing::warn!(offset = self.offset(), "the headers of a record cannot be read: {code}");
+        }
         if code(err).is_some() || headers.is_null() {
             return;
         }
@@ -115,9 +119,7 @@ impl Message {
             }
             // SAFETY: on success the name is a C string and the value `len` bytes or null; both live as long as the message.
             let (name, value) = unsafe { (CStr::from_ptr(name), bytes(value, len)) };
-            if let Ok(name) = name.to_str() {
-                visit(name, value);
-            }
+            visit(&name.to_string_lossy(), value);
         }
     }
 }
@@ -513,7 +515,8 @@ impl Headers {
         NonNull::new(unsafe { sys::rd_kafka_headers_new(n) }).map(Self)
     }
 
-    pub(crate) fn add(&mut self, name: &str, value: Option<&[u8]>) {
+    pub(crate) fn add(&mut self, name: impl AsRef<[u8]>, value: Option<&[u8]>) {
+        let name = name.as_ref();
         let (data, len) = value.map_or((ptr::null(), 0), |v| (v.as_ptr(), v.len()));
         // SAFETY: name and value are described by their lengths and copied by the call.
         unsafe { sys::rd_kafka_header_add(self.0.as_ptr(), name.as_ptr().cast(), name.len() as isize, data.cast(), len as isize) };

@@ -19,6 +19,8 @@ struct Service {
     environment: BTreeMap<String, serde_yaml_ng::Value>,
     #[serde(default)]
     network_mode: Option<String>,
+    #[serde(default)]
+    entrypoint: Vec<String>,
 }
 
 impl Service {
@@ -64,13 +66,14 @@ fn compose_has_the_versions_and_ports_of_the_script() {
         ("hdfs", "HADOOP_VERSION", &["HDFS_PORT", "HDFS_NN_HTTP_PORT", "HDFS_DN_PORT", "HDFS_DN_HTTP_PORT", "HDFS_DN_IPC_PORT"]),
         ("mariadb", "MARIADB_VERSION", &["MARIADB_PORT"]),
         ("postgres", "POSTGRES_VERSION", &["POSTGRES_PORT"]),
+        ("s3", "MOTO_VERSION", &["S3_PORT"]),
     ];
     for (name, version, ports) in expected {
         let service = &compose.services[name];
         assert_eq!(service.version(), script[version], "{name}");
         assert_eq!(service.ports(), ports.iter().map(|p| script[*p].as_str()).collect(), "{name}");
     }
-    let named: BTreeSet<_> = expected.iter().map(|(name, ..)| *name).chain(["hdfs-datanode"]).collect();
+    let named: BTreeSet<_> = expected.iter().map(|(name, ..)| *name).chain(["hdfs-datanode", "s3-bucket"]).collect();
     assert_eq!(compose.services.keys().map(String::as_str).collect::<BTreeSet<_>>(), named);
 }
 
@@ -80,6 +83,20 @@ fn the_two_halves_of_hdfs_are_one_version_in_one_network() {
     let (name, data) = (&compose.services["hdfs"], &compose.services["hdfs-datanode"]);
     assert_eq!((&data.image, data.network_mode.as_deref()), (&name.image, Some("service:hdfs")));
     assert!(name.environment.contains_key("CORE-SITE.XML_fs.defaultFS"));
+}
+
+#[test]
+fn the_s3_of_both_is_one_program_with_one_bucket() {
+    let compose: Compose = serde_yaml_ng::from_str(&read("compose.yaml")).unwrap();
+    let (s3, bucket) = (&compose.services["s3"], &compose.services["s3-bucket"]);
+    assert_eq!((&bucket.image, bucket.network_mode.as_deref()), (&s3.image, Some("service:s3")));
+    let script = read("scripts/services");
+    let defaults = defaults(&script);
+    let port = defaults["S3_PORT"].as_str();
+    assert!(script.contains("\"$PARTS/s3.py\" \"$S3_PORT\"") && script.contains("http://127.0.0.1:$S3_PORT/orderflow"));
+    assert_eq!(s3.entrypoint, ["python", "/s3.py", port, "0.0.0.0"]);
+    let makes = bucket.entrypoint.last().unwrap();
+    assert!(makes.contains(&format!("http://127.0.0.1:{port}\"")) && makes.contains("Bucket=\"orderflow\""), "{makes}");
 }
 
 #[test]

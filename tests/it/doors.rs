@@ -9,7 +9,7 @@ use orderflow::arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema,
 use orderflow::domain::{Order, order};
 use orderflow::format::csv::Csv;
 use orderflow::kafka::{EmbeddedBroker, Kafka, KafkaSource, Until};
-use orderflow::pipelines::orders::TOTALS;
+use orderflow::pipelines::orders::{self, TOTALS};
 use orderflow::plan::typed::Record;
 use orderflow::sink::dead_letter::DeadLetters;
 use orderflow::source::file::{CsvFiles, Header};
@@ -105,6 +105,48 @@ async fn json_of_a_record_is_a_door_for_structs_closures_and_sql() {
 #[tokio::test]
 async fn csv_of_a_record_is_a_door_for_structs_closures_and_sql() {
     the_sample_lines(CSV, "6,106", |source| source.csv::<Order>()).await;
+}
+
+/// What a door refuses of these values where a view reads nothing but the city, and why.
+async fn turned_away(values: &[String], door: impl FnOnce(KafkaSource) -> KafkaSource) -> Vec<(String, String)> {
+    let (broker, dir) = (broker(), tempfile::tempdir().unwrap());
+    let sent: Vec<Sent> = values.iter().map(|value| Sent::value(value.as_str())).collect();
+    send(broker.bootstrap_servers(), "orders", sent.iter().map(|s| (Some(0), s)));
+    let mut flow = Pipeline::new("doors");
+    flow.source("orders", door(Kafka::topic("orders").brokers(broker.bootstrap_servers()).until(Until::Latest))).unwrap();
+    flow.view("cities", "SELECT city, count(*) AS orders FROM orders GROUP BY city").unwrap();
+    let dead_letters = dir.path().join("dead_letters");
+    let running = flow.dead_letters(DeadLetters::append(&dead_letters)).start().await.unwrap();
+    running.wait().await.unwrap();
+    letters(&dead_letters).into_iter().map(|letter| (String::from_utf8(letter.bytes).unwrap(), letter.reason)).collect()
+}
+
+#[tokio::test]
+async fn typed_doors_refuse_what_is_no_whole_record_as_the_pipeline_of_orders_does() {
+    let of = |line: &str, changes: &[(&str, &str)], more: [String; 2]| {
+        let changed = changes.iter().map(|(from, to)| {
+            assert_eq!(line.matches(from).count(), 1, "{from}");
+            line.replace(from, to)
+        });
+        changed.chain(more).chain([line.to_owned()]).collect::<Vec<_>>()
+    };
+    let json = JSON.lines().next().unwrap();
+    let changes = [
+        ("\"customer_id\":101", "\"customer_id\":true"),
+        ("\"qty\":24", "\"qty\":\"24\""),
+        ("\"qty\":24", "\"qty\":24,\"qty\":24"),
+        ("\"price\":10,", ""),
+        ("\"product_name\":\"Pen\"", "\"product_name\":null"),
+    ];
+    let values = of(json, &changes, [format!("{json}x"), json[..json.len() / 2].to_owned()]);
+    let typed = turned_away(&values, |source| source.json::<Order>().unwrap()).await;
+    assert_eq!(typed.iter().map(|(value, _)| value).collect::<Vec<_>>(), values[..7].iter().collect::<Vec<_>>());
+    assert_eq!(typed, turned_away(&values, |source| source.format(orders::json())).await);
+
+    let csv = CSV.lines().next().unwrap();
+    let values = of(csv, &[(",24,", ",many,"), (",101,", ",,")], [format!("{csv},more"), csv[..csv.len() / 2].to_owned()]);
+    let typed = turned_away(&values, |source| source.csv::<Order>().unwrap()).await;
+    assert_eq!(typed.iter().map(|(value, _)| value).collect::<Vec<_>>(), values[..4].iter().collect::<Vec<_>>());
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use orderflow::domain::Order;
 use orderflow::generator::{Expected, Orders, Share, Total, expected};
 use sqlx::{ConnectOptions, Row, sqlite};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -324,13 +324,45 @@ fn with_state_the_same_command_goes_on_where_it_stopped_and_counts_no_order_twic
     for said in [&first, &second, &third] {
         assert!(said.contains("State in kept: the same command goes on where it stopped") && said.contains("at least once"), "{said}");
     }
-    for said in [&second, &third] {
+    let at = |said: &str, part: &str| said.find(part).unwrap_or_else(|| panic!("'{part}' is missing: {said}"));
+    for (said, read) in [(&second, ORDERS - before), (&third, 0)] {
         assert_eq!(figure(said, "Orders counted:"), good_orders, "{said}");
+        // what is of this run alone is not mixed with what is of both
+        let parts =
+            ["All runs with this state:", "Failed orders by reason:", "This run:", "Records routed", "(all runs)", "(this run), in kept"];
+        assert!(parts[..4].iter().map(|part| at(said, part)).is_sorted(), "{said}");
+        assert!(said.contains(parts[4]) && (figure(said, "Bad records:") == 0 || said.contains(parts[5])), "{said}");
+        assert!(said.contains(&format!("{read} (this run) in ")), "{said}");
     }
     let out = dir.path().join("kept/results");
     assert_eq!(sum(&deltas(&out.join("city_payment_totals"))), expected.totals);
     assert_eq!(expected.totals.values().map(|t| t.orders).sum::<u64>(), good_orders);
     assert_eq!(letters(&out.join("dead_letters")).len() as u64, expected.rejected);
+}
+
+#[test]
+fn who_follows_with_state_and_no_broker_follows_until_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let command = || {
+        let mut command = program(dir.path());
+        command.args(["--state", "kept", "--orders", "300"]);
+        command
+    };
+    let mut child = Ended(command().arg("--follow").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut notes = BufReader::new(child.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    // said every few seconds: by then a run that ends with the orders is over
+    assert!(notes.any(|line| line == "300 orders processed"), "it ended by itself");
+    let pressed = Command::new("kill").args(["-INT", &child.0.id().to_string()]).status().unwrap();
+    assert!(pressed.success());
+    let notes: Vec<String> = notes.collect();
+    let mut said = String::new();
+    child.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    let status = child.0.wait().unwrap();
+    assert!(status.success(), "{status}: {notes:?}");
+    assert_eq!((figure(&said, "Records read:"), figure(&said, "Orders counted:")), (300, 300), "{said}");
+    // without it the same command ends
+    let again = good(&mut command());
+    assert_eq!((figure(&again, "Records read:"), figure(&again, "Orders counted:")), (0, 300), "{again}");
 }
 
 /// What the table of totals in a SQLite file says.

@@ -12,6 +12,7 @@ mod example_embed;
 mod full_pipeline;
 mod killed;
 mod layers;
+mod metrics_table;
 mod orders;
 mod orders_killed;
 mod orders_stream;

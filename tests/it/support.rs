@@ -50,6 +50,8 @@ pub(crate) async fn run_orders(source: KafkaSource, routed: KafkaSink, out: &Pat
     let counters = routed.counters();
     let running = orders(source, routed, out).start().await.unwrap();
     let status = running.wait().await.unwrap();
+    let source = &status.sources[0];
+    assert!(!source.status.partitions.is_empty() && source.lag() == 0, "the end says where each partition was left: {source:?}");
     let found = found(&running, &status, &counters, "").await;
     assert_eq!(sum(&deltas(&out.join("totals"))), found.totals, "the sum of all deltas is the final state");
     found

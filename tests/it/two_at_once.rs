@@ -15,7 +15,8 @@ use orderflow::pipelines::orders::TOTALS;
 use orderflow::sink::dead_letter::DeadLetters;
 use orderflow::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer};
 use orderflow::sinks::Parquet;
-use orderflow::store::{self, Store, Upload};
+use orderflow::store::layer::{Layer, Layered};
+use orderflow::store::{self, Store};
 use orderflow::{Pipeline, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,7 +47,7 @@ impl Stop {
     }
 }
 
-/// A store that stops the process before or after it has put an object into `folder` that was not there.
+/// Stops the process before or after it has put an object into `folder` that was not there.
 #[derive(Debug)]
 struct Stopping {
     below: Arc<dyn Store>,
@@ -55,13 +56,9 @@ struct Stopping {
     after: Stop,
 }
 
-impl Store for Stopping {
-    fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.below.get(name)
-    }
-
-    fn put(&self, name: &str) -> Result<Box<dyn Upload>> {
-        self.below.put(name)
+impl Layer for Stopping {
+    fn below(&self) -> &dyn Store {
+        &*self.below
     }
 
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
@@ -73,18 +70,6 @@ impl Store for Stopping {
             self.after.pass();
         }
         outcome
-    }
-
-    fn publish(&self, staged: &str, name: &str) -> Result<bool> {
-        self.below.publish(staged, name)
-    }
-
-    fn list(&self, folder: &str) -> Result<Vec<String>> {
-        self.below.list(folder)
-    }
-
-    fn delete(&self, name: &str) -> Result<()> {
-        self.below.delete(name)
     }
 }
 
@@ -173,7 +158,7 @@ fn child() {
     let source = cluster.source();
     let source = if variable("ORDERFLOW_TWICE_UNTIL").is_empty() { source } else { source.until(Until::Latest) };
     let stopping = |name: &str, folder: &'static str, before: Stop, after: Stop| -> Arc<dyn Store> {
-        Arc::new(Stopping { below: open(&endpoint, &url, name), folder, before, after })
+        Arc::new(Layered(Stopping { below: open(&endpoint, &url, name), folder, before, after }))
     };
     let never = || Stop::at("nowhere", 0);
     let run = async {

@@ -5,6 +5,7 @@
 use super::{TRIES, look, moved};
 use crate::epoch::Seen;
 use crate::error::{Error, Result, Retry};
+use crate::pipeline::NONE_IS_WHOLE;
 use crate::state::{Manifest, read, read_spool};
 use crate::store::Store;
 use serde::Serialize;
@@ -142,9 +143,7 @@ fn checkpoints(store: &Arc<dyn Store>, seen: &Seen) -> Result<Verification> {
             "the next start goes on from the older checkpoint, as of epoch {epoch}, by itself; the sources must still hold what came after it. \
              Look at the disk, or restore the folder from a copy"
         ),
-        None => "the next start is refused: restore the folder from a copy, or start with on_change(OnChange::Rebuild), which reads the sources again \
-                 from where they began, if they still hold it"
-            .to_owned(),
+        None => format!("the next start is refused: {NONE_IS_WHOLE}"),
     });
     Ok(found)
 }

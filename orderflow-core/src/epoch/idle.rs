@@ -29,8 +29,11 @@ impl Idleness {
         self.after.is_some()
     }
 
-    /// What a source says about its partitions at `now`.
+    /// What a source says about its partitions at `now`; nothing is remembered where none is ever idle.
     pub fn see(&mut self, source: &Arc<str>, partitions: &[PartitionStatus], now: Duration) {
+        if self.after.is_none() {
+            return;
+        }
         for p in partitions {
             let key = (source.clone(), p.partition.clone());
             if p.end.is_some_and(|end| p.position >= end) || planted(Bug::IdleWithBacklog) {
@@ -90,7 +93,7 @@ mod tests {
         assert_eq!(numbers(&idle.idle(S(40))), [2]);
         let mut never = Idleness::new(None);
         never.see(&"s".into(), &[at(0, 5, Some(5))], S(0));
-        assert!(!never.is_declared() && never.idle(S(1000)).is_empty());
+        assert!(!never.is_declared() && never.stand.is_empty() && never.idle(S(1000)).is_empty());
     }
 
     #[test]

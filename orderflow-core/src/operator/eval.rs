@@ -41,6 +41,8 @@ impl Rejects {
 pub struct Blame {
     /// Name of the view, for the dead letter.
     pub view: Arc<str>,
+    /// Whose operator it is, for metrics: the view's or that of one of its sinks.
+    pub counted_as: Arc<str>,
     /// The worker's refused rows.
     pub rejects: Rejects,
     /// Name of the pipeline, for metrics.
@@ -48,9 +50,9 @@ pub struct Blame {
 }
 
 impl Blame {
-    /// Counts rows that left an operator of the view, in the `metrics` facade: `orderflow_operator_rows_total`.
+    /// Counts rows that left an operator of the view or sink, in the `metrics` facade: `orderflow_operator_rows_total`.
     pub fn rows_of(&self, operator: &'static str) -> metrics::Counter {
-        let labels = [("pipeline", self.pipeline.to_string()), ("view", self.view.to_string()), ("operator", operator.to_owned())];
+        let labels = [("pipeline", self.pipeline.to_string()), ("view", self.counted_as.to_string()), ("operator", operator.to_owned())];
         metrics::counter!("orderflow_operator_rows_total", &labels)
     }
 

@@ -45,6 +45,14 @@ impl fmt::Display for Step {
 }
 
 impl Step {
+    /// The expressions that it evaluates.
+    pub fn exprs(&self) -> &[Arc<dyn PhysicalExpr>] {
+        match self {
+            Step::Filter(expr) => std::slice::from_ref(expr),
+            Step::Project(exprs, _) => exprs,
+        }
+    }
+
     /// `input` followed by this step, fused with the steps before it.
     pub fn after(self, input: Node) -> Node {
         let schema = match &self {

@@ -17,6 +17,9 @@ pub use render::{Context, Failure, Rendered};
 
 use crate::dataflow::Stream;
 use arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::ScalarFunctionExpr;
+use datafusion::physical_plan::PhysicalExpr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// One step of a view, ready to be rendered on any number of workers.
@@ -87,9 +90,28 @@ impl Node {
         }
     }
 
+    /// The names of the scalar functions that it calls, and everything it reads but for views.
+    pub fn calls(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        self.walk(&mut |node| match node {
+            Node::Map(_, map) => map.steps.iter().flat_map(map::Step::exprs).for_each(|e| called(e, &mut found)),
+            Node::Aggregate(_, plan) => plan.exprs().for_each(|e| called(e, &mut found)),
+            Node::Source { .. } | Node::View { .. } | Node::Union(..) | Node::Closure(..) | Node::Custom(..) => {}
+        });
+        found
+    }
+
     /// Calls `visit` on this node and everything it reads.
     pub fn walk(&self, visit: &mut impl FnMut(&Node)) {
         visit(self);
         self.inputs().into_iter().for_each(|n| n.walk(visit));
     }
+}
+
+/// Adds the names of the scalar functions that an expression calls.
+fn called(expr: &Arc<dyn PhysicalExpr>, found: &mut BTreeSet<String>) {
+    if let Some(call) = expr.downcast_ref::<ScalarFunctionExpr>() {
+        found.insert(call.fun().name().to_owned());
+    }
+    expr.children().into_iter().for_each(|e| called(e, found));
 }

@@ -80,12 +80,12 @@ impl<'s> Context<'s> {
         root
     }
 
-    /// Renders `node` for the view `view`.
+    /// Renders `node` for the view `view`; metrics count it as an operator of `counted_as`.
     ///
     /// # Errors
     /// What cannot be rendered, which lowering should have refused.
-    pub fn render(&self, node: &Node, view: &Arc<str>) -> Result<Rendered<'s>> {
-        let blame = self.blame(view);
+    pub fn render(&self, node: &Node, view: &Arc<str>, counted_as: &Arc<str>) -> Result<Rendered<'s>> {
+        let blame = self.blame(view, counted_as);
         let width = node.schema().fields().len();
         let stateless = |stream, order, live| Rendered { stream, order, state: None, columns: width, live };
         Ok(match node {
@@ -107,30 +107,30 @@ impl<'s> Context<'s> {
                 Rendered { stream, order, state: below.state.as_ref().map(select), columns: width, live: below.live }
             }
             Node::Map(input, plan) => {
-                let below = self.render(input, view)?;
+                let below = self.render(input, view, counted_as)?;
                 let order = plan.order(below.order, input.schema().fields().len());
                 let through = |state| Rc::new(Through { state, map: plan.clone(), view: view.clone() }) as Rc<dyn State>;
                 let stream = map::render(below.stream, plan.clone(), blame, self.failure.clone());
                 Rendered { stream, order, state: below.state.map(through), columns: width, live: below.live }
             }
             Node::Aggregate(input, plan) => {
-                let below = self.render(input, view)?;
+                let below = self.render(input, view, counted_as)?;
                 let (stream, state) = aggregate::render(below.stream, plan.clone(), blame, self.failure.clone(), self.root(below.live));
                 Rendered { stream, order: Order::Key, state: Some(Rc::new(state)), columns: width, live: false }
             }
             Node::Union(inputs, _) => {
-                let inputs = inputs.iter().map(|n| self.render(n, view)).collect::<Result<Vec<_>>>()?;
+                let inputs = inputs.iter().map(|n| self.render(n, view, counted_as)).collect::<Result<Vec<_>>>()?;
                 // two branches over one source share origins, so only a sort makes the order canonical
                 let live = inputs.iter().any(|r| r.live);
                 stateless(self.scope.concatenate(inputs.into_iter().map(|r| r.stream)), Order::Sorted, live)
             }
             Node::Closure(input, plan) => {
-                let below = self.render(input, view)?;
+                let below = self.render(input, view, counted_as)?;
                 let order = if below.order == Order::Origin { Order::Origin } else { Order::Sorted };
                 stateless(closure::render(below.stream, plan.clone(), blame, self.failure.clone()), order, below.live)
             }
             Node::Custom(input, plan) => {
-                let below = self.render(input, view)?;
+                let below = self.render(input, view, counted_as)?;
                 let f = plan.payload.downcast_ref::<Box<super::RawOperator>>();
                 let f = f.ok_or_else(|| Error::internal("a raw operator without its function"))?;
                 stateless(f(below.stream), Order::Sorted, below.live)
@@ -138,8 +138,8 @@ impl<'s> Context<'s> {
         })
     }
 
-    fn blame(&self, view: &Arc<str>) -> Blame {
-        Blame { view: view.clone(), rejects: self.rejects.clone(), pipeline: self.pipeline.clone() }
+    fn blame(&self, view: &Arc<str>, counted_as: &Arc<str>) -> Blame {
+        Blame { view: view.clone(), counted_as: counted_as.clone(), rejects: self.rejects.clone(), pipeline: self.pipeline.clone() }
     }
 
     fn select(&self, stream: Stream<'s>, indices: Vec<usize>, schema: &arrow::datatypes::SchemaRef, blame: Blame) -> Stream<'s> {
@@ -162,7 +162,7 @@ impl<'s> Context<'s> {
         match &rendered.state {
             Some(state) => Ok(state.clone()),
             None => {
-                let blame = self.blame(view);
+                let blame = self.blame(view, view);
                 keep::render(rendered.stream.clone(), &node.schema(), blame, self.failure.clone(), probe, self.root(rendered.live))
             }
         }

@@ -22,6 +22,7 @@ use arrow::datatypes::{DataType, Decimal128Type, Field, Schema, SchemaRef, UInt8
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::PhysicalExpr;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ const VERSION: u32 = 1;
 pub struct Shape {
     /// What it computes, from the source on.
     pub text: String,
+    /// The scalar functions that it calls for that.
+    pub calls: BTreeSet<String>,
     /// Its traces.
     pub traces: Vec<TraceShape>,
     /// How they make rows.
@@ -95,13 +98,14 @@ impl Roots {
         source: &dyn Fn(usize) -> String,
     ) -> Result<Option<Self>> {
         let mut roots = Roots::default();
-        let mut known = Views { live: vec![], state: vec![], texts: vec![], rows: vec![], source };
+        let mut known = Views { live: vec![], state: vec![], texts: vec![], calls: vec![], rows: vec![], source };
         for (name, node) in views {
             if !roots.visit(node, &known)? {
                 return Ok(None);
             }
             let mut rows = known.rows(node, roots.shapes.len());
             let (live, state, text) = (is_live(node, &known.live), known.has_state(node), known.text(node));
+            let calls = known.calls(node);
             // the rows of a view that can be read: in the aggregate that they come from, or kept
             match (state, live) {
                 (true, _) => {}
@@ -109,13 +113,14 @@ impl Roots {
                     let plan = keep::all_columns(&node.schema())?;
                     rows = Some((roots.shapes.len(), all(&node.schema())));
                     let (text, traces) = (format!("{VERSION} rows of {text}"), trace_shapes(&plan));
-                    roots.shapes.push(Shape { text, traces, rows: StoredRows::of(&plan, true)? });
+                    roots.shapes.push(Shape { text, calls: calls.clone(), traces, rows: StoredRows::of(&plan, true)? });
                 }
                 (false, false) => roots.feeds = true,
             }
             known.live.push(live);
             known.state.push(state);
             known.texts.push(text);
+            known.calls.push(calls);
             roots.views.extend(rows.clone().map(|(root, columns)| RootView { view: name.to_owned(), root, columns }));
             known.rows.push(rows);
         }
@@ -137,8 +142,8 @@ impl Roots {
         }
         match node {
             Node::Aggregate(input, plan) if is_live(input, &views.live) => {
-                let text = format!("{VERSION} {}", views.text(node));
-                self.shapes.push(Shape { text, traces: trace_shapes(plan), rows: StoredRows::of(plan, false)? });
+                let (text, calls) = (format!("{VERSION} {}", views.text(node)), views.calls(node));
+                self.shapes.push(Shape { text, calls, traces: trace_shapes(plan), rows: StoredRows::of(plan, false)? });
             }
             Node::Aggregate(..) => self.feeds = true,
             Node::Custom(..) => return Ok(false),
@@ -157,6 +162,8 @@ struct Views<'a> {
     /// Whether an aggregate can answer for its rows.
     state: Vec<bool>,
     texts: Vec<String>,
+    /// The scalar functions that each calls, and the views that it reads.
+    calls: Vec<BTreeSet<String>>,
     /// The root that has its rows, and which of its columns they are.
     rows: Vec<Option<Chosen>>,
     source: &'a dyn Fn(usize) -> String,
@@ -193,6 +200,17 @@ impl Views<'_> {
             }
             _ => None,
         }
+    }
+
+    /// The scalar functions that a node calls, from the source on.
+    fn calls(&self, node: &Node) -> BTreeSet<String> {
+        let mut found = node.calls();
+        node.walk(&mut |n| {
+            if let Node::View { view, .. } = n {
+                found.extend(self.calls[*view].iter().cloned());
+            }
+        });
+        found
     }
 
     /// What a node computes, from the source on.

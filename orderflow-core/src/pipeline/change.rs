@@ -174,6 +174,17 @@ fn unnumbered(label: &str) -> (&str, usize) {
     split.unwrap_or((label, 1))
 }
 
+/// These names of sinks, in the order of the pipeline, each for one sink alone.
+pub(super) fn told_apart(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut seen = BTreeMap::<String, usize>::new();
+    let next = |name: String| {
+        let n = seen.entry(name.clone()).or_default();
+        *n += 1;
+        numbered(&name, *n)
+    };
+    names.into_iter().map(next).collect()
+}
+
 /// Gives sinks the names that they have now: once they were called by their place in the pipeline, `sink 3, parquet of totals`.
 pub(crate) fn renamed(mut found: Recovered) -> Recovered {
     let old = |label: &str| {
@@ -183,12 +194,8 @@ pub(crate) fn renamed(mut found: Recovered) -> Recovered {
     let labels: BTreeSet<&String> = found.start.iter().flat_map(|s| s.plan.keys()).chain(found.held.keys()).collect();
     let mut sinks: Vec<(usize, String, String)> = labels.into_iter().filter_map(|l| old(l).map(|(n, name)| (n, name, l.clone()))).collect();
     sinks.sort();
-    let (mut seen, mut names) = (BTreeMap::<String, usize>::new(), BTreeMap::new());
-    for (_, name, label) in sinks {
-        let n = seen.entry(name.clone()).or_default();
-        *n += 1;
-        names.insert(label, numbered(&name, *n));
-    }
+    let now = told_apart(sinks.iter().map(|(_, name, _)| name.clone()));
+    let names: BTreeMap<String, String> = sinks.into_iter().map(|(_, _, label)| label).zip(now).collect();
     let name = |label: String| names.get(&label).cloned().unwrap_or(label);
     found.held = found.held.into_iter().map(|(label, p)| (name(label), p)).collect();
     if let Some(start) = &mut found.start {

@@ -11,6 +11,7 @@ mod stream;
 
 pub(crate) use change::renamed;
 pub use change::{Difference, Fate, OnChange, PartDifference, StateDifference, StateFate};
+pub(crate) use restore::NONE_IS_WHOLE;
 pub use running::Running;
 pub use stream::{Stream, Typed};
 

@@ -79,14 +79,14 @@ pub(super) fn recover(options: &Options, parts: &Parts, waiting: &dyn Fn() -> bo
 /// Looks at all sinks before one of them is opened, so that a state that is not theirs is refused while everything is as it was. The ledger is won:
 /// nobody else binds epochs that its end does not name, and progress beyond it was made with another state.
 pub(super) fn look(kept: &Kept, tail: Epoch, parts: &Parts, labels: &[String], context: &SinkContext) -> Result<()> {
-    for ((view, schema, sink), ledger_label) in parts.sinks.iter().zip(labels) {
-        let label = format!("{} of {view}", sink.kind());
+    for (((view, schema, sink), output), ledger_label) in parts.sinks.iter().zip(&parts.blueprint.outputs).zip(labels) {
+        let title = &output.title;
         let context = SinkContext { view: view.clone(), schema: schema.clone(), ..context.clone() };
-        let seen = sink.look(&context).map_err(|e| e.at(format!("sink {label}")));
+        let seen = sink.look(&context).map_err(|e| e.at(format!("sink {title}")));
         // whether something is missing, or can be told from what came later, is judged when it is open
         let (born, base) = (kept.found.births.get(ledger_label).copied(), Some(Epoch(0)));
         let known = Known { writer: context.writer, tail, remembered: None, born, base };
-        let fits = |p: Progress| resume(&label, known, Some(p), |_| true);
+        let fits = |p: Progress| resume(title, known, Some(p), |_| true);
         if let Err(e) = seen.and_then(|progress| progress.map(fits).transpose()) {
             // whoever was overtaken in the meantime does not know the end of the ledger, and judges nobody
             return Err(kept.log.overtaken()?.unwrap_or(e));

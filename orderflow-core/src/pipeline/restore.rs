@@ -15,6 +15,10 @@ use crate::store::Store;
 use crate::time::Epoch;
 use std::sync::Arc;
 
+/// What to do where no checkpoint is whole.
+pub(crate) const NONE_IS_WHOLE: &str = "restore the state from a copy; or start with on_change(OnChange::Rebuild), which computes all views again \
+     from the beginning of the sources, if they still hold it; or start anew with another state and other sinks";
+
 /// State to begin with.
 pub(super) struct Restored {
     pub(super) image: Image,
@@ -42,12 +46,9 @@ impl Restored {
         }
         match told {
             _ if damaged.is_empty() => Ok(None),
-            OnChange::Refuse => Err(Error::user("no stored checkpoint can be used, so nothing was changed")
-                .why(damaged.join("; "))
-                .hint(
-                    "restore the state from a copy; or start with on_change(OnChange::Rebuild), which computes all views again from the beginning of \
-                     the sources, if they still hold it; or start anew with another state and other sinks",
-                )),
+            OnChange::Refuse => {
+                Err(Error::user("no stored checkpoint can be used, so nothing was changed").why(damaged.join("; ")).hint(NONE_IS_WHOLE))
+            }
             OnChange::Rebuild => {
                 tracing::warn!("no stored checkpoint can be used: views are computed again from the sources");
                 Ok(None)

@@ -54,8 +54,8 @@ impl Running {
             out.extend(source.watermark().map(|ms| (format!("watermark_seconds{{source={}}}", source.name), ms as f64 / 1000.0)));
         }
         for sink in &s.sinks {
-            out.push((format!("rows{{sink={} of {}}}", sink.kind, sink.name), sink.rows as f64));
-            out.push((format!("pending_bytes{{sink={} of {}}}", sink.kind, sink.name), sink.pending_bytes as f64));
+            out.push((format!("rows{{sink={}}}", sink.label), sink.rows as f64));
+            out.push((format!("pending_bytes{{sink={}}}", sink.label), sink.pending_bytes as f64));
         }
         out.extend(s.rejected.iter().map(|(from, n)| (format!("rejected{{from={from}}}"), *n as f64)));
         for (at, epoch) in [("minted", s.minted), ("complete", s.complete), ("committed", s.committed)] {

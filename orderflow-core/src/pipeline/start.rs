@@ -70,7 +70,8 @@ impl Flow {
             }
         };
         sinks.push(("dead letters".into(), Rejected::schema(), dead));
-        outputs.push(OutputPlan { view: "dead letters".into(), node: Node::Union(vec![], Rejected::schema()) });
+        let title = format!("{} of dead letters", sinks[outputs.len()].2.kind()).into();
+        outputs.push(OutputPlan { view: "dead letters".into(), title, node: Node::Union(vec![], Rejected::schema()) });
         let mut plans = vec![];
         let mut sources = vec![];
         for (s, wanted) in self.sources.drain(..).zip(wanted) {
@@ -91,23 +92,27 @@ impl Flow {
 
     fn roots(&self, views: &[ViewPlan], outputs: &[OutputPlan], source: &dyn Fn(usize) -> String) -> Result<Option<Roots>> {
         let mut roots = Roots::of(views.iter().map(|v| (&*v.name, &v.node)), outputs.iter().map(|o| &o.node), source)?;
-        let texts = roots.iter_mut().flat_map(|r| &mut r.shapes).map(|shape| &mut shape.text);
-        texts.for_each(|text| *text = self.with_versions(std::mem::take(text)));
+        for shape in roots.iter_mut().flat_map(|r| &mut r.shapes) {
+            shape.text = self.with_versions(std::mem::take(&mut shape.text), &shape.calls);
+        }
         Ok(roots)
     }
 
-    /// With the versions of the functions that a plan calls and that are not DataFusion's: another meaning is another plan.
-    fn with_versions(&self, text: String) -> String {
-        let called = |f: &&Function| text.contains(&format!("{}(", f.name()));
+    /// The text of a plan with the versions of those functions that it calls and that are not DataFusion's: another meaning is another plan.
+    fn with_versions(&self, text: String, calls: &BTreeSet<String>) -> String {
+        let called = |f: &&Function| calls.contains(f.name());
         let versions: Vec<String> = self.catalog.functions().filter(called).map(|f| format!("{} {}", f.name(), f.version())).collect();
         if versions.is_empty() { text } else { format!("{text} [version of {}]", versions.join(", ")) }
     }
 
     fn lower_all(&self) -> Result<Lowered> {
         let view = |v: &super::ViewDef| Ok(ViewPlan { name: v.name.clone(), node: self.lower(&v.plan)? });
-        let output = |o: &super::OutputDef| Ok(OutputPlan { view: o.view.clone(), node: self.lower(&o.plan)? });
+        let titles = change::told_apart(self.outputs.iter().map(|o| format!("{} of {}", o.sink.kind(), o.view)));
+        let output = |(o, title): (&super::OutputDef, String)| {
+            Ok(OutputPlan { view: o.view.clone(), title: title.into(), node: self.lower(&o.plan)? })
+        };
         let views = self.views.iter().map(view).collect::<Result<Vec<_>>>()?;
-        let outputs = self.outputs.iter().map(output).collect::<Result<Vec<_>>>()?;
+        let outputs = self.outputs.iter().zip(titles).map(output).collect::<Result<Vec<_>>>()?;
         let computed = |name: String, plan: &datafusion::logical_expr::LogicalPlan, node: &Node| {
             let mut reads = vec![];
             node.walk(&mut |n| {
@@ -115,7 +120,7 @@ impl Flow {
                     reads.push(views[*view].name.to_string());
                 }
             });
-            Computed { name, text: self.with_versions(plan.display_indent().to_string()), reads }
+            Computed { name, text: self.with_versions(plan.display_indent().to_string(), &node.calls()), reads }
         };
         let of_views = self.views.iter().zip(&views).map(|(v, l)| computed(format!("view {}", v.name), &v.plan, &l.node)).collect();
         let name = |o: &super::OutputDef| format!("sink {} of {}", o.sink.kind(), o.view);
@@ -228,6 +233,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         based: now,
         bases: 0,
         checkpoints: Checkpoints::new(Port::None, options.checkpoint_every, upto, now),
+        looked: now,
         log: Port::None,
         replay,
         spooling: Spooling::default(),
@@ -257,14 +263,14 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         let generation = log.writer().generation;
         let spool = Spool::new(store.clone(), generation, &found, options.keep_spooled || roots.is_none());
         let driver = LogDriver::new(log, spool, engine.written.durable, engine.clock.clone());
-        engine.log = port(driver, &format!("{name}-ledger"), threads, &wake)?;
+        engine.log = port(driver, (&**name, "ledger"), threads, &wake)?;
         // all are judged: what older generations left may go
         engine.log.give(LogJob::Clean);
         if let Some(roots) = &roots {
             let none = || roots.shapes.iter().map(|s| vec![vec![]; s.traces.len()]).collect();
             let files = restored.as_ref().map_or_else(none, |r| r.files.clone());
             let driver = CheckpointDriver::new(store, generation, roots.clone(), files, engine.clock.clone());
-            engine.checkpoints.port = port(driver, &format!("{name}-state"), threads, &wake)?;
+            engine.checkpoints.port = port(driver, (&**name, "checkpoints"), threads, &wake)?;
             engine.checkpoints.port.give(Job::Clean { kept: engine.ledger.checkpoints().to_vec() });
         }
         Ok(())
@@ -282,8 +288,8 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     Ok(engine)
 }
 
-fn port<D: Driver>(driver: D, name: &str, threads: bool, wake: &Waker) -> Result<Port<D>> {
-    Ok(if threads { Port::Thread(DriverThread::start(name, driver, wake.clone())?) } else { Port::Inline(Box::new(driver)) })
+fn port<D: Driver>(driver: D, (pipeline, part): (&str, &'static str), threads: bool, wake: &Waker) -> Result<Port<D>> {
+    Ok(if threads { Port::Thread(DriverThread::start(pipeline, part, driver, wake.clone())?) } else { Port::Inline(Box::new(driver)) })
 }
 
 /// What sinks are opened with.
@@ -299,12 +305,12 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
     let name = engine.pipeline.clone();
     let Ends { orders, labels, context } = ends;
     let kept = context.kept;
-    for (((view, schema, sink), order), ledger_label) in parts.sinks.into_iter().zip(orders).zip(labels) {
+    let titles: Vec<Arc<str>> = parts.blueprint.outputs.iter().map(|o| o.title.clone()).collect();
+    for ((((view, schema, sink), title), order), ledger_label) in parts.sinks.into_iter().zip(titles).zip(orders).zip(labels) {
         let (kind, keeps_progress) = (sink.kind(), sink.guarantee(kept) == Guarantee::ExactlyOnce);
         let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
         let context = SinkContext { view: view.clone(), schema: schema.clone(), ..context.clone() };
-        let label = format!("{kind} of {view}");
-        let opened = sink.open(context).map_err(|e| e.at(format!("sink {label}")))?;
+        let opened = sink.open(context).map_err(|e| e.at(format!("sink {title}")))?;
         // a sink that keeps no progress goes on after what the ledger saw it take
         let progress = if keeps_progress { opened.progress } else { opened.progress.or(remembered) };
         let told = progress.map_or(Epoch(0), |p| p.epoch);
@@ -315,17 +321,17 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
             born: found.births.get(&ledger_label).copied(),
             base: known.then(|| found.base()),
         };
-        let gate = match resume(&label, known, progress, |epoch| epoch >= found.base() || engine.replay.ends(epoch))? {
+        let gate = match resume(&title, known, progress, |epoch| epoch >= found.base() || engine.replay.ends(epoch))? {
             Resume::After(epoch) if planted(Bug::GateTooLow) => Epoch(epoch.0.saturating_sub(1)),
             Resume::After(epoch) if planted(Bug::GateTooHigh) => epoch.next(),
             Resume::After(epoch) => epoch,
             Resume::New => Epoch(0),
         };
-        let driver = SinkDriver::new(label.clone().into(), opened.writer, gate, told, engine.clock.clone());
+        let driver = SinkDriver::new(title.clone(), opened.writer, gate, told, engine.clock.clone());
         let port =
             if threads { SinkPort::Thread(SinkThread::start(&name, driver, wake.clone())?) } else { SinkPort::Inline(Box::new(driver)) };
         let state = SinkState::default();
-        engine.outputs.push(Output { name: view, kind, schema, order, label: ledger_label, keeps_progress, port, state });
+        engine.outputs.push(Output { name: view, kind, title, schema, order, label: ledger_label, keeps_progress, port, state });
     }
     for (source, value) in parts.sources {
         // from where it began, or from where it is read again; behind all that is stored of it
@@ -346,8 +352,11 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
     }
     let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
     status.sources = engine.sources.iter().map(|s| s.report.clone()).collect();
-    status.sinks =
-        engine.outputs.iter().map(|o| SinkStatus { name: o.name.to_string(), kind: o.kind.to_owned(), ..SinkStatus::default() }).collect();
+    let sink = |o: &Output| {
+        let (name, kind, label) = (o.name.to_string(), o.kind.to_owned(), o.title.to_string());
+        SinkStatus { name, kind, label, ..SinkStatus::default() }
+    };
+    status.sinks = engine.outputs.iter().map(sink).collect();
     Ok(())
 }
 

@@ -35,6 +35,8 @@ pub(super) const EPOCHS_IN_FLIGHT: usize = 3;
 const BASE_EVERY: Duration = Duration::from_secs(10);
 /// How long the engine sleeps at most: sources with a rate are polled at least this often.
 const TICK: Duration = Duration::from_millis(100);
+/// How often sources are asked how they stand while there is always something else to do.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Fetches taken from one source in one step, so that control never waits long.
 pub(super) const FETCHES_A_STEP: usize = 64;
 
@@ -94,6 +96,8 @@ pub(crate) struct Engine {
     pub(crate) based: Duration,
     pub(crate) bases: u64,
     pub(crate) checkpoints: Checkpoints,
+    /// When the sources were last asked how they stand.
+    pub(crate) looked: Duration,
     /// Epochs of an earlier run that are read again.
     pub(crate) replay: Replay,
     pub(crate) spooling: Spooling,
@@ -155,7 +159,11 @@ impl Engine {
         self.retire()?;
         busy |= self.step_checkpoints()?;
         self.settle();
-        self.publish(busy);
+        // asking a source costs more than counting: when nothing else is to be done, now and then under load, and at the end
+        if !busy || self.clock.elapsed() >= self.looked + LOOK_EVERY {
+            self.look();
+        }
+        self.publish();
         if matches!(self.phase, Phase::Draining) && self.drained()? {
             self.close()?;
             self.finish(Phase::Finished);
@@ -392,6 +400,7 @@ impl Engine {
     }
 
     fn close(&mut self) -> Result<()> {
+        self.look();
         let mut first = Ok(());
         for source in &mut self.sources {
             if let Err(e) = source.reader.close() {
@@ -416,6 +425,7 @@ impl Engine {
 
     /// Ends without waiting for what is not out.
     fn abandon(&mut self) {
+        self.look();
         self.checkpoints.port.close(false);
         self.log.close(false);
         for source in &mut self.sources {
@@ -452,7 +462,7 @@ impl Engine {
 
     fn finish(&mut self, phase: Phase) {
         self.phase = phase;
-        self.publish(false);
+        self.publish();
     }
 }
 

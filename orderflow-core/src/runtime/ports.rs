@@ -47,6 +47,8 @@ pub(crate) struct SourcePort {
 pub(crate) struct Output {
     pub(crate) name: Arc<str>,
     pub(crate) kind: &'static str,
+    /// What messages and metrics call it: as no other sink of the pipeline.
+    pub(crate) title: Arc<str>,
     pub(crate) schema: SchemaRef,
     pub(crate) order: Order,
     /// What the ledger calls it, and whether it keeps its progress itself.

@@ -18,8 +18,33 @@ impl Engine {
         }
     }
 
-    pub(super) fn publish(&mut self, busy: bool) {
+    /// Asks every source how it stands. A reader that was closed knows nothing any more, so that the last look is made before.
+    pub(super) fn look(&mut self) {
         let now = self.clock.elapsed();
+        self.looked = now;
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        for (source, report) in self.sources.iter().zip(&mut status.sources) {
+            report.status = source.reader.status();
+            self.idleness.see(&source.name, &report.status.partitions, now);
+        }
+        let idle = self.idleness.idle(now);
+        for (source, report) in self.sources.iter().zip(&mut status.sources) {
+            let own = |input: &Input| (input.0 == source.name).then(|| input.1.clone());
+            report.watermarks = self.mint.watermarks().iter().filter_map(|(input, at)| Some((own(input)?, *at))).collect();
+            report.idle = idle.iter().filter_map(own).collect();
+            report.lag_time = report.behind(self.clock.unix_millis());
+            let labels = [("pipeline", self.pipeline.to_string()), ("source", source.name.to_string())];
+            metrics::gauge!("orderflow_source_lag", &labels).set(report.lag() as f64);
+            if let Some(behind) = report.lag_time {
+                metrics::gauge!("orderflow_source_lag_seconds", &labels).set(behind.as_secs_f64());
+            }
+            if let Some(watermark) = report.watermark() {
+                metrics::gauge!("orderflow_source_watermark_seconds", &labels).set(watermark as f64 / 1000.0);
+            }
+        }
+    }
+
+    pub(super) fn publish(&mut self) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.phase = self.phase.clone();
         status.minted = self.ledger.tail();
@@ -30,32 +55,16 @@ impl Engine {
         status.checkpoint = self.checkpoints.complete;
         status.checkpoint_bytes = self.checkpoints.state.bytes;
         status.merged_bytes = self.checkpoints.state.merged_bytes;
-        for (source, report) in self.sources.iter_mut().zip(&mut status.sources) {
+        for (source, report) in self.sources.iter().zip(&mut status.sources) {
             report.rows = source.report.rows;
             report.bytes = source.report.bytes;
             report.waits.clone_from(&source.report.waits);
-            // asking a source costs more than counting: only when nothing else is to be done, or at the end
-            if !busy {
-                report.status = source.reader.status();
-                self.idleness.see(&source.name, &report.status.partitions, now);
-                let own = |input: &Input| (input.0 == source.name).then(|| input.1.clone());
-                report.watermarks = self.mint.watermarks().iter().filter_map(|(input, at)| Some((own(input)?, *at))).collect();
-                report.idle = self.idleness.idle(now).iter().filter_map(own).collect();
-                report.lag_time = report.behind(self.clock.unix_millis());
-                let labels = [("pipeline", self.pipeline.to_string()), ("source", source.name.to_string())];
-                metrics::gauge!("orderflow_source_lag", &labels).set(report.lag() as f64);
-                if let Some(behind) = report.lag_time {
-                    metrics::gauge!("orderflow_source_lag_seconds", &labels).set(behind.as_secs_f64());
-                }
-                if let Some(watermark) = report.watermark() {
-                    metrics::gauge!("orderflow_source_watermark_seconds", &labels).set(watermark as f64 / 1000.0);
-                }
-            }
         }
         for (output, report) in self.outputs.iter().zip(&mut status.sinks) {
             *report = SinkStatus {
                 name: output.name.to_string(),
                 kind: output.kind.to_string(),
+                label: output.title.to_string(),
                 rows: output.state.rows,
                 committed: output.state.done,
                 pending_bytes: output.state.pending,

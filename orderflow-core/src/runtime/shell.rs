@@ -176,12 +176,14 @@ pub(crate) struct SinkThread {
 }
 
 impl SinkThread {
-    /// Starts the thread of a sink.
-    pub(crate) fn start(name: &str, mut driver: SinkDriver, wake: Waker) -> Result<Self> {
+    /// Starts the thread of a sink of `pipeline`.
+    pub(crate) fn start(pipeline: &str, mut driver: SinkDriver, wake: Waker) -> Result<Self> {
         let (to, inbox) = queue();
         let (queued, state) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(SinkState::default())));
         let (q, s) = (queued.clone(), state.clone());
+        let name = pipeline.to_owned();
         let body = move || {
+            let _span = tracing::info_span!("orderflow_sink", pipeline = %name, sink = %driver.name()).entered();
             let run = AssertUnwindSafe(|| sink_loop(&mut driver, &inbox, &q, &s, &wake));
             if let Err(panic) = catch_unwind(run) {
                 let e = Error::internal("a sink panicked").why(panic_text(&*panic));
@@ -189,7 +191,7 @@ impl SinkThread {
                 wake.wake();
             }
         };
-        let thread = Some(spawn(&format!("{name}-sink"), body)?);
+        let thread = Some(spawn(&format!("{pipeline}-sink"), body)?);
         Ok(Self { to, queued, state, thread, flushed: crate::time::Epoch(0), offered: crate::time::Epoch(0) })
     }
 
@@ -283,21 +285,22 @@ pub(crate) struct DriverThread<D: Driver> {
 }
 
 impl<D: Driver> DriverThread<D> {
-    /// Starts the thread, called `name`.
-    pub(crate) fn start(name: &str, mut driver: D, wake: Waker) -> Result<Self> {
+    /// Starts the thread that writes this part of the state of `pipeline`.
+    pub(crate) fn start(pipeline: &str, part: &'static str, mut driver: D, wake: Waker) -> Result<Self> {
         let (to, inbox) = queue();
         let (stop, state) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(driver.step())));
         let (stopped, shared) = (stop.clone(), state.clone());
-        let what = name.to_owned();
+        let name = pipeline.to_owned();
         let body = move || {
+            let _span = tracing::info_span!("orderflow_state", pipeline = %name, part = %part).entered();
             let run = AssertUnwindSafe(|| driver_loop(&mut driver, &inbox, &stopped, &shared, &wake));
             if let Err(panic) = catch_unwind(run) {
-                let e = Error::internal(format!("the thread {what} panicked")).why(panic_text(&*panic));
+                let e = Error::internal(format!("the thread {name}-{part} panicked")).why(panic_text(&*panic));
                 D::fail(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), e);
                 wake.wake();
             }
         };
-        let thread = spawn(name, body)?;
+        let thread = spawn(&format!("{pipeline}-{part}"), body)?;
         Ok(Self { to, stop, state, thread })
     }
 

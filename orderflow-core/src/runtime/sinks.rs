@@ -80,6 +80,11 @@ impl SinkDriver {
         }
     }
 
+    /// What messages call the sink.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Takes a closed epoch.
     pub(crate) fn offer(&mut self, closed: Closed) {
         self.offered = closed.epoch;

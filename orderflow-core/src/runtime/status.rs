@@ -76,13 +76,13 @@ pub struct SourceReport {
     pub rows: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Positions, ends and warnings, as of the last quiet moment.
+    /// Positions, ends and warnings, as of the last quiet moment; under load at most about a second old. After the end, as they were left.
     pub status: SourceStatus,
     /// The newest timestamp of each partition's records in closed epochs, in milliseconds since 1970; records of later positions may be older.
     pub watermarks: BTreeMap<Partition, i64>,
     /// Partitions that have stood at their ends for the time declared by [`Pipeline::idle_after`](crate::Pipeline::idle_after).
     pub idle: BTreeSet<Partition>,
-    /// How far the source is behind in time, as of the last quiet moment: of the partitions with records to be read, the age of the newest record
+    /// How far the source is behind in time, as of the same moment: of the partitions with records to be read, the age of the newest record
     /// of the one that is furthest behind. Zero where nothing is to be read; `None` where ends or timestamps are not known.
     pub lag_time: Option<Duration>,
     /// Why it is waiting, if it is.
@@ -125,6 +125,8 @@ pub struct SinkStatus {
     pub name: String,
     /// What kind of sink it is.
     pub kind: String,
+    /// What messages and metrics call it, as no other sink of the pipeline: `console of totals`, and a second one `console of totals #2`.
+    pub label: String,
     /// Rows given to it.
     pub rows: u64,
     /// The newest epoch that it holds for good.

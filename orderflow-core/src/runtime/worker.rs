@@ -90,6 +90,8 @@ pub(crate) struct ViewPlan {
 /// What one sink is given.
 pub(crate) struct OutputPlan {
     pub(crate) view: Arc<str>,
+    /// What messages and metrics call the sink.
+    pub(crate) title: Arc<str>,
     pub(crate) node: Node,
 }
 
@@ -173,14 +175,14 @@ impl Core {
             };
             let mut states = vec![];
             for view in &blueprint.views {
-                let rendered = context.render(&view.node, &view.name)?;
+                let rendered = context.render(&view.node, &view.name, &view.name)?;
                 states.push(context.keep(&rendered, &view.node, &view.name, &probe)?);
                 rendered.stream.clone().probe_with(&probe);
                 context.views.push(rendered);
             }
             let mut orders = vec![];
             for (i, output) in blueprint.outputs.iter().enumerate() {
-                let rendered = context.render(&output.node, &output.view)?;
+                let rendered = context.render(&output.node, &output.view, &output.title)?;
                 orders.push(rendered.order);
                 let captured = captured.clone();
                 // the probe stands behind the capture: when it has passed an epoch, the capture holds all of it

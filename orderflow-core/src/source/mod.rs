@@ -34,7 +34,7 @@ pub mod meta {
     pub const OFFSET: &str = "_offset";
     /// The record's timestamp: `Timestamp(Millisecond, None)` (UTC), null where there is none.
     pub const TIMESTAMP: &str = "_timestamp";
-    /// Headers in order: `List<Struct<key: Utf8, value: Binary nullable>>`.
+    /// Headers in order: `List<Struct<key: Utf8, value: Binary nullable>>`. In a name that is not UTF-8, U+FFFD stands for what is not.
     pub const HEADERS: &str = "_headers";
 
     use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
@@ -222,8 +222,8 @@ pub trait RawBatch: Send {
         &[]
     }
 
-    /// Appends the headers of record `i` in order; most sources have none.
-    fn headers<'a>(&'a self, _i: usize, _visit: &mut dyn FnMut(&'a str, Option<&'a [u8]>)) {}
+    /// Shows the headers of record `i` in order, each of them; most sources have none.
+    fn headers(&self, _i: usize, _visit: &mut dyn FnMut(&str, Option<&[u8]>)) {}
 }
 
 /// A record of a [`RawBatch`] that no format shall see: it is too long to be held, or came damaged.

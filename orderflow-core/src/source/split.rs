@@ -112,7 +112,7 @@ impl RawBatch for Copies {
         RawRecord { value: c.value.as_deref(), key: c.key.as_deref(), position: c.position, timestamp: c.timestamp }
     }
 
-    fn headers<'a>(&'a self, i: usize, visit: &mut dyn FnMut(&'a str, Option<&'a [u8]>)) {
+    fn headers(&self, i: usize, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
         self.records[i].headers.iter().for_each(|(key, value)| visit(key, value.as_deref()));
     }
 }

@@ -19,6 +19,8 @@ mod place;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
+#[cfg(any(test, feature = "testing"))]
+pub mod layer;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, feature = "testing"))]

@@ -4,7 +4,8 @@
 
 use crate::epoch::Entry;
 use crate::error::Result;
-use crate::store::{Store, Upload};
+use crate::store::Store;
+use crate::store::layer::Layer;
 use crate::time::Epoch;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,7 +48,7 @@ impl Trace {
     }
 }
 
-/// A store that notes what is put into the ledger.
+/// Notes what is put into the ledger.
 #[derive(Debug)]
 pub(super) struct Noting {
     pub(super) below: Arc<dyn Store>,
@@ -72,13 +73,9 @@ impl Noting {
     }
 }
 
-impl Store for Noting {
-    fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.below.get(name)
-    }
-
-    fn put(&self, name: &str) -> Result<Box<dyn Upload>> {
-        self.below.put(name)
+impl Layer for Noting {
+    fn below(&self) -> &dyn Store {
+        &*self.below
     }
 
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
@@ -90,17 +87,5 @@ impl Store for Noting {
             }
         }
         Ok(won)
-    }
-
-    fn publish(&self, staged: &str, name: &str) -> Result<bool> {
-        self.below.publish(staged, name)
-    }
-
-    fn list(&self, folder: &str) -> Result<Vec<String>> {
-        self.below.list(folder)
-    }
-
-    fn delete(&self, name: &str) -> Result<()> {
-        self.below.delete(name)
     }
 }

@@ -15,6 +15,7 @@ use crate::runtime::Status;
 use crate::sink::files::{DataSet, JsonLines};
 use crate::source::memory::ChannelSource;
 use crate::store::faulty::{Fate, Faulty};
+use crate::store::layer::Layered;
 use crate::store::volatile::{Draw, Volatile};
 use crate::store::{Memory, Store};
 use crate::time::{Clock, Epoch, Positions};
@@ -229,7 +230,7 @@ impl World {
         let store = match &self.outside.machine {
             None => {
                 let below = Arc::new(lock(&self.outside.memory).entry(name.to_owned()).or_default().clone());
-                faulty(Arc::new(Noting { below, trace: self.outside.trace.clone() }))
+                faulty(Arc::new(Layered(Noting { below, trace: self.outside.trace.clone() })))
             }
             Some(machine) if self.at_the_disk => Arc::new(machine.open(name, &self.fate)?),
             Some(machine) => faulty(Arc::new(machine.open(name, &Fate::default())?)),

@@ -2,17 +2,15 @@
 //! by then the log goes on and the reader steps over it without a word.
 
 use crate::place::{finish, step};
+use crate::scripted::{Next, Run, Script, Scripted};
+use orderflow_core::Pipeline;
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use orderflow_core::data::Changes;
 use orderflow_core::epoch::Limits;
-use orderflow_core::format::Format;
 use orderflow_core::pipeline::Stepper;
 use orderflow_core::sink::files::{DataSet, JsonLines};
-use orderflow_core::source::{Fetch, Fingerprint, Payload, Polled, Reader, Source, SourceContext, SourceStatus};
 use orderflow_core::store::{Memory, Store};
 use orderflow_core::time::{Clock, Partition, Positions};
-use orderflow_core::{Pipeline, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,68 +26,35 @@ struct Log(Arc<AtomicU64>);
 
 const END: u64 = 60;
 
-struct LogReader(Log, Partition, u64);
-
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("p", DataType::Int64, false)]))
 }
 
-impl Source for Log {
+fn numbers(numbers: impl IntoIterator<Item = i64>) -> RecordBatch {
+    RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from_iter_values(numbers)) as ArrayRef]).unwrap()
+}
+
+impl Script for Log {
     fn schema(&self) -> SchemaRef {
         schema()
     }
 
-    fn format(&self) -> Option<Arc<dyn Format>> {
-        None
+    fn partitions(&self, source: &str) -> Vec<Partition> {
+        vec![Partition::new(source, 0)]
     }
 
-    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
-        let partition = Partition::new(context.name, 0);
-        let at = context.resume.and_then(|r| r.get(&partition).copied()).unwrap_or(0);
-        Ok(Box::new(LogReader(*self, partition, at)))
-    }
-}
-
-impl Reader for LogReader {
-    fn poll(&mut self) -> Result<Polled> {
-        let end = self.0.0.load(Ordering::SeqCst);
-        if self.2 == end {
-            return Ok(if end == END { Polled::Ended } else { Polled::Idle });
+    fn next(&self, at: &Positions) -> Next {
+        let (end, (partition, at)) = (self.0.load(Ordering::SeqCst), at.iter().next().expect("it has a partition"));
+        if *at == end {
+            return if end == END { Next::Ended } else { Next::Idle };
         }
         // as Kafka does: what holds no record is stepped over, and only at the end of the log one is told of it
-        let from = (self.2..end).find(|p| is_record(*p));
-        let to = from.map_or(end, |from| (from..end).find(|p| !is_record(*p)).unwrap_or(end));
-        let first = from.unwrap_or(self.2);
-        let records: Vec<i64> = (first..to).filter(|p| is_record(*p)).map(|p| p as i64).collect();
-        self.2 = to;
-        let mut fingerprint = Fingerprint::default();
-        records.iter().for_each(|p| fingerprint.add(*p as u64, 0, None));
-        let rows = records.len();
-        let batch = RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from(records)) as ArrayRef])?;
-        let payload = if rows == 0 { Payload::None } else { Payload::Rows(Changes::inserts(batch)) };
-        let partition = self.1.clone();
-        Ok(Polled::Fetch(Fetch {
-            partition,
-            from: first,
-            to,
-            rows,
-            bytes: 8 * rows,
-            fingerprint: fingerprint.finish(),
-            latest: fingerprint.latest(),
-            payload,
-        }))
-    }
-
-    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
-        Ok(())
-    }
-
-    fn status(&self) -> SourceStatus {
-        SourceStatus::default()
-    }
-
-    fn close(&mut self) -> Result<()> {
-        Ok(())
+        let first = (*at..end).find(|p| is_record(*p));
+        let to = first.map_or(end, |first| (first..end).find(|p| !is_record(*p)).unwrap_or(end));
+        let from = first.unwrap_or(*at);
+        let records: Vec<u64> = (from..to).filter(|p| is_record(*p)).collect();
+        let rows = numbers(records.iter().map(|p| *p as i64));
+        Next::Run(Run { partition: partition.clone(), from, to, records, rows, latest: None })
     }
 }
 
@@ -102,11 +67,11 @@ struct World {
 
 impl World {
     /// Nothing is committed before the end, so that each epoch is read again by itself.
-    fn start(&self, log: impl Source, limits: Limits, clock: &Clock) -> Stepper {
+    fn start(&self, log: impl Script, limits: Limits, clock: &Clock) -> Stepper {
         let set =
             |name: &str, store: &Memory| DataSet::on(Arc::new(store.clone()), name, JsonLines).roll_after(Duration::from_secs(1 << 30));
         let mut flow = Pipeline::new("gaps");
-        flow.source("log", log).unwrap();
+        flow.source("log", Scripted(log)).unwrap();
         flow.sql("SELECT p FROM log").unwrap().sink(set("out", &self.out)).unwrap();
         let flow = flow.dead_letters(set("dead letters", &Memory::new())).epochs(limits).clock(clock.clone());
         flow.state_on(Arc::new(self.state.clone()), "state").checkpoint_every(Duration::from_secs(1 << 30)).stepper().unwrap()
@@ -147,57 +112,21 @@ struct Two {
     in_turns: bool,
 }
 
-struct TwoReader(Two, Positions);
-
-impl Source for Two {
+impl Script for Two {
     fn schema(&self) -> SchemaRef {
         schema()
     }
 
-    fn format(&self) -> Option<Arc<dyn Format>> {
-        None
+    fn partitions(&self, source: &str) -> Vec<Partition> {
+        (0..2).map(|id| Partition::new(source, id)).collect()
     }
 
-    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
-        let resume = context.resume.unwrap_or_default();
-        let partitions = (0..2).map(|id| Partition::new(context.name.clone(), id));
-        Ok(Box::new(TwoReader(*self, partitions.map(|p| (p.clone(), resume.get(&p).copied().unwrap_or(0))).collect())))
-    }
-}
-
-impl Reader for TwoReader {
-    fn poll(&mut self) -> Result<Polled> {
-        let left = self.1.iter_mut().filter(|(_, at)| **at < 5);
-        let next = if self.0.in_turns { left.min_by_key(|(p, at)| (**at, p.id)) } else { left.max_by_key(|(p, _)| p.id) };
-        let Some((partition, at)) = next else { return Ok(Polled::Ended) };
-        let (partition, from) = (partition.clone(), *at);
-        *at += 1;
-        let mut fingerprint = Fingerprint::default();
-        fingerprint.add(from, 0, None);
-        let record: ArrayRef = Arc::new(Int64Array::from(vec![10 * i64::from(partition.id) + from as i64]));
-        let payload = Payload::Rows(Changes::inserts(RecordBatch::try_new(schema(), vec![record])?));
-        Ok(Polled::Fetch(Fetch {
-            partition,
-            from,
-            to: from + 1,
-            rows: 1,
-            bytes: 8,
-            fingerprint: fingerprint.finish(),
-            latest: fingerprint.latest(),
-            payload,
-        }))
-    }
-
-    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
-        Ok(())
-    }
-
-    fn status(&self) -> SourceStatus {
-        SourceStatus::default()
-    }
-
-    fn close(&mut self) -> Result<()> {
-        Ok(())
+    fn next(&self, at: &Positions) -> Next {
+        let left = at.iter().filter(|(_, at)| **at < 5);
+        let next = if self.in_turns { left.min_by_key(|(p, at)| (**at, p.id)) } else { left.max_by_key(|(p, _)| p.id) };
+        let Some((partition, from)) = next else { return Next::Ended };
+        let rows = numbers([10 * i64::from(partition.id) + *from as i64]);
+        Next::Run(Run { partition: partition.clone(), from: *from, to: from + 1, records: vec![*from], rows, latest: None })
     }
 }
 

@@ -12,5 +12,6 @@ mod oracle;
 mod place;
 mod restart;
 mod restore;
+mod scripted;
 mod trouble;
 mod watermarks;

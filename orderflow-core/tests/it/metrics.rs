@@ -1,14 +1,16 @@
-//! What the tools of the host are told: the `metrics` facade, the numbers that the handle names, and the spans around the engine and its
-//! workers.
+//! What the tools of the host are told: the `metrics` facade, the numbers that the handle names, and the spans around the engine, its
+//! workers and the threads that write.
 //!
-//! Invariant: a counter counts what was read or refused and never goes back, a gauge says how it stood at the last quiet moment, and
-//! everything carries the name of its pipeline.
+//! Invariant: a counter counts what was read or refused and never goes back, a gauge says how it stood at the last quiet moment or, under
+//! load, a second ago at most, and everything carries the name of its pipeline.
 
 use crate::feed::collect;
 use ::metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use orderflow_core::data::Changes;
+use orderflow_core::datafusion::prelude::{col, lit};
+use orderflow_core::epoch::Limits;
 use orderflow_core::format::{Format, json::Json};
 use orderflow_core::pipeline::Stream;
 use orderflow_core::sink::files::{DataSet, JsonLines};
@@ -18,7 +20,7 @@ use orderflow_core::store::Memory;
 use orderflow_core::time::{Clock, Epoch, Partition, Positions};
 use orderflow_core::{Pipeline, Result, sink};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +40,7 @@ struct Backlog(Arc<AtomicU64>);
 struct BacklogReader {
     readable: Arc<AtomicU64>,
     at: u64,
+    closed: bool,
 }
 
 fn schema() -> SchemaRef {
@@ -66,7 +69,7 @@ impl Source for Backlog {
     }
 
     fn open(self: Box<Self>, _: SourceContext) -> Result<Box<dyn Reader>> {
-        Ok(Box::new(BacklogReader { readable: self.0, at: 0 }))
+        Ok(Box::new(BacklogReader { readable: self.0, at: 0, closed: false }))
     }
 }
 
@@ -96,12 +99,17 @@ impl Reader for BacklogReader {
         Ok(())
     }
 
+    /// As Kafka's reader, it knows nothing any more when it was closed.
     fn status(&self) -> SourceStatus {
+        if self.closed {
+            return SourceStatus::default();
+        }
         let partition = PartitionStatus { partition: Partition::new("events", 0), position: self.at, end: Some(Backlog::END) };
         SourceStatus { partitions: vec![partition], warnings: vec![] }
     }
 
     fn close(&mut self) -> Result<()> {
+        self.closed = true;
         Ok(())
     }
 }
@@ -246,6 +254,59 @@ fn the_facade_is_told_what_was_read_and_refused_and_how_far_behind_it_is() {
         assert_eq!(book.of("orderflow_source_rows_total", ",source=events"), [5.0]);
         assert_eq!(book.of("orderflow_epoch_seconds", ""), [0.25, 0.0]);
         assert_eq!(book.of("orderflow_rejected_total", ",source=numbers"), [2.0], "nothing is counted twice");
+
+        // the end says how sources stood when they were closed
+        let status = stepper.status();
+        let last = &status.sources[1];
+        let stand: Vec<_> = last.status.partitions.iter().map(|p| (p.position, p.end)).collect();
+        assert_eq!((stand, last.lag(), last.watermark()), (vec![(Backlog::END, Some(Backlog::END))], 0, Some(5000)));
+        assert_eq!(book.of("orderflow_source_lag", ",source=events"), [0.0]);
+    });
+}
+
+#[test]
+fn gauges_go_on_while_the_engine_is_never_idle() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clock, events, book) = (Clock::manual(10_000), Backlog::readable(0), Book::default());
+    // the first epoch closes with the second event, the next one never
+    let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 7, bytes: u64::MAX };
+    let flow = pipeline(folder.path(), events.clone(), &clock).0.epochs(limits);
+    let flow = flow.dead_letters(DataSet::on(Arc::new(Memory::new()), "letters", JsonLines));
+    ::metrics::with_local_recorder(&book, || {
+        let mut stepper = flow.stepper().unwrap();
+        let told = || (book.of("orderflow_source_lag", ",source=events"), book.of("orderflow_source_watermark_seconds", ",source=events"));
+        let mut seen = vec![];
+        for readable in 1..=Backlog::END {
+            events.0.store(readable, Ordering::SeqCst);
+            assert_eq!(stepper.step().unwrap(), Some(true), "there is always something to do");
+            seen.push(told());
+            clock.advance(Duration::from_millis(500));
+        }
+        let (none, after) = ((vec![], vec![]), |lag: f64, watermark: f64| (vec![lag], vec![watermark]));
+        assert_eq!(seen, [none.clone(), none, after(2.0, 2.0), after(2.0, 2.0), after(0.0, 2.0)]);
+    });
+}
+
+#[test]
+fn two_sinks_of_one_kind_on_one_view_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clock, book) = (Clock::manual(10_000), Book::default());
+    let (flow, more) = pipeline(folder.path(), Backlog::readable(3), &clock);
+    let set = |name: &str| DataSet::on(Arc::new(Memory::new()), name, JsonLines);
+    for (name, least) in [("one", 3i64), ("both", 2)] {
+        more.filter(col("m").gt_eq(lit(least))).unwrap().sink(set(name)).unwrap();
+    }
+    let flow = flow.dead_letters(set("letters"));
+    ::metrics::with_local_recorder(&book, || {
+        let mut stepper = flow.stepper().unwrap();
+        stepper.settle().unwrap();
+        stepper.drain().unwrap();
+        let sinks: Vec<(String, u64)> = stepper.status().sinks.into_iter().map(|s| (s.label, s.rows)).collect();
+        let expected = [("jsonl of more", 1), ("jsonl of more #2", 2), ("jsonl of dead letters", 3)];
+        assert_eq!(sinks, expected.map(|(label, rows)| (label.to_owned(), rows)));
+        for (whose, rows) in [("more", 2.0), ("jsonl of more", 1.0), ("jsonl of more #2", 2.0)] {
+            assert_eq!(book.of("orderflow_operator_rows_total", &format!(",view={whose},operator=map")), [rows], "{whose}");
+        }
     });
 }
 
@@ -255,9 +316,10 @@ async fn the_handle_names_the_same_numbers() {
     let clock = Clock::manual(10_000);
     let (flow, more) = pipeline(folder.path(), Backlog::readable(3), &clock);
     let (out, rows) = sink::memory::sink(100);
+    let (again, same_rows) = sink::memory::sink(100);
     let (dead, letters) = sink::memory::sink(100);
-    more.sink(out.auto_ack()).unwrap();
-    let hosts = [collect(rows), collect(letters)];
+    more.sink(out.auto_ack()).unwrap().sink(again.auto_ack()).unwrap();
+    let hosts = [collect(rows), collect(same_rows), collect(letters)];
     let running = flow.dead_letters(dead.auto_ack()).workers(2).start().await.unwrap();
     running.settled().await.unwrap();
     let status = running.drain().await.unwrap();
@@ -276,6 +338,8 @@ async fn the_handle_names_the_same_numbers() {
         ("watermark_seconds{source=events}", 3.0),
         ("rows{sink=memory of more}", 2.0),
         ("pending_bytes{sink=memory of more}", 0.0),
+        ("rows{sink=memory of more #2}", 2.0),
+        ("pending_bytes{sink=memory of more #2}", 0.0),
         ("rows{sink=memory of dead letters}", 3.0),
         ("pending_bytes{sink=memory of dead letters}", 0.0),
         ("rejected{from=numbers}", 2.0),
@@ -287,7 +351,7 @@ async fn the_handle_names_the_same_numbers() {
     ];
     assert_eq!(metrics, BTreeMap::from(expected.map(|(name, value)| (name.to_owned(), value))));
     let given = hosts.map(|host| host.join().unwrap().iter().flat_map(|d| &d.changes).map(Changes::len).sum::<usize>());
-    assert_eq!(given, [2, 3], "what the sinks were given is what they are said to have been given");
+    assert_eq!(given, [2, 2, 3], "what the sinks were given is what they are said to have been given");
 }
 
 /// The pipeline whose spans and events are listened to.
@@ -297,6 +361,8 @@ const HEARD: &str = "heard";
 #[derive(Clone, Default)]
 struct Listener {
     spans: Arc<Mutex<BTreeMap<u64, String>>>,
+    /// Which thread was in which of them.
+    entered: Arc<Mutex<BTreeSet<String>>>,
     events: Arc<Mutex<Vec<String>>>,
     last: Arc<AtomicU64>,
 }
@@ -354,6 +420,10 @@ impl Subscriber for Listener {
     }
 
     fn enter(&self, span: &Id) {
+        if let Some(name) = self.spans.lock().unwrap().get(&span.into_u64()) {
+            let thread = std::thread::current().name().unwrap_or_default().to_owned();
+            self.entered.lock().unwrap().insert(format!("{thread}: {name}"));
+        }
         INSIDE.with_borrow_mut(|inside| inside.push(span.into_u64()));
     }
 
@@ -363,23 +433,35 @@ impl Subscriber for Listener {
 }
 
 #[tokio::test]
-async fn the_engine_and_each_worker_run_in_a_span_with_the_name_of_the_pipeline() {
+async fn each_thread_runs_in_a_span_with_the_name_of_the_pipeline() {
     let listener = Listener::default();
     tracing::subscriber::set_global_default(listener.clone()).expect("no other test of this binary sets one");
+    let folder = tempfile::tempdir().unwrap();
     let (sender, source) = memory::channel(schema(), 10);
+    let (out, rows) = sink::memory::sink(100);
+    let (dead, letters) = sink::memory::sink(100);
+    let hosts = [collect(rows), collect(letters)];
     let mut flow = Pipeline::new(HEARD);
     flow.source("numbers", source).unwrap();
-    flow.view("total", "SELECT sum(n) AS n FROM numbers").unwrap();
+    flow.view("total", "SELECT sum(n) AS n FROM numbers").unwrap().sink(out.auto_ack()).unwrap();
+    let flow = flow.dead_letters(dead.auto_ack()).state(folder.path().join("state"));
     let running = flow.workers(2).start().await.unwrap();
     sender.send(batch([1, 2])).await.unwrap();
     running.settled().await.unwrap();
     drop(sender);
     running.wait().await.unwrap();
-    let mut spans: Vec<String> = listener.spans.lock().unwrap().values().cloned().collect();
-    spans.sort();
-    let workers = [0, 1].map(|worker| format!("orderflow_worker{{pipeline=heard worker={worker}}}"));
-    assert_eq!(spans[..2], workers);
-    assert_eq!(spans[2..], ["orderflow{pipeline=heard}"]);
+    hosts.into_iter().for_each(|host| drop(host.join().unwrap()));
+    let entered: Vec<String> = listener.entered.lock().unwrap().iter().cloned().collect();
+    let expected = [
+        "heard-checkpoints: orderflow_state{part=checkpoints pipeline=heard}",
+        "heard-engine: orderflow{pipeline=heard}",
+        "heard-ledger: orderflow_state{part=ledger pipeline=heard}",
+        "heard-sink: orderflow_sink{pipeline=heard sink=memory of dead letters}",
+        "heard-sink: orderflow_sink{pipeline=heard sink=memory of total}",
+        "heard-worker-0: orderflow_worker{pipeline=heard worker=0}",
+        "heard-worker-1: orderflow_worker{pipeline=heard worker=1}",
+    ];
+    assert_eq!(entered, expected);
     let events = listener.events.lock().unwrap();
     let closed = "orderflow{pipeline=heard}: epoch=1 message=epoch closed pipeline=heard rows=2";
     assert!(events.iter().any(|e| e == closed), "{events:?}");

@@ -1,18 +1,17 @@
 //! What an epoch is bound to besides positions: how far each partition is in time, and which partitions are idle. A log whose partitions do as they are
 //! told is read, killed and read again.
 
+use crate::scripted::{Next, Run, Script, Scripted};
+use orderflow_core::Pipeline;
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use orderflow_core::bug::{self, Bug};
-use orderflow_core::data::Changes;
 use orderflow_core::epoch::{Binding, Log};
-use orderflow_core::format::Format;
 use orderflow_core::pipeline::Stepper;
 use orderflow_core::sink::files::{DataSet, JsonLines};
-use orderflow_core::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, Reader, Source, SourceContext, SourceStatus};
+use orderflow_core::source::{PartitionStatus, SourceStatus};
 use orderflow_core::store::{Memory, Store};
 use orderflow_core::time::{Clock, Partition, Positions};
-use orderflow_core::{Pipeline, Result};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,62 +41,36 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
 }
 
-impl Source for Told {
+impl Script for Told {
     fn schema(&self) -> SchemaRef {
         schema()
     }
 
-    fn format(&self) -> Option<Arc<dyn Format>> {
-        None
+    fn partitions(&self, _: &str) -> Vec<Partition> {
+        (0..3).map(|id| Partition::new("t", id)).collect()
     }
 
-    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
-        let resume = context.resume.unwrap_or_default();
-        let at = (0..3).map(|id| resume.get(&Partition::new("t", id)).copied().unwrap_or(0) as usize).collect();
-        Ok(Box::new(ToldReader { told: *self, at }))
-    }
-}
-
-struct ToldReader {
-    told: Told,
-    at: Vec<usize>,
-}
-
-impl Reader for ToldReader {
-    fn poll(&mut self) -> Result<Polled> {
-        for (id, (records, readable)) in self.told.0.lock().unwrap().iter().enumerate() {
-            let from = self.at[id];
-            self.at[id] = from.max(*readable);
-            if from < self.at[id] {
-                let read = from..self.at[id];
-                let mut fingerprint = Fingerprint::default();
-                read.clone().for_each(|p| fingerprint.add(p as u64, 0, None));
-                let latest = records[read.clone()].iter().copied().max().flatten();
+    fn next(&self, at: &Positions) -> Next {
+        for (id, (records, readable)) in self.0.lock().unwrap().iter().enumerate() {
+            let partition = Partition::new("t", id as i32);
+            let read = at[&partition] as usize..*readable;
+            if !read.is_empty() {
                 let numbers: Int64Array = read.clone().map(|p| p as i64).collect();
-                let (rows, from, to) = (read.len(), from as u64, read.end as u64);
-                let payload = Payload::Rows(Changes::inserts(RecordBatch::try_new(schema(), vec![Arc::new(numbers) as ArrayRef])?));
-                let (partition, fingerprint) = (Partition::new("t", id as i32), fingerprint.finish());
-                return Ok(Polled::Fetch(Fetch { partition, from, to, rows, bytes: 8 * rows, fingerprint, latest, payload }));
+                let rows = RecordBatch::try_new(schema(), vec![Arc::new(numbers) as ArrayRef]).unwrap();
+                let latest = records[read.clone()].iter().copied().max().flatten();
+                let (from, to) = (read.start as u64, read.end as u64);
+                return Next::Run(Run { partition, from, to, records: (from..to).collect(), rows, latest });
             }
         }
-        Ok(Polled::Idle)
+        Next::Idle
     }
 
-    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
-        Ok(())
-    }
-
-    fn status(&self) -> SourceStatus {
-        let of = |(id, (records, _)): (usize, &Records)| PartitionStatus {
-            partition: Partition::new("t", id as i32),
-            position: self.at[id] as u64,
-            end: Some(records.len() as u64),
+    fn status(&self, at: &Positions) -> SourceStatus {
+        let of = |(id, (records, _)): (usize, &Records)| {
+            let partition = Partition::new("t", id as i32);
+            PartitionStatus { position: at[&partition], partition, end: Some(records.len() as u64) }
         };
-        SourceStatus { partitions: self.told.0.lock().unwrap().iter().enumerate().map(of).collect(), warnings: vec![] }
-    }
-
-    fn close(&mut self) -> Result<()> {
-        Ok(())
+        SourceStatus { partitions: self.0.lock().unwrap().iter().enumerate().map(of).collect(), warnings: vec![] }
     }
 }
 
@@ -112,7 +85,7 @@ struct World {
 
 fn start(world: &World, clock: &Clock) -> Stepper {
     let mut flow = Pipeline::new("watermarks");
-    flow.source("log", world.told.clone()).unwrap();
+    flow.source("log", Scripted(world.told.clone())).unwrap();
     let set = |name: &str, store: &Memory| DataSet::on(Arc::new(store.clone()), name, JsonLines).roll_after(Duration::from_secs(1 << 30));
     flow.sql("SELECT n FROM log").unwrap().sink(set("out", &world.out)).unwrap();
     let flow = flow.dead_letters(set("dead letters", &world.letters)).clock(clock.clone()).idle_after(Duration::from_secs(5));

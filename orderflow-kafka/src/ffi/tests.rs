@@ -27,6 +27,10 @@ fn what_is_produced_is_taken_and_everything_is_given_back() {
     for i in 0..100_usize {
         let mut headers = Headers::with_capacity(1).unwrap();
         headers.add("n", Some(i.to_string().as_bytes()));
+        if i % 2 == 0 {
+            headers.add(b"no \xff UTF-8", Some(b"v"));
+            headers.add("last", None);
+        }
         let value = format!("value {i}");
         let record = Outgoing {
             partition: 0,
@@ -73,7 +77,11 @@ fn what_is_produced_is_taken_and_everything_is_given_back() {
         assert_eq!(message.key(), (i % 2 == 0).then_some(&b"key"[..]));
         let mut headers = vec![];
         message.headers(&mut |name, value| headers.push((name.to_owned(), value.map(<[u8]>::to_vec))));
-        assert_eq!(headers, [("n".to_owned(), Some(i.to_string().into_bytes()))]);
+        let mut sent = vec![("n".to_owned(), Some(i.to_string().into_bytes()))];
+        if i % 2 == 0 {
+            sent.extend([("no \u{fffd} UTF-8".to_owned(), Some(b"v".to_vec())), ("last".to_owned(), None)]);
+        }
+        assert_eq!(headers, sent);
     }
     // in this order: the queue first, then messages that outlive it, then the client
     drop(queue);

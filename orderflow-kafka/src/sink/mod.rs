@@ -162,7 +162,7 @@ impl KafkaSink {
         self
     }
 
-    /// `none`, `gzip`, `snappy` or `lz4`.
+    /// `none`, `gzip`, `snappy` or `lz4`; `zstd` is not built in and refused.
     pub fn compression(self, codec: impl Into<String>) -> Self {
         self.property("compression.type", codec)
     }
@@ -183,7 +183,7 @@ impl KafkaSink {
         self
     }
 
-    /// Put before the name of every topic, that of the progress included.
+    /// Put before the name of every topic, that of the progress included, and before every transactional id.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self

@@ -68,7 +68,7 @@ impl RawBatch for Batch {
         RawRecord { value: message.value(), key: message.key(), position: position(message), timestamp: *timestamp }
     }
 
-    fn headers<'a>(&'a self, i: usize, visit: &mut dyn FnMut(&'a str, Option<&'a [u8]>)) {
+    fn headers(&self, i: usize, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
         self.rows[i].message.headers(visit);
     }
 }

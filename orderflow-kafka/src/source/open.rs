@@ -50,9 +50,8 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
     let partitions = all_partitions(&wanted, &found, &brokers)?;
     drop(scout);
 
-    let budget = (QUEUED / partitions.len().max(1)).clamp(64 << 10, QUEUED);
-    let queued = (budget >> 10).to_string();
-    let fetch = (budget / 2).clamp(32 << 10, 1 << 20).to_string();
+    let (share, fetch) = shares(partitions.len());
+    let (queued, fetch) = ((share >> 10).to_string(), fetch.to_string());
     let refresh = REFRESH.as_millis().to_string();
     let defaults: &[(&str, &str)] = &[
         ("client.id", "orderflow"),
@@ -113,6 +112,12 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
     let ends = matches!(source.until, Some(Until::Latest))
         .then(|| places.iter().map(|p| (p.partition.clone(), p.until.unwrap_or(p.end))).collect());
     KafkaReader::new(assignment, hub, places, ends, brokers)
+}
+
+/// Bytes of one of so many partitions that may lie fetched, and of a fetch of it.
+fn shares(partitions: usize) -> (usize, usize) {
+    let share = (QUEUED / partitions.max(1)).clamp(64 << 10, QUEUED);
+    (share, (share / 2).clamp(32 << 10, 1 << 20))
 }
 
 fn absent(client: &Consumer, brokers: &str, e: &rdkafka::error::KafkaError) -> Error {
@@ -204,4 +209,22 @@ fn start_at_timestamp(consumer: &Consumer, places: &mut [Place], at: i64, broker
         };
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_fetched_is_bounded_however_many_partitions_there_are() {
+        const MIB: usize = 1 << 20;
+        let held = |partitions: usize| {
+            let (share, fetch) = shares(partitions);
+            partitions * (share + fetch)
+        };
+        assert_eq!((held(1), held(8), held(64), held(256)), (17 * MIB, 24 * MIB, 24 * MIB, 24 * MIB));
+        assert!((1..=256).all(|partitions| held(partitions) <= 24 * MIB));
+        assert_eq!(held(1000), 1000 * (96 << 10));
+        assert_eq!(shares(0), shares(1), "a pattern that matches nothing yet");
+    }
 }

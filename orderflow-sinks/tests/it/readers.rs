@@ -1,4 +1,4 @@
-//! Data sets as DuckDB and pandas read them, by `scripts/read-check`.
+//! Data sets as DuckDB, pandas and the DataFusion of PyPI read them, by `scripts/read-check`.
 
 use orderflow_core::arrow::array::{
     BooleanArray, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
@@ -52,7 +52,7 @@ fn closed(n: i64) -> Closed {
 
 #[test]
 #[ignore = "needs Python, and PyPI the first time"]
-fn duckdb_and_pandas_agree() {
+fn duckdb_pandas_and_datafusion_agree() {
     let dir = tempfile::tempdir().unwrap();
     let place = |n: &str| dir.path().join(n);
     let sinks: [(&str, Box<dyn Sink>); 5] = [

@@ -47,6 +47,13 @@ pub struct Aggregate {
     pub values: Vec<Values>,
 }
 
+impl Aggregate {
+    /// The expressions that it evaluates.
+    pub fn exprs(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
+        self.keys.iter().chain(self.calls.iter().flat_map(|call| call.arg.iter().chain(&call.filter)))
+    }
+}
+
 impl fmt::Display for Aggregate {
     /// What it groups by and computes, as text: by it state is found again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -235,17 +235,19 @@ async fn a_standby_waits_for_the_folder_and_takes_over() {
     assert_eq!(second.query("SELECT * FROM totals").await.unwrap()[0].num_rows(), 7);
 }
 
-/// A view that calls a function of this version, which answers accordingly.
+/// A view that calls a function of this version, which answers accordingly; nobody calls another one, whose name is the end of its name.
 fn calling(version: u32, world: &World, log: Topic, told: OnChange) -> Result<()> {
     let clock = Clock::manual(1_000_000);
     let shade = move |args: &[ColumnarValue]| {
         let k = args[0].to_array(1)?.as_primitive::<Int64Type>().clone();
         Ok(ColumnarValue::Array(Arc::new(k.unary::<_, Int64Type>(|k| k % (1 + i64::from(version))))))
     };
-    let udf = create_udf("shade", vec![DataType::Int64], DataType::Int64, Volatility::Immutable, Arc::new(shade));
     let mut flow = Pipeline::new("restart");
     flow.source("numbers", log)?;
-    flow.function(Function::new(version, udf)?)?;
+    for name in ["shade", "ade"] {
+        let udf = create_udf(name, vec![DataType::Int64], DataType::Int64, Volatility::Immutable, Arc::new(shade));
+        flow.function(Function::new(version, udf)?)?;
+    }
     let sink = DataSet::on(world.sinks["totals"].clone(), "totals", JsonLines);
     flow.view("totals", "SELECT shade(k) AS k, count(*) AS n FROM numbers GROUP BY shade(k)")?.sink(sink)?;
     let dead = DataSet::on(world.sinks["dead letters"].clone(), "dead letters", JsonLines);

@@ -1,9 +1,7 @@
 //! State that no process can lock: in an object store, in memory and in a real S3, where the newer of two processes takes over.
 
 use super::*;
-use orderflow_core::data::Changes;
-use orderflow_core::format::Format;
-use orderflow_core::source::{Fetch, Fingerprint, Payload, Polled, Reader, SourceContext, SourceStatus};
+use crate::scripted::{Next, Run, Script, Scripted};
 use orderflow_core::store::object::object_store::memory::InMemory;
 use orderflow_core::store::{self, Objects};
 use orderflow_core::time::{Partition, Positions};
@@ -110,58 +108,22 @@ fn real_s3_killed_at_some_operations_and_started_again() {
 /// What the child processes read: it never ends, and where fetches end is a function of the position.
 struct Endless;
 
-impl Source for Endless {
+impl Script for Endless {
     fn schema(&self) -> SchemaRef {
         schema()
     }
 
-    fn format(&self) -> Option<Arc<dyn Format>> {
-        None
+    fn partitions(&self, source: &str) -> Vec<Partition> {
+        (0..PARTITIONS).map(|id| Partition::new(source, id)).collect()
     }
 
-    fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
-        let resume = context.resume.unwrap_or_default();
-        let partitions = (0..PARTITIONS).map(|id| Partition::new(context.name.clone(), id));
-        Ok(Box::new(EndlessReader(partitions.map(|p| (p.clone(), resume.get(&p).copied().unwrap_or(0))).collect())))
-    }
-}
-
-struct EndlessReader(Positions);
-
-impl Reader for EndlessReader {
-    fn poll(&mut self) -> Result<Polled> {
-        let next = self.0.iter().min_by_key(|(p, at)| (**at, p.id)).map(|(p, at)| (p.clone(), *at));
-        let Some((partition, from)) = next else { return Ok(Polled::Ended) };
+    fn next(&self, at: &Positions) -> Next {
+        let Some((partition, from)) = at.iter().min_by_key(|(p, at)| (**at, p.id)) else { return Next::Ended };
         let to = from + 1 + (from * 7 + partition.id as u64) % 5;
-        self.0.insert(partition.clone(), to);
-        let mut fingerprint = Fingerprint::default();
-        (from..to).for_each(|p| fingerprint.add(p, 0, None));
-        let (k, v): (Vec<i64>, Vec<i64>) = (from..to).map(|p| row(partition.id, p)).unzip();
+        let (k, v): (Vec<i64>, Vec<i64>) = (*from..to).map(|p| row(partition.id, p)).unzip();
         let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(k)), Arc::new(Int64Array::from(v))];
-        let rows = (to - from) as usize;
-        let payload = Payload::Rows(Changes::inserts(RecordBatch::try_new(schema(), columns)?));
-        Ok(Polled::Fetch(Fetch {
-            partition,
-            from,
-            to,
-            rows,
-            bytes: 16 * rows,
-            fingerprint: fingerprint.finish(),
-            latest: fingerprint.latest(),
-            payload,
-        }))
-    }
-
-    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
-        Ok(())
-    }
-
-    fn status(&self) -> SourceStatus {
-        SourceStatus::default()
-    }
-
-    fn close(&mut self) -> Result<()> {
-        Ok(())
+        let (rows, records) = (RecordBatch::try_new(schema(), columns).unwrap(), (*from..to).collect());
+        Next::Run(Run { partition: partition.clone(), from: *from, to, records, rows, latest: None })
     }
 }
 
@@ -180,7 +142,7 @@ fn child() {
     let seconds = std::env::var("ORDERFLOW_SHARED_SECONDS").unwrap().parse().ok();
     let run = async {
         let mut flow = Pipeline::new("shared");
-        flow.source("numbers", Endless)?;
+        flow.source("numbers", Scripted(Endless))?;
         flow.view("totals", TOTALS.1)?.sink(DataSet::append(format!("{url}/rows"), JsonLines).roll_rows(100))?;
         let limits = Limits { interval: Duration::from_millis(50), rows: 200, bytes: u64::MAX };
         let flow = flow.epochs(limits).checkpoint_every(Duration::from_millis(400)).state(format!("{url}/state"));
@@ -198,16 +160,16 @@ fn child() {
 
 /// Counts and sums by group after the first `rows` rows of the endless log; `None` if no fetch ends there.
 fn batch(rows: u64) -> Option<BTreeMap<i64, (i64, i64)>> {
-    let partitions = (0..PARTITIONS).map(|id| (Partition::new("numbers", id), 0));
-    let mut reader = EndlessReader(partitions.collect());
+    let mut at: Positions = Endless.partitions("numbers").into_iter().map(|p| (p, 0)).collect();
     let (mut read, mut totals) = (0, BTreeMap::<i64, (i64, i64)>::new());
     while read < rows {
-        let Polled::Fetch(fetch) = reader.poll().unwrap() else { unreachable!("it is endless") };
-        for (k, v) in (fetch.from..fetch.to).map(|p| row(fetch.partition.id, p)) {
+        let Next::Run(run) = Endless.next(&at) else { unreachable!("it is endless") };
+        for (k, v) in (run.from..run.to).map(|p| row(run.partition.id, p)) {
             let total = totals.entry(k).or_default();
             *total = (total.0 + 1, total.1 + v);
         }
-        read += fetch.to - fetch.from;
+        read += run.to - run.from;
+        at.insert(run.partition, run.to);
     }
     (read == rows).then_some(totals)
 }

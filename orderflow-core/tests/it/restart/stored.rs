@@ -94,6 +94,8 @@ fn with_both_checkpoints_damaged_a_start_is_refused_and_deletes_nothing_until_it
     assert_eq!(e.kind(), Kind::User);
     assert!(manifests.iter().all(|m| e.to_string().contains(m.as_str())) && e.remedy().unwrap().contains("Rebuild"), "{e}");
     assert_eq!((there(), world.rows()), (before, rows));
+    let verified = orderflow_core::admin::verify(&world.state, "state").unwrap();
+    assert!(verified.advice.unwrap().ends_with(e.remedy().unwrap()), "who looks is told what who starts is told");
     let clock = Clock::manual(1_000_000);
     let mut stepper = pipeline(views, &world, log(), &clock).unwrap().on_change(OnChange::Rebuild).stepper().unwrap();
     while stepper.step().unwrap().is_some() {
