@@ -57,12 +57,14 @@ pub enum Bug {
     RenamesBeforeCommit,
     /// A data set is opened without giving the files of the newest commit their names.
     NoRollForward,
+    /// A commit of a data set counts although a newer record is there, because the older ones that stood in its way were deleted.
+    CommitsInAHole,
 }
 
 #[cfg(any(test, feature = "testing"))]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 25] = [
+    pub const ALL: [Bug; 26] = [
         Bug::FileNotSynced,
         Bug::NameNotSynced,
         Bug::OpenTrustsCache,
@@ -88,6 +90,7 @@ impl Bug {
         Bug::IdleWithBacklog,
         Bug::RenamesBeforeCommit,
         Bug::NoRollForward,
+        Bug::CommitsInAHole,
     ];
 }
 
