@@ -304,6 +304,9 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
         let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
         let context = SinkContext { view: view.clone(), schema: schema.clone(), ..context.clone() };
         let label = format!("{kind} of {view}");
+        if kept && !keeps_progress {
+            tracing::info!(pipeline = %name, sink = %label, "after a crash this sink may get rows again: at least once");
+        }
         let opened = sink.open(context).map_err(|e| e.at(format!("sink {label}")))?;
         // a sink that keeps no progress goes on after what the ledger saw it take
         let progress = if keeps_progress { opened.progress } else { opened.progress.or(remembered) };
