@@ -97,6 +97,11 @@ impl Recovered {
         watermarks
     }
 
+    /// How many records of a source all epochs have.
+    pub fn bound(&self, source: &str) -> u64 {
+        self.segments.iter().chain(&self.bindings).map(|b| b.rows_of(source)).sum()
+    }
+
     /// Where each partition of a source stood at the end of the last epoch, or where it began.
     pub fn stood(&self, source: &str) -> Positions {
         self.after(source, self.segments.iter().chain(&self.bindings))

@@ -275,7 +275,13 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         return Err(e);
     }
     if let Some(restored) = restored {
-        engine.status.lock().unwrap_or_else(PoisonError::into_inner).damaged = restored.damaged;
+        let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.damaged = restored.damaged;
+        if let Some(counts) = restored.counts {
+            status.rejected = counts.rejected;
+            engine.checkpoints.counted = upto;
+        }
+        drop(status);
         let image = Arc::new(restored.image);
         engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Restore(image.clone())));
     }
@@ -345,7 +351,8 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
         let (wake, clock, until) = (wake.clone(), engine.clock.clone(), found.ends.get(&source).cloned());
         let context = SourceContext { pipeline: name.clone(), name: source.clone(), resume, until, wake, clock };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
-        engine.sources.push(SourcePort::new(source, reader, spooled));
+        let bound = found.bound(&source);
+        engine.sources.push(SourcePort::new(source, reader, spooled, bound));
     }
     let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
     status.sources = engine.sources.iter().map(|s| s.report.clone()).collect();

@@ -267,7 +267,10 @@ impl Engine {
         }
         self.checkpoints.unsaved = unsaved;
         Rejected::sort(&mut rejected);
-        self.count_rejected(&rejected, updates);
+        // what restored roots show again, and what follows from it, was counted when it came
+        let counted: &[Rejected] = if self.checkpoints.counted.is_some_and(|upto| epoch <= upto) { &[] } else { &rejected };
+        self.count_rejected(counted, updates);
+        self.count_for_checkpoint(epoch);
         let dead = self.outputs.len() - 1;
         if !rejected.is_empty() {
             by_output[dead].push(Rejected::to_changes(&rejected)?);

@@ -203,6 +203,9 @@ impl Engine {
         let binding = self.mint.close(self.clock.unix_millis(), self.idleness.idle(now));
         let epoch = binding.epoch;
         tracing::debug!(pipeline = %self.pipeline, epoch = epoch.0, rows = binding.rows(), "epoch closed");
+        for source in &mut self.sources {
+            source.report.bound += binding.rows_of(&source.name);
+        }
         if self.log.is_there() {
             let rows = self.close_spool(&binding);
             self.log.give(LogJob::Write { entry: Entry::Bound(binding.clone()), rows });

@@ -33,6 +33,7 @@ impl Engine {
         for (source, report) in self.sources.iter_mut().zip(&mut status.sources) {
             report.rows = source.report.rows;
             report.bytes = source.report.bytes;
+            report.bound = source.report.bound;
             report.waits.clone_from(&source.report.waits);
             // asking a source costs more than counting: only when nothing else is to be done, or at the end
             if !busy {

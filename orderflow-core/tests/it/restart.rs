@@ -6,6 +6,7 @@
 mod anywhere;
 mod bounded;
 mod changed;
+mod counts;
 mod forgetful;
 mod model;
 mod planted;
