@@ -7,7 +7,7 @@ use super::restore::{Restored, still_there};
 use super::{Flow, Pipeline, Running, SourceDef, nothing_to_do};
 use crate::bug::{Bug, planted};
 use crate::data::Rejected;
-use crate::epoch::{Base, Entry, Idleness, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
+use crate::epoch::{Base, Entry, Idleness, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, judge_lanes, resume};
 use crate::error::{Error, Result};
 use crate::operator::root::Roots;
 use crate::operator::{Lowering, Node, Order};
@@ -17,7 +17,7 @@ use crate::runtime::{
     Output, OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Spool,
     Spooling, Status, ToWorker, ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
-use crate::sink::{Guarantee, Sink, SinkContext};
+use crate::sink::{Guarantee, Progress, Sink, SinkContext};
 use crate::source::{Rewind, SourceContext, Waker};
 use crate::store;
 use crate::time::Epoch;
@@ -324,6 +324,12 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
             born: found.births.get(&ledger_label).copied(),
             base: known.then(|| found.base()),
         };
+        // before the sink as a whole, so that what is said names the lane; of another ledger's sink, or of one that is ahead, only that is said
+        let ours =
+            |p: &Progress| p.writer.ledger == known.writer.ledger && p.epoch <= known.tail && known.born <= Some(p.writer.generation);
+        if let (Some(lanes), Some(_)) = (found.lanes.get(&ledger_label).filter(|_| keeps_progress), progress.filter(ours)) {
+            judge_lanes(&label, &opened.writer.lanes(), told, lanes)?;
+        }
         let gate = match resume(&label, known, progress, |epoch| epoch >= found.base() || engine.replay.ends(epoch))? {
             Resume::After(epoch) if planted(Bug::GateTooLow) => Epoch(epoch.0.saturating_sub(1)),
             Resume::After(epoch) if planted(Bug::GateTooHigh) => epoch.next(),

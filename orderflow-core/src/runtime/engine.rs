@@ -344,7 +344,8 @@ impl Engine {
                 let epoch = if o.keeps_progress { o.state.committed } else { o.state.done };
                 (o.label.clone(), Some(Progress { writer, epoch, part: 0 }).filter(|_| epoch > Epoch(0)))
             };
-            outputs.iter().map(of).collect()
+            let lanes = outputs.iter().filter(|o| o.keeps_progress && !o.state.lanes.is_empty());
+            (outputs.iter().map(of).collect(), lanes.map(|o| (o.label.clone(), o.state.lanes.clone())).collect())
         };
         let at = self.clock.elapsed();
         if let Some(base) = self.ledger.base_due(time || at >= self.based + BASE_EVERY, now, held) {

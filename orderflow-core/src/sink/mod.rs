@@ -188,6 +188,12 @@ pub trait Writer: Send {
     /// [`Retry::Backoff`](crate::error::Retry): polled again after a pause, what was taken is still held. [`Retry::Never`](crate::error::Retry): the pipeline stops with this reason.
     fn poll(&mut self, wait: Duration) -> Result<Committed>;
 
+    /// How far each lane is, by its number, of a sink whose lanes commit by themselves: what is reported as progress is the least of them. Nothing: it commits
+    /// as a whole. The ledger remembers it, so that a lane that lost what it held is noticed, also one that was ahead of the others.
+    fn lanes(&self) -> Vec<Epoch> {
+        vec![]
+    }
+
     /// Lets go of the outside. Everything flushed and committed before stays; what was not is gone.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod bounded;
 mod changed;
 mod counts;
 mod forgetful;
+mod laned;
 mod model;
 mod planted;
 mod shared;
