@@ -208,7 +208,8 @@ pub struct Committed {
     pub progress: Option<Progress>,
     /// Bytes taken and not yet out: the engine stops giving epochs while this is above its bound.
     pub pending_bytes: usize,
-    /// Rows that the outside refuses for good (too large, one topic too many): the engine sends them to the dead letters. Each is reported once.
+    /// Rows that the outside refuses for good (too large, one topic too many): the engine sends them to the dead letters. Each is reported once,
+    /// when the rest of its epoch is committed: with a process that dies before the dead letters have it, it is lost.
     pub refused: Vec<crate::data::Rejected>,
 }
 

@@ -11,6 +11,7 @@ mod forgetful;
 mod laned;
 mod model;
 mod planted;
+mod refused;
 mod shared;
 mod spooled;
 mod stored;
