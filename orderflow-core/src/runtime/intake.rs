@@ -184,8 +184,8 @@ impl Engine {
         }
         let hurry = matches!(self.phase, Phase::Draining | Phase::Paused) || self.settling.iter().any(|s| s.0.is_some());
         let due = match self.mint.due(now, hurry) {
-            // rows that sinks refused still have to reach the dead letters
-            None if hurry && !self.refused.is_empty() && self.flight.minted.is_empty() => Duration::ZERO,
+            // rows that sinks refused still have to reach the dead letters, also if no record comes any more
+            None if !self.refused.is_empty() && self.flight.minted.is_empty() => Duration::ZERO,
             // an aggregate without groups has a row even before the first record
             None if hurry && self.ledger.tail() == Epoch(0) => Duration::ZERO,
             None => return false,

@@ -7,6 +7,7 @@ use orderflow_core::arrow::datatypes::Int64Type;
 use orderflow_core::data::Rejected;
 use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer, WriterId};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
 
 const NUMBERS: i64 = 60;
 
@@ -95,6 +96,14 @@ impl Writer for PickyWriter {
     }
 }
 
+fn numbers() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
+}
+
+fn batch(range: std::ops::Range<i64>) -> RecordBatch {
+    RecordBatch::try_new(numbers(), vec![Arc::new(Int64Array::from_iter_values(range))]).unwrap()
+}
+
 /// What outlives a process.
 struct Place {
     sink: Picky,
@@ -113,17 +122,20 @@ impl Place {
         Self { sink: self.sink.clone(), state: through(&self.state), letters: through(&self.letters) }
     }
 
-    fn live(&self, dead: impl Fn() -> bool) -> Result<()> {
-        let clock = Clock::manual(1_000_000);
-        let numbers = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
-        let rows = RecordBatch::try_new(numbers, vec![Arc::new(Int64Array::from_iter_values(0..NUMBERS))]).unwrap();
+    /// Files of dead letters close after so many.
+    fn flow(&self, source: impl Source, letters: u64, clock: &Clock) -> Result<Pipeline> {
         let mut flow = Pipeline::new("picky");
-        flow.source("numbers", Topic::rows(vec![rows]))?;
+        flow.source("numbers", source)?;
         flow.sql("SELECT n FROM numbers")?.sink(self.sink.clone())?;
-        let dead_letters = DataSet::on(self.letters.clone(), "dead letters", JsonLines);
+        let dead_letters = DataSet::on(self.letters.clone(), "dead letters", JsonLines).roll_rows(letters);
         let limits = Limits { interval: Duration::from_secs(1 << 30), rows: 7, bytes: u64::MAX };
         let flow = flow.dead_letters(dead_letters).epochs(limits).clock(clock.clone()).state_on(self.state.clone(), "state");
-        testing::live(Ok(flow.checkpoint_every(ALWAYS)), &clock, dead)
+        Ok(flow.checkpoint_every(ALWAYS))
+    }
+
+    fn live(&self, dead: impl Fn() -> bool) -> Result<()> {
+        let clock = Clock::manual(1_000_000);
+        testing::live(self.flow(Topic::rows(vec![batch(0..NUMBERS)]), 1_000, &clock), &clock, dead)
     }
 
     /// The numbers that dead letters name, in order.
@@ -168,4 +180,20 @@ fn a_refused_row_has_one_letter_or_none_if_the_process_died_after_its_sink_had_c
         }
     }
     assert!(in_doubt > 0, "nobody died after a row was refused");
+}
+
+#[tokio::test]
+async fn a_letter_does_not_wait_for_the_next_record() {
+    let place = Place::new();
+    let (sender, source) = memory::channel(numbers(), 100);
+    let running = place.flow(source, 1, &Clock::system()).unwrap().start().await.unwrap();
+    sender.send(batch(0..10)).await.unwrap();
+    let began = Instant::now();
+    while place.letters() != [0, 5] {
+        assert!(began.elapsed() < Duration::from_secs(30) && !running.status().phase.is_over(), "{:?}", running.status());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(sender);
+    running.wait().await.unwrap();
+    assert_eq!((place.letters(), &place.sink.held().rows), (vec![0, 5], &vec![1, 2, 3, 4, 6, 7, 8, 9]));
 }
