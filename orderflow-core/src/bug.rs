@@ -70,12 +70,14 @@ pub enum Bug {
     NewPartitionFromLatest,
     /// A commit whose answer was lost is done again without asking whether it happened.
     BlindRetry,
+    /// A commit of a data set counts although a newer record is there, because the older ones that stood in its way were deleted.
+    CommitsInAHole,
 }
 
 #[cfg(any(test, feature = "testing"))]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 32] = [
+    pub const ALL: [Bug; 33] = [
         Bug::FileNotSynced,
         Bug::NameNotSynced,
         Bug::OpenTrustsCache,
@@ -108,6 +110,7 @@ impl Bug {
         Bug::GenerationRetired,
         Bug::NewPartitionFromLatest,
         Bug::BlindRetry,
+        Bug::CommitsInAHole,
     ];
 }
 

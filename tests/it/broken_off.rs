@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions, Connection, Row, mysql, sqlite};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -94,11 +94,10 @@ impl Database {
     }
 }
 
-/// How many commits the data set of totals has.
-fn commits(dir: &Path) -> usize {
-    let records = fs::read_dir(dir.join("out/city_payment_totals/_commits")).into_iter().flatten().flatten();
-    let is_commit = |e: &fs::DirEntry| fs::read_to_string(e.path()).is_ok_and(|text| text.contains("\"staged\""));
-    records.filter(is_commit).count()
+/// The newest commit record of the data set of totals: older ones are deleted.
+fn newest_commit(dir: &Path) -> Option<PathBuf> {
+    let records = fs::read_dir(dir.join("out/city_payment_totals/_commits")).into_iter().flatten().flatten().map(|e| e.path());
+    records.filter(|path| fs::read_to_string(path).is_ok_and(|text| text.contains("\"staged\""))).max()
 }
 
 /// What the process said last.
@@ -109,8 +108,8 @@ fn said(dir: &Path) -> String {
 
 /// Waits until the process has committed something that was not there; false if it has ended.
 fn commits_again(dir: &Path, process: &mut Child) -> bool {
-    let (before, began) = (commits(dir), Instant::now());
-    while commits(dir) == before {
+    let (before, began) = (newest_commit(dir), Instant::now());
+    while newest_commit(dir).is_none_or(|now| before.as_ref() == Some(&now)) {
         if let Some(status) = process.try_wait().unwrap() {
             assert!(status.success(), "it failed instead of going on: {}", said(dir));
             return false;

@@ -44,8 +44,8 @@ pub fn fork(from: &Arc<dyn Store>, from_place: &str, to: &Arc<dyn Store>, to_pla
             Some(Ok(copied)) => copied,
         };
         let begun = seen.found.start.clone().ok_or_else(|| Error::user(format!("{from_place} holds a pipeline that never began")))?;
-        let mut base =
-            Base { checkpoints: checkpoint.into_iter().collect(), held: BTreeMap::new(), births: BTreeMap::new(), ..seen.found.as_base() };
+        let mut base = Base { checkpoints: checkpoint.into_iter().collect(), births: BTreeMap::new(), ..seen.found.as_base() };
+        (base.held, base.lanes) = (BTreeMap::new(), BTreeMap::new());
         base.start = begun;
         // its sinks are nobody's yet
         base.start.plan.retain(|name, _| !name.starts_with("sink "));

@@ -49,7 +49,7 @@ pub fn reset_sink(store: &Arc<dyn Store>, place: &str, sink: &str) -> Result<Res
     let (mut log, found) = Log::open(store.clone(), place, Clock::system().unix_millis(), judge)?;
     let mut found = renamed(found);
     let sink = label(&found)?;
-    let held = found.held.remove(&sink).flatten();
+    let held = found.forget(&sink);
     found.births.insert(sink.clone(), log.writer().generation);
     log.write(&Entry::Base(found.as_base()))?;
     let advice = format!(

@@ -77,6 +77,11 @@ impl Binding {
         self.ranges.values().map(|r| r.rows).sum()
     }
 
+    /// Records of one source.
+    pub fn rows_of(&self, source: &str) -> u64 {
+        self.ranges.iter().filter(|((of, _), _)| **of == *source).map(|(_, range)| range.rows).sum()
+    }
+
     /// Adds the epoch that comes after this one: together they are bound to the input of both.
     pub fn extend(&mut self, next: Binding) {
         (self.epoch, self.minted_at) = (next.epoch, next.minted_at);

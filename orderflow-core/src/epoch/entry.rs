@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Version of the format, written into every entry. Version 1 had no checkpoints, and one binding in a base; version 2 no births of sinks, no
-/// times of openings and no spooled sources; version 3 no watermarks, no idle partitions and no ends.
-const FORMAT: u32 = 4;
+/// times of openings and no spooled sources; version 3 no watermarks, no idle partitions and no ends; version 4 no lanes.
+const FORMAT: u32 = 5;
 
 /// One fact about a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct Base {
     /// Every sink, all of which hold these epochs, with the newest progress seen of it: that of its last epoch with rows, so it may
     /// be older, or none.
     pub held: BTreeMap<String, Option<Progress>>,
+    /// Of sinks whose lanes commit by themselves, up to which epoch each lane was seen to hold everything, by its number.
+    pub lanes: BTreeMap<String, Vec<Epoch>>,
     /// The generation in which the present life of a sink began, for those that came or changed later, or were reset: rows that an older
     /// generation wrote into such a sink are of an earlier life.
     pub births: BTreeMap<String, u64>,
@@ -130,6 +132,8 @@ enum Stored {
         segments: Vec<StoredBinding>,
         after: Vec<StoredBinding>,
         held: BTreeMap<String, Option<StoredProgress>>,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        lanes: BTreeMap<String, Vec<u64>>,
         #[serde(default)]
         births: BTreeMap<String, u64>,
         #[serde(default)]
@@ -307,6 +311,7 @@ impl Entry {
                         (sink.clone(), p.as_ref().map(stored))
                     })
                     .collect(),
+                lanes: base.lanes.iter().map(|(sink, lanes)| (sink.clone(), lanes.iter().map(|e| e.0).collect())).collect(),
                 births: base.births.clone(),
                 checkpoints: base
                     .checkpoints
@@ -342,7 +347,7 @@ impl Entry {
             Stored::Started(start) => Entry::Started(start.start()),
             Stored::Ends { positions: ends } => Entry::Ends(positions(ends)),
             Stored::Bound(b) => Entry::Bound(b.binding()?),
-            Stored::Base { start, ends, binding, segments, after, held, births, checkpoints, dropped } => {
+            Stored::Base { start, ends, binding, segments, after, held, lanes, births, checkpoints, dropped } => {
                 let bindings =
                     |b: Vec<StoredBinding>| b.into_iter().map(StoredBinding::binding).collect::<std::result::Result<Vec<_>, _>>();
                 let checkpoint = |c: StoredCheckpoint| -> std::result::Result<_, String> {
@@ -354,6 +359,7 @@ impl Entry {
                     segments: bindings(binding.into_iter().chain(segments).collect())?,
                     after: bindings(after)?,
                     held: BTreeMap::new(),
+                    lanes: lanes.into_iter().map(|(sink, lanes)| (sink, lanes.into_iter().map(Epoch).collect())).collect(),
                     births,
                     checkpoints: checkpoints.into_iter().map(checkpoint).collect::<std::result::Result<_, _>>()?,
                     dropped: Epoch(dropped),
@@ -400,6 +406,7 @@ mod tests {
                 dropped: Epoch(3),
                 ends: [("orders".into(), Positions::from([(Partition::new("a.b", 3), 99)]))].into(),
                 held: [("parquet of totals".to_owned(), Some(progress)), ("b".to_owned(), None)].into(),
+                lanes: [("parquet of totals".to_owned(), vec![Epoch(4), Epoch(9)])].into(),
                 births: [("b".to_owned(), 3)].into(),
             }),
         ]
@@ -445,7 +452,7 @@ mod tests {
         let range = Range { from: 0, to: 3, rows: 3, bytes: 9, fingerprint: 255, watermark: None };
         let ranges = BTreeMap::from([(("orders".into(), Partition::new("t", 0)), range)]);
         let binding = Binding { epoch: Epoch(1), ranges, minted_at: 5, ..Binding::default() };
-        for format in [1, 2, 3] {
+        for format in [1, 2, 3, 4] {
             assert_eq!(read(format, format!("{{\"Bound\":{stored}}}")), (Entry::Bound(binding.clone()), 42));
         }
         let base = format!(
@@ -461,7 +468,7 @@ mod tests {
              \"checkpoints\":[{{\"epoch\":1,\"manifest\":\"m\",\"crc\":\"fe\"}}]}}}}"
         );
         let Entry::Base(base) = read(2, base).0 else { panic!("a base") };
-        assert_eq!((base.segments, base.dropped), (vec![binding], Epoch(0)));
+        assert_eq!((base.segments, base.dropped, base.lanes.len()), (vec![binding], Epoch(0), 0));
         assert_eq!((base.held.len(), base.births.len(), base.checkpoints[0].crc), (1, 0, 0xfe));
     }
 }

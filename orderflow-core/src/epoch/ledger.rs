@@ -15,6 +15,11 @@ const COMPACT: u64 = 256;
 /// Complete checkpoints that are kept: if a file of the newest is damaged there is another one.
 const KEPT: usize = 2;
 
+/// As in [`Base::held`].
+type Held = BTreeMap<String, Option<Progress>>;
+/// As in [`Base::lanes`].
+type Lanes = BTreeMap<String, Vec<Epoch>>;
+
 /// Bindings of all epochs: one by one those that a sink still lacks, as few as possible the others.
 #[derive(Debug)]
 pub struct Ledger {
@@ -137,19 +142,21 @@ impl Ledger {
     }
 
     /// What may stand for all retired epochs: if it is `time` and there are new ones, or once there are many, or if it is told to (`now`); asked for
-    /// once each time.
-    pub fn base_due(&mut self, time: bool, now: bool, held: impl FnOnce() -> BTreeMap<String, Option<Progress>>) -> Option<Base> {
+    /// once each time. `held` says what is known of sinks and of their lanes.
+    pub fn base_due(&mut self, time: bool, now: bool, held: impl FnOnce() -> (Held, Lanes)) -> Option<Base> {
         let new = self.retired().0 - self.base.0;
         if !now && new < COMPACT && !(time && new > 0) {
             return None;
         }
         self.base = self.retired();
+        let (held, lanes) = held();
         Some(Base {
             start: self.start.clone(),
             ends: self.ends.clone(),
             segments: self.segments.clone(),
             after: self.bindings.iter().filter(|_| !planted(Bug::BaseForgetsBindings)).cloned().collect(),
-            held: held(),
+            held,
+            lanes,
             births: self.births.clone(),
             checkpoints: self.checkpoints.clone(),
             // what is stored, and where, is known to whoever stores it

@@ -35,6 +35,8 @@ pub struct Recovered {
     pub bindings: Vec<Binding>,
     /// Every sink that holds the oldest epochs, with the newest progress that was seen of it.
     pub held: BTreeMap<String, Option<Progress>>,
+    /// As in [`Base::lanes`].
+    pub lanes: BTreeMap<String, Vec<Epoch>>,
     /// As in [`Base::births`].
     pub births: BTreeMap<String, u64>,
     /// Complete checkpoints, the oldest first.
@@ -82,6 +84,7 @@ impl Recovered {
             segments: self.segments.clone(),
             after: self.bindings.clone(),
             held: self.held.clone(),
+            lanes: self.lanes.clone(),
             births: self.births.clone(),
             checkpoints: self.checkpoints.clone(),
             dropped: self.dropped,
@@ -95,6 +98,17 @@ impl Recovered {
             watermarks.extend(range.watermark.map(|at| (input.clone(), at)));
         }
         watermarks
+    }
+
+    /// Forgets what a sink held, and gives it.
+    pub fn forget(&mut self, sink: &str) -> Option<Progress> {
+        self.lanes.remove(sink);
+        self.held.remove(sink).flatten()
+    }
+
+    /// How many records of a source all epochs have.
+    pub fn bound(&self, source: &str) -> u64 {
+        self.segments.iter().chain(&self.bindings).map(|b| b.rows_of(source)).sum()
     }
 
     /// Where each partition of a source stood at the end of the last epoch, or where it began.
@@ -370,6 +384,7 @@ impl Log {
                     recovered.segments = base.segments;
                     recovered.bindings = base.after;
                     recovered.held = base.held;
+                    recovered.lanes = base.lanes;
                     recovered.births = base.births;
                     recovered.checkpoints = base.checkpoints;
                     recovered.dropped = base.dropped;

@@ -17,7 +17,7 @@ pub use ledger::Ledger;
 pub use log::{Log, Opening, Recovered, Seen};
 pub use mint::{Limits, Mint};
 pub use replay::{Admit, Replay};
-pub use resume::{Known, Resume, resume};
+pub use resume::{Known, Resume, judge_lanes, resume};
 
 #[cfg(test)]
 mod tests;

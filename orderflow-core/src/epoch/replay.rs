@@ -129,7 +129,13 @@ impl Replay {
     /// The error of a source that ended before the epoch was whole.
     pub fn cut_short(&self, source: &str) -> Error {
         let epoch = self.epoch().unwrap_or_default();
-        Error::user(format!("source {source} no longer holds all that epoch {epoch} was made of"))
+        let ranges = self.epochs.front().into_iter().flat_map(|b| &b.ranges).filter(|((of, _), _)| **of == *source);
+        let missing = ranges.filter_map(|(key @ (_, partition), range)| {
+            let read = self.found.ranges.get(key).map_or(range.from, |found| found.to);
+            (read < range.to).then(|| format!("{partition}, positions {read} to {}", range.to - 1))
+        });
+        let missing: Vec<String> = missing.collect();
+        Error::user(format!("source {source} no longer holds all that epoch {epoch} was made of: it lacks {}", missing.join("; ")))
             .why("it ended before the position that the state names")
             .hint("put the missing input back, or start anew with another state and other sinks")
     }

@@ -66,9 +66,54 @@ pub fn resume(sink: &str, known: Known, found: Option<Progress>, ends: impl Fn(E
     }
 }
 
+/// Judges the lanes of a sink that goes on: `found` and `remembered` say up to which epoch each holds everything, by its number. A lane that there is no more
+/// is as far as the sink as a `whole`; of a sink that names none nothing is known. The progress of the sink is not enough: it is that of the lane that lacks
+/// most, and does not show that one of the others went back.
+///
+/// # Errors
+/// A lane has lost what it held, and would get it again.
+pub fn judge_lanes(sink: &str, found: &[Epoch], whole: Epoch, remembered: &[Epoch]) -> Result<()> {
+    for (lane, known) in remembered.iter().enumerate().filter(|_| !found.is_empty()) {
+        let held = found.get(lane).copied().unwrap_or(whole);
+        if held < *known {
+            return Err(Error::user(format!("lane {lane} of {sink} has lost a part of what it held"))
+                .why(format!("it holds everything up to epoch {held}, the ledger remembers epoch {known}"))
+                .hint("write into a new place, delete what is there and reset it (orderflow reset-sink), or put back what it held"));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lane_that_went_back_is_named() {
+        let judge = |found: &[u64], whole, remembered: &[u64]| {
+            let epochs = |lanes: &[u64]| lanes.iter().copied().map(Epoch).collect::<Vec<_>>();
+            judge_lanes("kafka of totals", &epochs(found), Epoch(whole), &epochs(remembered)).map_err(|e| e.to_string())
+        };
+        let fine: [(&[u64], u64, &[u64]); 6] = [
+            (&[20, 15], 15, &[20, 15]),
+            (&[21, 15], 15, &[20, 15]),
+            (&[20, 15], 15, &[]),
+            // another number of lanes, once all of them hold the same
+            (&[20], 20, &[20, 15]),
+            (&[20; 4], 20, &[20, 15]),
+            // whoever wraps the sink may not tell
+            (&[], 15, &[20, 15]),
+        ];
+        for (found, whole, remembered) in fine {
+            assert_eq!(judge(found, whole, remembered), Ok(()), "{found:?} {remembered:?}");
+        }
+        let lost: [(&[u64], u64, &[u64], usize); 4] =
+            [(&[17, 15], 15, &[20, 15], 0), (&[15, 15], 15, &[20, 15], 0), (&[20, 0], 0, &[20, 15], 1), (&[15], 15, &[15, 18], 1)];
+        for (found, whole, remembered, lane) in lost {
+            let e = judge(found, whole, remembered).unwrap_err();
+            assert!(e.starts_with(&format!("lane {lane} of kafka of totals has lost a part of what it held")), "{e}");
+        }
+    }
 
     #[test]
     fn every_combination_is_decided() {

@@ -239,6 +239,8 @@ fn a_replay_cuts_fetches_where_epochs_ended_and_notices_other_input() {
     assert_eq!(replay.admit(&s, &fetch(0, 4)), Admit::Now);
     replay.add(&s, &fetch(0, 4));
     assert_eq!(replay.close().unwrap(), None);
+    let e = replay.cut_short("s").to_string();
+    assert!(e.contains("all that epoch 7 was made of: it lacks t[0], positions 4 to 9"), "{e}");
     assert_eq!(replay.admit(&s, &fetch(4, 11)), Admit::Until(10));
     replay.add(&s, &fetch(4, 10));
     assert_eq!(replay.admit(&s, &fetch(10, 11)), Admit::Later);

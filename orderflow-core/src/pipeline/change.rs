@@ -198,6 +198,7 @@ pub(crate) fn renamed(mut found: Recovered) -> Recovered {
     let names: BTreeMap<String, String> = sinks.into_iter().map(|(_, _, label)| label).zip(now).collect();
     let name = |label: String| names.get(&label).cloned().unwrap_or(label);
     found.held = found.held.into_iter().map(|(label, p)| (name(label), p)).collect();
+    found.lanes = found.lanes.into_iter().map(|(label, lanes)| (name(label), lanes)).collect();
     if let Some(start) = &mut found.start {
         start.plan = std::mem::take(&mut start.plan).into_iter().map(|(label, text)| (name(label), text)).collect();
     }
@@ -291,7 +292,7 @@ pub(super) fn changed(found: &mut Recovered, difference: &Difference, generation
         if sink.fate == Fate::New && found.held.contains_key(&sink.name) {
             continue;
         }
-        found.held.remove(&sink.name);
+        found.forget(&sink.name);
         if sink.fate == Fate::Gone {
             found.births.remove(&sink.name)
         } else {

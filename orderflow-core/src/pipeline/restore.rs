@@ -10,7 +10,7 @@ use crate::error::{Error, Result, Retry};
 use crate::operator::root::{Roots, StoredTrace};
 use crate::runtime::Image;
 use crate::source::{Rewind, Source};
-use crate::state::{FileRef, Manifest, RootFiles, read};
+use crate::state::{Counts, FileRef, Manifest, RootFiles, read};
 use crate::store::Store;
 use crate::time::Epoch;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub(super) struct Restored {
     pub(super) files: Vec<Vec<Vec<FileRef>>>,
     /// Whether all input has to be read again all the same: for a view that was not there, or for a sink that is new.
     pub(super) fill: bool,
+    /// What was counted until then; `None` if it has to be counted again, with all input, or if an older version stored no counts.
+    pub(super) counts: Option<Counts>,
     /// Newer checkpoints that could not be used, and why.
     pub(super) damaged: Vec<String>,
 }
@@ -74,7 +76,8 @@ impl Restored {
             tracing::info!("a view or sink is new: the sources are read again from the beginning for it");
         }
         let show = (roots.feeds || fill || new_sinks.contains(&true)) && !planted(Bug::RootsStaySilent);
-        Ok(Self { image: Image { upto: checkpoint.epoch.0, show, roots: images }, files, fill, damaged: vec![] })
+        let counts = manifest.counts.filter(|_| !fill);
+        Ok(Self { image: Image { upto: checkpoint.epoch.0, show, roots: images }, files, fill, counts, damaged: vec![] })
     }
 }
 

@@ -7,7 +7,7 @@ use super::restore::{Restored, still_there};
 use super::{Flow, Pipeline, Running, SourceDef, nothing_to_do};
 use crate::bug::{Bug, planted};
 use crate::data::Rejected;
-use crate::epoch::{Base, Entry, Idleness, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, resume};
+use crate::epoch::{Base, Entry, Idleness, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, judge_lanes, resume};
 use crate::error::{Error, Result};
 use crate::operator::root::Roots;
 use crate::operator::{Lowering, Node, Order};
@@ -17,7 +17,7 @@ use crate::runtime::{
     Output, OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Spool,
     Spooling, Status, ToWorker, ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
-use crate::sink::{Guarantee, Sink, SinkContext};
+use crate::sink::{Guarantee, Progress, Sink, SinkContext};
 use crate::source::{Rewind, SourceContext, Waker};
 use crate::store;
 use crate::time::Epoch;
@@ -281,7 +281,13 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         return Err(e);
     }
     if let Some(restored) = restored {
-        engine.status.lock().unwrap_or_else(PoisonError::into_inner).damaged = restored.damaged;
+        let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.damaged = restored.damaged;
+        if let Some(counts) = restored.counts {
+            status.rejected = counts.rejected;
+            engine.checkpoints.counted = upto;
+        }
+        drop(status);
         let image = Arc::new(restored.image);
         engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Restore(image.clone())));
     }
@@ -310,6 +316,9 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
         let (kind, keeps_progress) = (sink.kind(), sink.guarantee(kept) == Guarantee::ExactlyOnce);
         let (known, remembered) = (found.held.contains_key(&ledger_label), found.held.get(&ledger_label).copied().flatten());
         let context = SinkContext { view: view.clone(), schema: schema.clone(), ..context.clone() };
+        if kept && !keeps_progress {
+            tracing::info!(pipeline = %name, sink = %title, "after a crash this sink may get rows again: at least once");
+        }
         let opened = sink.open(context).map_err(|e| e.at(format!("sink {title}")))?;
         // a sink that keeps no progress goes on after what the ledger saw it take
         let progress = if keeps_progress { opened.progress } else { opened.progress.or(remembered) };
@@ -321,6 +330,12 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
             born: found.births.get(&ledger_label).copied(),
             base: known.then(|| found.base()),
         };
+        // before the sink as a whole, so that what is said names the lane; of another ledger's sink, or of one that is ahead, only that is said
+        let ours =
+            |p: &Progress| p.writer.ledger == known.writer.ledger && p.epoch <= known.tail && known.born <= Some(p.writer.generation);
+        if let (Some(lanes), Some(_)) = (found.lanes.get(&ledger_label).filter(|_| keeps_progress), progress.filter(ours)) {
+            judge_lanes(&title, &opened.writer.lanes(), told, lanes)?;
+        }
         let gate = match resume(&title, known, progress, |epoch| epoch >= found.base() || engine.replay.ends(epoch))? {
             Resume::After(epoch) if planted(Bug::GateTooLow) => Epoch(epoch.0.saturating_sub(1)),
             Resume::After(epoch) if planted(Bug::GateTooHigh) => epoch.next(),
@@ -348,7 +363,8 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
         let (wake, clock, until) = (wake.clone(), engine.clock.clone(), found.ends.get(&source).cloned());
         let context = SourceContext { pipeline: name.clone(), name: source.clone(), resume, until, wake, clock };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
-        engine.sources.push(SourcePort::new(source, reader, spooled));
+        let bound = found.bound(&source);
+        engine.sources.push(SourcePort::new(source, reader, spooled, bound));
     }
     let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
     status.sources = engine.sources.iter().map(|s| s.report.clone()).collect();

@@ -15,7 +15,7 @@ use crate::dataflow::partials::Partials;
 use crate::epoch::Checkpoint;
 use crate::error::{Error, Result, Retry};
 use crate::operator::root::{Roots, Shape, TraceShape};
-use crate::state::{FileRef, Manifest, RootFiles, ViewOf, generation_of, read, write};
+use crate::state::{Counts, FileRef, Manifest, RootFiles, ViewOf, generation_of, read, write};
 use crate::store::Store;
 use crate::time::{Clock, Epoch};
 use std::collections::{BTreeSet, VecDeque};
@@ -31,8 +31,8 @@ const FAN: usize = 4;
 pub(crate) enum Job {
     /// Delete what generations before left and no checkpoint needs.
     Clean { kept: Vec<Checkpoint> },
-    /// Write down what the workers' roots were given up to the end of this epoch.
-    Write { epoch: Epoch, sealed: Vec<SealedRoots> },
+    /// Write down what the workers' roots were given up to the end of this epoch, and what was counted.
+    Write { epoch: Epoch, sealed: Vec<SealedRoots>, counts: Counts },
     /// These checkpoints are kept, which survives a crash.
     Kept { kept: Vec<Checkpoint> },
 }
@@ -83,9 +83,10 @@ impl CheckpointDriver {
         match self.queue.front() {
             None => return Ok(()),
             Some(Job::Clean { kept }) => self.clean(&kept.clone())?,
-            Some(Job::Write { epoch, sealed }) => {
-                let files = self.write(*epoch, sealed)?;
-                let checkpoint = self.save(*epoch, files)?;
+            Some(Job::Write { epoch, sealed, counts }) => {
+                let (epoch, counts) = (*epoch, counts.clone());
+                let files = self.write(epoch, sealed)?;
+                let checkpoint = self.save(epoch, files, counts)?;
                 if planted(Bug::SweepsTooEarly) {
                     self.sweep(std::slice::from_ref(&checkpoint))?;
                 }
@@ -126,7 +127,7 @@ impl CheckpointDriver {
         write(&*self.store, name, upto.0, &shape.schema(), batches).map(Some)
     }
 
-    fn save(&mut self, epoch: Epoch, new: Vec<Vec<Option<FileRef>>>) -> Result<Checkpoint> {
+    fn save(&mut self, epoch: Epoch, new: Vec<Vec<Option<FileRef>>>, counts: Counts) -> Result<Checkpoint> {
         let mut files = self.files.clone();
         if planted(Bug::ManifestForgetsFiles) {
             files.iter_mut().flatten().for_each(Vec::clear);
@@ -139,7 +140,7 @@ impl CheckpointDriver {
         let rows = |s: &Shape| serde_json::to_value(&s.rows).map_err(|e| Error::internal("a root cannot be described").caused_by(e));
         let roots =
             self.shapes.iter().zip(&files).map(|(s, f)| Ok(RootFiles { text: s.text.clone(), traces: f.clone(), rows: Some(rows(s)?) }));
-        let manifest = Manifest { views: self.views.clone(), ..Manifest::new(epoch, roots.collect::<Result<_>>()?) };
+        let manifest = Manifest { views: self.views.clone(), counts: Some(counts), ..Manifest::new(epoch, roots.collect::<Result<_>>()?) };
         let checkpoint = manifest.save(&*self.store, self.generation)?;
         self.files = files;
         self.know(&checkpoint, &manifest);

@@ -1,7 +1,7 @@
 //! When a checkpoint is taken, and when it is complete: the engine's side of [`checkpoint`](super::checkpoint).
 //!
 //! Invariant: one at a time. It is complete when its files survive a crash and every sink holds its epoch; then a base in the ledger says so, and when
-//! that is durable the files of older ones may go.
+//! that is durable the files of older ones may go. What is counted with it is what was counted when all workers were through with its epoch: no more, no less.
 
 use super::background::Port;
 use super::checkpoint::{CheckpointDriver, CheckpointState, Job};
@@ -9,7 +9,9 @@ use super::engine::Engine;
 use super::worker::{SealedRoots, ToWorker};
 use crate::bug::{Bug, planted};
 use crate::error::{Error, Result};
+use crate::state::Counts;
 use crate::time::Epoch;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// Bytes that roots may have been given since the last checkpoint before one is taken early.
@@ -22,6 +24,8 @@ pub(crate) struct Checkpoints {
     pub(crate) every: Duration,
     /// Until which epoch state was restored.
     pub(crate) restored: Option<Epoch>,
+    /// Until which epoch refused rows were counted already.
+    pub(crate) counted: Option<Epoch>,
     pub(super) last: Duration,
     pub(super) state: CheckpointState,
     /// Bytes that roots were given and that were not sealed, as the workers said last.
@@ -42,6 +46,8 @@ struct UnderWay {
     epoch: Epoch,
     /// By worker, until all are there.
     sealed: Vec<Option<SealedRoots>>,
+    /// As of the end of the epoch, once all workers are through with it.
+    counts: Option<Counts>,
     given: bool,
     asked: bool,
 }
@@ -53,6 +59,7 @@ impl Checkpoints {
             port,
             every,
             restored,
+            counted: None,
             last: now,
             state: CheckpointState::default(),
             unsaved: 0,
@@ -119,9 +126,18 @@ impl Engine {
         self.ledger.checkpoint_begins(epoch);
         self.checkpoints.last = self.clock.elapsed();
         let sealed = self.workers.iter().map(|_| None).collect();
-        self.checkpoints.under_way = Some(UnderWay { epoch, sealed, given: false, asked: false });
+        self.checkpoints.under_way = Some(UnderWay { epoch, sealed, counts: None, given: false, asked: false });
+        self.count_for_checkpoint(self.flight.complete);
         for worker in &mut self.workers {
             worker.send(ToWorker::Seal { epoch: epoch.0 });
+        }
+    }
+
+    /// All workers are through with `epoch`, and its refused rows are counted: so much belongs to a checkpoint as of it.
+    pub(super) fn count_for_checkpoint(&mut self, epoch: Epoch) {
+        if let Some(c) = self.checkpoints.under_way.as_mut().filter(|c| c.epoch == epoch) {
+            let rejected = self.status.lock().unwrap_or_else(PoisonError::into_inner).rejected.clone();
+            c.counts = Some(Counts { rejected });
         }
     }
 
@@ -151,11 +167,14 @@ impl Engine {
             return Ok(true);
         }
         let Some(c) = checkpoints.under_way.as_mut() else { return Ok(false) };
-        if !c.given && c.sealed.iter().all(Option::is_some) {
+        if !c.given
+            && c.sealed.iter().all(Option::is_some)
+            && let Some(counts) = c.counts.take()
+        {
             c.given = true;
             checkpoints.unsaved = 0;
             let sealed = c.sealed.iter_mut().filter_map(Option::take).collect();
-            checkpoints.port.give(Job::Write { epoch: c.epoch, sealed });
+            checkpoints.port.give(Job::Write { epoch: c.epoch, sealed, counts });
             return Ok(true);
         }
         if !c.asked && self.flight.complete >= c.epoch {

@@ -275,7 +275,10 @@ impl Engine {
         }
         self.checkpoints.unsaved = unsaved;
         Rejected::sort(&mut rejected);
-        self.count_rejected(&rejected, updates);
+        // what restored roots show again, and what follows from it, was counted when it came
+        let counted: &[Rejected] = if self.checkpoints.counted.is_some_and(|upto| epoch <= upto) { &[] } else { &rejected };
+        self.count_rejected(counted, updates);
+        self.count_for_checkpoint(epoch);
         let dead = self.outputs.len() - 1;
         if !rejected.is_empty() {
             by_output[dead].push(Rejected::to_changes(&rejected)?);
@@ -349,7 +352,8 @@ impl Engine {
                 let epoch = if o.keeps_progress { o.state.committed } else { o.state.done };
                 (o.label.clone(), Some(Progress { writer, epoch, part: 0 }).filter(|_| epoch > Epoch(0)))
             };
-            outputs.iter().map(of).collect()
+            let lanes = outputs.iter().filter(|o| o.keeps_progress && !o.state.lanes.is_empty());
+            (outputs.iter().map(of).collect(), lanes.map(|o| (o.label.clone(), o.state.lanes.clone())).collect())
         };
         let at = self.clock.elapsed();
         if let Some(base) = self.ledger.base_due(time || at >= self.based + BASE_EVERY, now, held) {

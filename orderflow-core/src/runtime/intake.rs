@@ -184,8 +184,8 @@ impl Engine {
         }
         let hurry = matches!(self.phase, Phase::Draining | Phase::Paused) || self.settling.iter().any(|s| s.0.is_some());
         let due = match self.mint.due(now, hurry) {
-            // rows that sinks refused still have to reach the dead letters
-            None if hurry && !self.refused.is_empty() && self.flight.minted.is_empty() => Duration::ZERO,
+            // rows that sinks refused still have to reach the dead letters, also if no record comes any more
+            None if !self.refused.is_empty() && self.flight.minted.is_empty() => Duration::ZERO,
             // an aggregate without groups has a row even before the first record
             None if hurry && self.ledger.tail() == Epoch(0) => Duration::ZERO,
             None => return false,
@@ -203,6 +203,9 @@ impl Engine {
         let binding = self.mint.close(self.clock.unix_millis(), self.idleness.idle(now));
         let epoch = binding.epoch;
         tracing::debug!(pipeline = %self.pipeline, epoch = epoch.0, rows = binding.rows(), "epoch closed");
+        for source in &mut self.sources {
+            source.report.bound += binding.rows_of(&source.name);
+        }
         if self.log.is_there() {
             let rows = self.close_spool(&binding);
             self.log.give(LogJob::Write { entry: Entry::Bound(binding.clone()), rows });

@@ -74,9 +74,9 @@ pub(crate) struct Flight {
 }
 
 impl SourcePort {
-    /// An opened source, from which nothing was read.
-    pub(crate) fn new(name: Arc<str>, reader: Box<dyn Reader>, spooled: Option<SchemaRef>) -> Self {
-        let report = SourceReport { name: name.to_string(), ..SourceReport::default() };
+    /// An opened source, from which nothing was read in this run and `bound` records in earlier ones.
+    pub(crate) fn new(name: Arc<str>, reader: Box<dyn Reader>, spooled: Option<SchemaRef>, bound: u64) -> Self {
+        let report = SourceReport { name: name.to_string(), bound, ..SourceReport::default() };
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         Self { name, reader, ended: false, held: None, later: VecDeque::new(), spooled, backoff, report }
     }

@@ -58,6 +58,7 @@ impl Engine {
         for (source, report) in self.sources.iter().zip(&mut status.sources) {
             report.rows = source.report.rows;
             report.bytes = source.report.bytes;
+            report.bound = source.report.bound;
             report.waits.clone_from(&source.report.waits);
         }
         for (output, report) in self.outputs.iter().zip(&mut status.sinks) {

@@ -23,6 +23,8 @@ pub(crate) struct SinkState {
     pub(crate) done: Epoch,
     /// The newest epoch with rows that the sink itself says it holds; empty ones may follow it.
     pub(crate) committed: Epoch,
+    /// How far each of its lanes is, where they commit by themselves.
+    pub(crate) lanes: Vec<Epoch>,
     /// Bytes given and not yet out.
     pub(crate) pending: usize,
     /// Rows given.
@@ -61,6 +63,7 @@ pub(crate) struct SinkDriver {
 impl SinkDriver {
     /// A driver of an opened writer that holds everything up to `gate`, and told so itself up to `told`.
     pub(crate) fn new(name: Arc<str>, writer: Box<dyn Writer>, gate: Epoch, told: Epoch, clock: Clock) -> Self {
+        let state = SinkState { lanes: writer.lanes(), ..SinkState::default() };
         Self {
             name,
             writer: Some(writer),
@@ -76,7 +79,7 @@ impl SinkDriver {
             flush: false,
             clock,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-            state: SinkState::default(),
+            state,
         }
     }
 
@@ -167,6 +170,7 @@ impl SinkDriver {
             self.flush = false;
         }
         let committed = writer.poll(wait)?;
+        self.state.lanes = writer.lanes();
         (self.held, self.unheard) = (committed.pending_bytes, 0);
         self.state.refused.extend(committed.refused);
         if let Some(p) = committed.progress {

@@ -49,7 +49,8 @@ pub struct Status {
     pub sources: Vec<SourceReport>,
     /// Each sink; the last one takes the dead letters.
     pub sinks: Vec<SinkStatus>,
-    /// Bad records and rows, by the source or view that refused them; withdrawn ones are taken off.
+    /// Bad records and rows since the pipeline began, by the source or view that refused them; withdrawn ones are taken off. It is stored with the views,
+    /// so what is read again after a crash is counted once. Where all input is read again, it is counted again with it.
     pub rejected: BTreeMap<String, i64>,
     /// Updates held in kept state, before merging.
     pub state_updates: usize,
@@ -72,10 +73,12 @@ pub struct Status {
 pub struct SourceReport {
     /// Its name.
     pub name: String,
-    /// Records read.
+    /// Records read by this run, those among them that an earlier one had read.
     pub rows: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Records in closed epochs since the pipeline began: each counts once, however often it is read.
+    pub bound: u64,
     /// Positions, ends and warnings, as of the last quiet moment; under load at most about a second old. After the end, as they were left.
     pub status: SourceStatus,
     /// The newest timestamp of each partition's records in closed epochs, in milliseconds since 1970; records of later positions may be older.
@@ -127,7 +130,7 @@ pub struct SinkStatus {
     pub kind: String,
     /// What messages and metrics call it, as no other sink of the pipeline: `console of totals`, and a second one `console of totals #2`.
     pub label: String,
-    /// Rows given to it.
+    /// Rows given to it by this run.
     pub rows: u64,
     /// The newest epoch that it holds for good.
     pub committed: Epoch,

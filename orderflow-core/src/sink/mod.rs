@@ -188,6 +188,12 @@ pub trait Writer: Send {
     /// [`Retry::Backoff`](crate::error::Retry): polled again after a pause, what was taken is still held. [`Retry::Never`](crate::error::Retry): the pipeline stops with this reason.
     fn poll(&mut self, wait: Duration) -> Result<Committed>;
 
+    /// How far each lane is, by its number, of a sink whose lanes commit by themselves: what is reported as progress is the least of them. Nothing: it commits
+    /// as a whole. The ledger remembers it, so that a lane that lost what it held is noticed, also one that was ahead of the others.
+    fn lanes(&self) -> Vec<Epoch> {
+        vec![]
+    }
+
     /// Lets go of the outside. Everything flushed and committed before stays; what was not is gone.
     ///
     /// # Errors
@@ -202,7 +208,8 @@ pub struct Committed {
     pub progress: Option<Progress>,
     /// Bytes taken and not yet out: the engine stops giving epochs while this is above its bound.
     pub pending_bytes: usize,
-    /// Rows that the outside refuses for good (too large, one topic too many): the engine sends them to the dead letters. Each is reported once.
+    /// Rows that the outside refuses for good (too large, one topic too many): the engine sends them to the dead letters. Each is reported once,
+    /// when the rest of its epoch is committed: with a process that dies before the dead letters have it, it is lost.
     pub refused: Vec<crate::data::Rejected>,
 }
 

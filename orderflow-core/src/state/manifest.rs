@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::time::Epoch;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of the format, written into every manifest.
 const FORMAT: u32 = 1;
@@ -23,6 +24,16 @@ pub struct Manifest {
     /// The views whose rows can be read from them; none in manifests of older versions.
     #[serde(default)]
     pub views: Vec<ViewOf>,
+    /// What was counted until the end of the epoch; not in manifests of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+}
+
+/// What was counted since the pipeline began: no start can count it again without reading everything again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Refused records and rows, by the source or view that refused them; withdrawn ones are taken off.
+    pub rejected: BTreeMap<String, i64>,
 }
 
 /// A view whose rows are those of a root, but for the choice and the names of columns.
@@ -51,7 +62,7 @@ pub struct RootFiles {
 impl Manifest {
     /// As of `epoch`.
     pub fn new(epoch: Epoch, roots: Vec<RootFiles>) -> Self {
-        Self { format: FORMAT, epoch: epoch.0, roots, views: vec![] }
+        Self { format: FORMAT, epoch: epoch.0, roots, views: vec![], counts: None }
     }
 
     /// All files.

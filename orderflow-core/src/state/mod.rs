@@ -14,7 +14,7 @@ mod manifest;
 mod spool;
 
 pub use file::{FileRef, copy, read, write};
-pub use manifest::{Manifest, RootFiles, ViewOf};
+pub use manifest::{Counts, Manifest, RootFiles, ViewOf};
 pub use spool::{Spooled, copy_spool, join_spool, read_spool, spool_name, write_spool};
 
 /// The generation that a stored object's name says wrote it: the digits behind `-g`.

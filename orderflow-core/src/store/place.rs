@@ -38,14 +38,15 @@ pub fn open_within(place: impl AsRef<Path>, patience: Duration, waits: &dyn Fn()
     if is_url(place) { open(place) } else { Ok(Arc::new(Folder::open_within(place, patience, waits)?)) }
 }
 
-/// A store to look into only, also while somebody else has it open; `None` if there is no such folder.
+/// A store to look into only, also while somebody else has it open; `None` if there is no such folder. Nothing is written, so it may be looked into
+/// without the right to write.
 ///
 /// # Errors
-/// As [`open`].
+/// A URL of a kind that is not known. Whether a store at a URL answers shows when it is read.
 pub fn look(place: impl AsRef<Path>) -> Result<Option<Arc<dyn Store>>> {
     let place = place.as_ref();
-    if is_url(place) {
-        return open(place).map(Some);
+    if let Some((kind, rest)) = url(place) {
+        return open_url(&place.display().to_string(), kind, rest, &[], true).map(Some);
     }
     Ok(if place.is_dir() { Some(Arc::new(Folder::look(place))) } else { None })
 }
@@ -65,16 +66,16 @@ pub fn open_with(place: impl AsRef<Path>, options: &[(&str, &str)]) -> Result<Ar
             }
         };
     };
-    open_url(&place.display().to_string(), kind, rest, options)
+    open_url(&place.display().to_string(), kind, rest, options, false)
 }
 
 #[cfg_attr(not(any(feature = "s3", feature = "hdfs")), expect(unused_variables, reason = "no kind of URL is known"))]
-fn open_url(place: &str, kind: &str, rest: &str, options: &[(&str, &str)]) -> Result<Arc<dyn Store>> {
+fn open_url(place: &str, kind: &str, rest: &str, options: &[(&str, &str)], looks: bool) -> Result<Arc<dyn Store>> {
     match kind {
         #[cfg(feature = "s3")]
-        "s3" | "s3a" => Ok(Arc::new(super::object::s3::open(place, rest, options)?)),
+        "s3" | "s3a" => Ok(Arc::new(super::object::s3::open(place, rest, options, looks)?)),
         #[cfg(feature = "hdfs")]
-        "hdfs" => Ok(Arc::new(super::object::hdfs::open(place, rest, options)?)),
+        "hdfs" => Ok(Arc::new(super::object::hdfs::open(place, rest, options, looks)?)),
         #[cfg(not(feature = "s3"))]
         "s3" | "s3a" => Err(not_built(place, "s3")),
         #[cfg(not(feature = "hdfs"))]

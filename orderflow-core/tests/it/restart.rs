@@ -7,11 +7,14 @@ mod aggregates;
 mod anywhere;
 mod bounded;
 mod changed;
+mod counts;
 mod forgetful;
 mod hosted;
+mod laned;
 mod model;
 mod planted;
 mod points;
+mod refused;
 mod shared;
 mod spooled;
 mod stored;
@@ -250,6 +253,8 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
     };
     refused(&unstored(), views, log().altered(0, 3), "is not what it was: numbers[0]");
     refused(&unstored(), views, log().until(5), "no longer holds");
+    refused(&unstored(), views, log().until(5), ": it lacks numbers[");
+    refused(&unstored(), views, log().until(5), ", positions 5 to ");
     let other: View = ("totals", "SELECT k, count(*) AS n, sum(v + 1) AS v FROM numbers GROUP BY k", 20);
     refused(&fresh(), &[other], log(), "view totals computes something else now");
     // a sink of another pipeline, and one that is ahead of the state

@@ -164,7 +164,7 @@ fn start_at(places: &mut [Place], positions: &Positions, who: &str) -> Result<()
     for (partition, at) in positions {
         let Some(place) = places.iter_mut().find(|p| p.partition == *partition) else {
             return Err(Error::user(format!("{who} offset {at} of partition {partition}, which does not exist"))
-                .hint("was the topic deleted or renamed? start anew with a start of your choice"));
+                .hint("was the topic deleted or renamed? put it back, or start anew with a start of your choice (where state is kept, with another state and other sinks)"));
         };
         if *at < place.low {
             return Err(lost(partition, *at, place.low));
@@ -177,20 +177,32 @@ fn start_at(places: &mut [Place], positions: &Positions, who: &str) -> Result<()
     Ok(())
 }
 
+/// How to go on without what is gone, and how to keep it the next time.
+fn choices(topic: &str) -> String {
+    format!(
+        "restore the topic if there is a copy of it; to go on without these records start anew at the earliest record (where state is kept, with another \
+         state and other sinks); and let the topic keep records for longer than the pipeline is ever stopped or behind: kafka-configs --alter \
+         --entity-type topics --entity-name {topic} --add-config retention.ms=604800000,retention.bytes=-1 (a week, however many bytes that is)"
+    )
+}
+
 /// Records between `position` and the log's start are gone.
 pub(crate) fn lost(partition: &Partition, position: u64, low: u64) -> Error {
     let n = low.saturating_sub(position);
     Error::external(format!("records of {partition} are lost: offsets {position} to {} ({n}) were deleted before they were read", low - 1))
-        .why(format!("the log now starts at offset {low}"))
-        .hint("keep records longer (retention.ms, retention.bytes) or read faster; to go on without them, start at the earliest record")
+        .why(format!(
+            "the log now starts at offset {low}: the topic's retention.ms or retention.bytes has passed, or somebody deleted records"
+        ))
+        .hint(choices(&partition.topic))
         .permanent()
 }
 
 /// The log ends before `position`: it was cut, or the topic was made anew.
 pub(crate) fn beyond(partition: &Partition, position: u64, end: u64) -> Error {
-    Error::external(format!("{partition} ends at offset {end}, but was read up to {position} before"))
+    let last = position.saturating_sub(1);
+    Error::external(format!("{partition} ends at offset {end}, but was read up to {position} before: offsets {end} to {last} are gone"))
         .why("records were removed at its end, or the topic was deleted and created again")
-        .hint("start anew with a start of your choice")
+        .hint("restore the topic if there is a copy of it, or start anew with a start of your choice (where state is kept, with another state and other sinks)")
         .permanent()
 }
 
@@ -214,6 +226,7 @@ fn start_at_timestamp(consumer: &Consumer, places: &mut [Place], at: i64, broker
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orderflow_core::error::Retry;
 
     #[test]
     fn what_lies_fetched_is_bounded_however_many_partitions_there_are() {
@@ -226,5 +239,41 @@ mod tests {
         assert!((1..=256).all(|partitions| held(partitions) <= 24 * MIB));
         assert_eq!(held(1000), 1000 * (96 << 10));
         assert_eq!(shares(0), shares(1), "a pattern that matches nothing yet");
+    }
+
+    fn place(low: u64, end: u64) -> Place {
+        Place { partition: Partition::new("orders", 3), low, position: low, end, until: None }
+    }
+
+    #[test]
+    fn a_start_that_needs_what_is_gone_names_the_offsets_and_the_choices() {
+        let resume = |at| Positions::from([(Partition::new("orders", 3), at)]);
+        let mut there = [place(100, 200)];
+        start_at(&mut there, &resume(100), "the pipeline's last run reached").unwrap();
+        start_at(&mut there, &resume(200), "the pipeline's last run reached").unwrap();
+        assert_eq!(there[0].position, 200);
+        for (at, says, hints) in [
+            (
+                40,
+                "records of orders[3] are lost: offsets 40 to 99 (60) were deleted",
+                ["retention.ms=", "--entity-name orders ", "another state"],
+            ),
+            (
+                250,
+                "orders[3] ends at offset 200, but was read up to 250 before: offsets 200 to 249 are gone",
+                ["restore", "start anew", "another state"],
+            ),
+        ] {
+            let e = start_at(&mut there, &resume(at), "the pipeline's last run reached").unwrap_err();
+            assert!(e.retry() == Retry::Never && e.to_string().contains(says), "{e}");
+            assert!(hints.iter().all(|hint| e.remedy().unwrap().contains(hint)), "{e}");
+        }
+        let other = Positions::from([(Partition::new("orders", 4), 7)]);
+        let e = start_at(&mut there, &other, "the pipeline's last run reached").unwrap_err();
+        assert!(
+            e.to_string().contains("offset 7 of partition orders[4], which does not exist")
+                && e.remedy().unwrap().contains("another state"),
+            "{e}"
+        );
     }
 }

@@ -8,7 +8,7 @@
 //! ```
 //! Invariant: the newest record in `_commits/` says what the data set holds; a data file is never the progress, so its owner may
 //! move it away. A record is written only when all files of the record before have their final names, so rolling the newest one
-//! forward is all that an opening has to do. Records are never deleted: a slot that is taken is what stops an older writer.
+//! forward is all that an opening has to do, and a newer one stands for all before it, which are deleted: `_commits/` stays small however long it runs.
 //!
 //! Readers that glob (`*.parquet`) or skip names beginning with `_` or `.` see whole files only.
 

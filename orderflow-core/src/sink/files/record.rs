@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   0000000001 opened by generation 1   ─┐
-//!   0000000002 commit: files, progress   │ one writer
+//!   0000000002 commit: files, progress   │ one writer; with 2 the record 1 goes, with 3 the record 2
 //!   0000000003 commit: files, progress  ─┘
 //!   0000000004 opened by generation 2, with the progress of 3: generation 1 can never write a 4
 //! ```
-//! Invariant: every record carries the progress of the data set as of it, so the newest one alone says everything; a writer
-//! that finds its next slot taken by somebody else has been replaced, and stops.
+//! Invariant: every record carries the progress of the data set as of it, so the newest one alone says everything, and older ones are deleted; the
+//! newest never is. A record counts only if no newer one is there after it was written: a writer that finds its next slot taken by somebody else, or
+//! free again while records behind it are not, has been replaced, and stops.
 
 use super::taken;
 use crate::bug::{Bug, planted};
@@ -89,10 +90,10 @@ impl Log {
     /// # Errors
     /// A data set of another ledger; what cannot be read.
     pub(super) fn look(store: Arc<dyn Store>, place: &str, kind: &'static str, context: &SinkContext) -> Result<Option<Progress>> {
-        let mut log = Self::at(store, place, kind, context);
+        let log = Self::at(store, place, kind, context);
         match log.newest()? {
             None => log.refuse_foreign_files().map(|()| None),
-            Some(record) => log.admit(&record),
+            Some((_, record)) => log.admit(&record),
         }
     }
 
@@ -104,31 +105,41 @@ impl Log {
         let mut log = Self::at(store, place, kind, context);
         let mut first = None;
         for _ in 0..TRIES {
-            let progress = match log.newest()? {
+            let newest = log.newest()?;
+            log.next = newest.as_ref().map_or(1, |(number, _)| number + 1);
+            let progress = match &newest {
                 None => {
                     log.refuse_foreign_files()?;
                     None
                 }
-                Some(record) => {
-                    log.refuse_newer(&record)?;
-                    let progress = log.admit(&record)?;
+                Some((_, record)) => {
+                    log.refuse_newer(record)?;
+                    let progress = log.admit(record)?;
                     if !planted(Bug::NoRollForward) {
-                        log.roll_forward(&record)?;
+                        log.roll_forward(record)?;
                     }
                     progress
                 }
             };
             let first = *first.get_or_insert(progress);
             let progress = if planted(Bug::ReadBeforeFence) { first } else { progress };
+            // listed before the claim: what is staged after it may be a newer writer's
+            let left = log.store.list(STAGING)?;
             let claim = log.encode(progress, Vec::new())?;
-            if log.append(&claim)? {
-                for left in log.store.list(STAGING)? {
-                    log.store.delete(&left)?;
+            if log.append(&claim)?.is_some() {
+                left.iter().try_for_each(|name| log.store.delete(name))?;
+                // the claim says what the one before it said; the newest commit stays, for whoever wants to see what it was
+                if let Some((number, _)) = newest.filter(|(_, record)| record.files.is_empty()) {
+                    log.forget(&[number]);
                 }
                 return Ok((log, progress));
             }
         }
-        Err(Error::external(format!("{place} is being written by somebody else")).hint("stop the other writer"))
+        Err(log.busy())
+    }
+
+    fn busy(&self) -> Error {
+        Error::external(format!("{} is being written by somebody else", self.place)).hint("stop the other writer")
     }
 
     /// Commits `files` with the progress: `Ok` means that they are in the data set for good, though not yet under their final names.
@@ -137,10 +148,11 @@ impl Log {
     /// Permanent if another writer has taken over. After any other error the same call must be made again.
     pub(super) fn commit(&mut self, progress: Progress, files: Vec<FileEntry>) -> Result<()> {
         let record = self.encode(Some(progress), files)?;
-        if self.append(&record)? {
+        if let Some(old) = self.append(&record)? {
+            self.forget(&old);
             return Ok(());
         }
-        let winner: Record = self.read(self.next)?.ok_or_else(|| damaged(&self.place, "it vanished"))?;
+        let (_, winner) = self.newest()?.ok_or_else(|| damaged(&self.place, "it vanished"))?;
         Err(Error::external(format!("another writer has taken over {}", self.place))
             .why(format!("ledger {} generation {} opened it", winner.ledger, winner.generation))
             .hint("this pipeline was replaced by a newer one and stops")
@@ -170,20 +182,49 @@ impl Log {
         serde_json::to_vec_pretty(&record).map_err(|e| Error::internal("a commit record cannot be written as JSON").caused_by(e))
     }
 
-    /// Writes the next record; `false` if the slot holds another one. One that is ours already was written by a call that ended in an error.
-    fn append(&mut self, record: &[u8]) -> Result<bool> {
+    /// Writes the next record and gives the numbers of those before it; `None` if the slot holds another one, or was free only because what held it was
+    /// deleted. One that is ours already was written by a call that ended in an error.
+    fn append(&mut self, record: &[u8]) -> Result<Option<Vec<u64>>> {
         let slot = slot(self.next);
         let ours = self.store.put_if_absent(&slot, record)? || self.store.get(&slot)?.is_some_and(|there| there == record);
-        self.next += u64::from(ours);
-        Ok(ours)
+        if !ours {
+            return Ok(None);
+        }
+        let mut numbers = self.numbers()?;
+        if numbers.iter().any(|n| *n > self.next) && !planted(Bug::CommitsInAHole) {
+            return Ok(None);
+        }
+        numbers.retain(|n| *n < self.next);
+        self.next += 1;
+        Ok(Some(numbers))
     }
 
-    /// The newest record; afterwards the next slot is the one after it.
-    fn newest(&mut self) -> Result<Option<Record>> {
+    /// Deletes records that a newer one stands for; what cannot be deleted now goes with the next commit.
+    fn forget(&self, old: &[u64]) {
+        if let Err(e) = old.iter().try_for_each(|number| self.store.delete(&slot(*number))) {
+            tracing::warn!("old commit records of {} could not be deleted: {e}", self.place);
+        }
+    }
+
+    /// The numbers of all records that are there.
+    fn numbers(&self) -> Result<Vec<u64>> {
         let names = self.store.list(COMMITS)?;
-        let number = names.iter().filter_map(|n| n.strip_prefix(COMMITS)?.strip_suffix(".json")?.parse::<u64>().ok()).max();
-        self.next = number.map_or(1, |n| n + 1);
-        number.map(|n| self.read(n)?.ok_or_else(|| damaged(&self.place, "it vanished"))).transpose()
+        Ok(names.iter().filter_map(|n| n.strip_prefix(COMMITS)?.strip_suffix(".json")?.parse().ok()).collect())
+    }
+
+    /// The newest record, and its number.
+    fn newest(&self) -> Result<Option<(u64, Record)>> {
+        let mut vanished = None;
+        for _ in 0..TRIES {
+            let Some(number) = self.numbers()?.into_iter().max() else { return Ok(None) };
+            match self.read(number)? {
+                Some(record) => return Ok(Some((number, record))),
+                None if vanished == Some(number) => return Err(damaged(&self.place, "it vanished")),
+                // its writer may have gone on since it was listed
+                None => vanished = Some(number),
+            }
+        }
+        Err(self.busy())
     }
 
     fn read(&self, number: u64) -> Result<Option<Record>> {

@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use hdfs_native_object_store::HdfsObjectStoreBuilder;
 use std::sync::Arc;
 
-/// `hdfs://namenode:port/folder`; without a name node the one of Hadoop's own configuration.
-pub(in crate::store) fn open(url: &str, rest: &str, options: &[(&str, &str)]) -> Result<Objects> {
+/// `hdfs://namenode:port/folder`, perhaps only to look; without a name node the one of Hadoop's own configuration.
+pub(in crate::store) fn open(url: &str, rest: &str, options: &[(&str, &str)], looks: bool) -> Result<Objects> {
     let (host, folder) = rest.split_once('/').unwrap_or((rest, ""));
     let background = Arc::new(Background::new()?);
     let mut builder = HdfsObjectStoreBuilder::new().with_config(options.iter().copied());
@@ -19,5 +19,5 @@ pub(in crate::store) fn open(url: &str, rest: &str, options: &[(&str, &str)]) ->
         builder = builder.with_io_runtime(runtime.handle().clone());
     }
     let store = builder.build().map_err(|e| Error::user(format!("{url} cannot be used")).caused_by(e))?;
-    Objects::opened(Arc::new(store), folder.trim_end_matches('/'), url.into(), background)
+    Objects::opened(Arc::new(store), folder.trim_end_matches('/'), url.into(), background, looks)
 }

@@ -4,7 +4,7 @@
 //!   any thread ──call──► runtime of its own: one thread, every request bounded in time ──► object store
 //!        └──────────────────────── waits for the answer ◄──────────────────────────────────────┘
 //! ```
-//! Invariant: the only condition ever put on a write is "if there is no object of that name", and opening asks whether the store keeps it: all
+//! Invariant: the only condition ever put on a write is "if there is no object of that name", and opening to write asks whether the store keeps it: all
 //! that commits goes through that door. Nobody locks anything: of two processes the one that wins the next slot goes on.
 
 #[cfg(feature = "hdfs")]
@@ -50,6 +50,8 @@ pub struct Objects {
     root: Path,
     place: Place,
     background: Arc<Background>,
+    /// Whether it was opened only to look.
+    looks: bool,
 }
 
 impl fmt::Debug for Objects {
@@ -65,14 +67,28 @@ impl Objects {
     /// # Errors
     /// A prefix that is none; a store that does not answer, refuses, or overwrites what should only be written if it is not there.
     pub fn over(store: Arc<dyn ObjectStore>, prefix: &str, place: impl Into<Arc<str>>) -> Result<Self> {
-        Self::opened(store, prefix, place.into(), Arc::new(Background::new()?))
+        Self::opened(store, prefix, place.into(), Arc::new(Background::new()?), false)
     }
 
-    fn opened(store: Arc<dyn ObjectStore>, prefix: &str, place: Arc<str>, background: Arc<Background>) -> Result<Self> {
+    /// As [`Objects::over`], to look only: nothing is asked of the store before it is read, and every call that would write fails.
+    ///
+    /// # Errors
+    /// A prefix that is none.
+    pub fn look(store: Arc<dyn ObjectStore>, prefix: &str, place: impl Into<Arc<str>>) -> Result<Self> {
+        Self::opened(store, prefix, place.into(), Arc::new(Background::new()?), true)
+    }
+
+    fn opened(store: Arc<dyn ObjectStore>, prefix: &str, place: Arc<str>, background: Arc<Background>, looks: bool) -> Result<Self> {
         let root = Path::parse(prefix).map_err(|e| Error::user(format!("'{prefix}' is no folder of {place}")).why(e))?;
-        let objects = Self { store, parts: None, root, place: Place(place), background };
-        objects.try_the_door()?;
+        let objects = Self { store, parts: None, root, place: Place(place), background, looks };
+        if !looks {
+            objects.try_the_door()?;
+        }
         Ok(objects)
+    }
+
+    fn may_write(&self) -> Result<()> {
+        if self.looks { Err(Error::internal(format!("{} was opened only to look", self.place))) } else { Ok(()) }
     }
 
     /// Objects of more than `bytes` (at least 1) are written in parts of that size, by the same store.
@@ -189,11 +205,13 @@ impl Store for Objects {
 
     fn put(&self, name: &str) -> Result<Box<dyn Upload>> {
         check(name)?;
+        self.may_write()?;
         Ok(Box::new(upload::ObjectUpload::new(self.clone(), self.path(name)?)))
     }
 
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
         check(name)?;
+        self.may_write()?;
         self.create(&self.path(name)?, bytes)
     }
 
@@ -201,6 +219,7 @@ impl Store for Objects {
     fn publish(&self, staged: &str, name: &str) -> Result<bool> {
         check(staged)?;
         check(name)?;
+        self.may_write()?;
         let (from, to) = (self.path(staged)?, self.path(name)?);
         if from == to {
             return Ok(self.head(&from)?.is_some());
@@ -226,6 +245,8 @@ impl Store for Objects {
         };
         let all = match self.call("list", &below, all)? {
             Ok(all) => all,
+            // some stores have folders, and only those into which something was put
+            Err(e) if is_absent(&e) => return Ok(vec![]),
             Err(e) => return Err(self.said("list", &below, e)),
         };
         let root = if self.root.as_ref().is_empty() { String::new() } else { format!("{}/", self.root) };
@@ -239,6 +260,7 @@ impl Store for Objects {
 
     fn delete(&self, name: &str) -> Result<()> {
         check(name)?;
+        self.may_write()?;
         self.remove(&self.path(name)?)
     }
 }

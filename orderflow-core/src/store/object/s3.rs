@@ -2,7 +2,7 @@
 //!
 //! Invariant: the environment is read by the client alone, and an option goes before it; whatever fails is tried again for a bounded time.
 
-use super::{Objects, PART};
+use super::{Background, Objects, PART};
 use crate::error::{Error, Result};
 use object_store::RetryConfig;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -13,8 +13,8 @@ use std::time::Duration;
 const TRY_FOR: Duration = Duration::from_secs(20);
 const TRIES: usize = 4;
 
-/// `s3://bucket/prefix`.
-pub(in crate::store) fn open(url: &str, rest: &str, options: &[(&str, &str)]) -> Result<Objects> {
+/// `s3://bucket/prefix`, perhaps only to look.
+pub(in crate::store) fn open(url: &str, rest: &str, options: &[(&str, &str)], looks: bool) -> Result<Objects> {
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.is_empty() {
         return Err(Error::user(format!("'{url}' names no bucket")).hint("write s3://bucket/prefix"));
@@ -35,5 +35,6 @@ pub(in crate::store) fn open(url: &str, rest: &str, options: &[(&str, &str)]) ->
         builder = builder.with_allow_http(true);
     }
     let store = Arc::new(builder.build().map_err(|e| Error::user(format!("{url} cannot be used")).caused_by(e))?);
-    Ok(Objects::over(store.clone(), prefix.trim_end_matches('/'), url)?.in_parts(store, PART))
+    let background = Arc::new(Background::new()?);
+    Ok(Objects::opened(store.clone(), prefix.trim_end_matches('/'), url.into(), background, looks)?.in_parts(store, PART))
 }

@@ -13,6 +13,9 @@ use object_store::{
 use proptest::prelude::*;
 use std::sync::Mutex;
 
+#[cfg(feature = "s3")]
+mod answers;
+
 /// Bytes of a part in these tests, so that a few bytes are many parts.
 const SMALL: usize = 7;
 
@@ -211,6 +214,23 @@ fn a_store_that_overwrites_what_is_there_is_refused() {
 }
 
 #[test]
+fn a_look_writes_nothing() {
+    // not even into a store in which nothing could be kept
+    let odd = Arc::new(Odd { overwrites: true, ..Odd::new(|call, _| (call == "create").then(|| generic("it may not be written"))) });
+    futures::executor::block_on(odd.below.put(&Path::from("here/a"), PutPayload::from_static(b"1"))).unwrap();
+    let store = Objects::look(odd.clone(), "here", "odd").unwrap();
+    assert_eq!((store.get("a").unwrap(), store.list("").unwrap()), (Some(b"1".to_vec()), vec!["a".to_owned()]));
+    let written =
+        [store.put("b").map(drop), store.put_if_absent("b", b"2").map(drop), store.publish("a", "b").map(drop), store.delete("a")];
+    for outcome in written {
+        let e = outcome.unwrap_err();
+        assert!(e.to_string().contains("odd was opened only to look"), "{e}");
+    }
+    assert_eq!((odd.calls("create"), odd.calls("copy")), (0, 0));
+    assert_eq!(store.list("").unwrap(), ["a"]);
+}
+
+#[test]
 fn a_meeting_of_two_writers_is_not_taken_for_an_object() {
     // the first two creates are those of the opening
     let odd = Arc::new(Odd::new(|call, n| (call == "create" && matches!(n, 3 | 4)).then(exists)));
@@ -345,64 +365,6 @@ fn an_error_says_whether_it_passes_and_what_to_do() {
     // a bucket that is not there is no object that is not there
     let store = Objects::over(Arc::new(Odd::new(|call, _| (call == "get").then(|| absent("NoSuchBucket")))), "", "odd").unwrap();
     assert_eq!(store.get("x").unwrap_err().retry(), Retry::Never);
-}
-
-/// A server that gives one answer to every request, and counts them.
-#[cfg(feature = "s3")]
-fn answers(answer: &'static str) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
-    use std::io::{BufRead, BufReader, Read, Write};
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let count = asked.clone();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut reader = BufReader::new(stream.unwrap());
-            let (mut line, mut length) = (String::new(), 0);
-            while reader.read_line(&mut line).unwrap_or(0) > 2 {
-                length = line.to_lowercase().strip_prefix("content-length:").map_or(length, |n| n.trim().parse().unwrap());
-                line.clear();
-            }
-            let mut body = vec![0; length];
-            if reader.read_exact(&mut body).is_ok() {
-                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                let _ = reader.get_mut().write_all(answer.as_bytes());
-            }
-        }
-    });
-    (endpoint, asked)
-}
-
-#[cfg(feature = "s3")]
-#[test]
-fn what_s3_answers_is_an_error_that_says_what_to_do() {
-    let cases = [
-        (
-            "HTTP/1.1 200 OK\r\nETag: \"1\"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
-            Retry::Never,
-            "cannot keep what must be written once",
-            3,
-        ),
-        (
-            "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 77\r\n\r\n<Error><Code>InvalidAccessKeyId</Code><Message>Who is that?</Message></Error>",
-            Retry::Never,
-            "InvalidAccessKeyId: Who is that?",
-            1,
-        ),
-        ("HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", Retry::Never, "501 Not Implemented", 5),
-        ("HTTP/1.1 301 Moved Permanently\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", Retry::Never, "region", 1),
-        ("HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", Retry::Backoff, "503", 5),
-    ];
-    for (answer, retry, says, times) in cases {
-        let (endpoint, asked) = answers(answer);
-        let options = [("endpoint", &*endpoint), ("access_key_id", "test"), ("secret_access_key", "test")];
-        let e = crate::store::open_with("s3://bucket/prefix", &options).unwrap_err();
-        assert!(e.retry() == retry && e.to_string().contains(says), "{e}");
-        assert_eq!(e.remedy().is_some(), retry == Retry::Never, "{e}");
-        let asked = asked.load(std::sync::atomic::Ordering::SeqCst);
-        // 5xx may pass, so it is asked again four times
-        assert_eq!(asked, times, "{e}");
-    }
 }
 
 /// A real S3: a folder of its own in its bucket, and how to reach it.

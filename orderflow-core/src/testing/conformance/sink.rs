@@ -1,4 +1,4 @@
-//! The sink contract as a suite: what is committed stays, in order and once; what is not is not seen.
+//! The sink contract as a suite: what is committed stays, in order and once; what is not is not seen; and of two writers only the newer one counts.
 //!
 //! Invariant: the suite behaves as the engine does: it never gives an epoch at or below the progress, and after a restart it
 //! goes on after what the sink itself remembers or, for a sink that promises less, after what it had acknowledged.
@@ -112,7 +112,86 @@ pub fn sink(subject: &mut dyn SinkSubject) {
         run.write(n);
         run.commit(n);
     }
-    run.close();
+    committed = run.close();
+
+    // a sink that promises less has nobody to fence
+    if subject.sink().guarantee(true) == Guarantee::ExactlyOnce {
+        committed = late(subject, 11, committed, 0);
+        committed = late(subject, 13, committed, 3);
+    }
+    Run::open(subject, 15, committed).close();
+}
+
+/// A writer that sleeps while a newer one takes its place, and wakes up when that has committed so many epochs: what it had taken fails, or nothing comes
+/// of it, and the newer one goes on. Gives what is committed then.
+fn late(subject: &mut dyn SinkSubject, generation: u64, committed: u64, epochs: u64) -> u64 {
+    let mut old = subject.sink().open(context(1, generation, &schema())).expect("opens").writer;
+    // two of which one has rows
+    let taken = committed + 2;
+    (committed + 1..=taken).for_each(|n| old.write(closed(n)).expect("takes an epoch"));
+    let Ok(new) = subject.sink().open(context(1, generation + 1, &schema())) else {
+        // whoever has the place keeps everybody else out: nobody was replaced
+        commit(subject, &mut *old, taken);
+        old.close().expect("closes");
+        check(subject, generation, taken, taken);
+        return taken;
+    };
+    assert_eq!(new.progress.map_or(0, |p| p.epoch.0), committed, "what the older writer had only taken is not held");
+    let mut new = new.writer;
+    let mut last = committed;
+    let mut go_on = |subject: &mut dyn SinkSubject, epochs: u64| {
+        for n in last + 1..=last + epochs {
+            new.write(closed(n)).expect("takes an epoch");
+            commit(subject, &mut *new, n);
+            last = n;
+        }
+        last
+    };
+    let held = go_on(&mut *subject, epochs);
+    wake(subject, &mut *old, generation, held);
+    check(subject, generation + 1, held, held);
+    let held = go_on(&mut *subject, 2);
+    check(subject, generation + 1, held, held);
+    let _ = old.close(); // whoever was replaced may say so
+    check(subject, generation + 1, held, held);
+    new.close().expect("closes");
+    check(subject, generation + 1, held, held);
+    held
+}
+
+/// Everything that the writer was given, the last of it `last`, is committed.
+fn commit(subject: &mut dyn SinkSubject, writer: &mut dyn Writer, last: u64) {
+    writer.flush().expect("flushes");
+    for _ in 0..2000 {
+        subject.between_polls();
+        match writer.poll(Duration::from_millis(5)) {
+            Err(e) if e.retry() == Retry::Backoff => {}
+            answer => {
+                if answer.expect("polls").progress.is_some_and(|p| p.epoch.0 == last) {
+                    return;
+                }
+            }
+        }
+    }
+    panic!("epoch {last} was flushed and never committed");
+}
+
+/// Lets a writer that was replaced try to commit until it fails for good, for a bounded time; it must not say that it did.
+fn wake(subject: &mut dyn SinkSubject, old: &mut dyn Writer, generation: u64, held: u64) {
+    if old.flush().is_err_and(|e| e.retry() == Retry::Never) {
+        return;
+    }
+    for _ in 0..400 {
+        subject.between_polls();
+        match old.poll(Duration::from_millis(5)) {
+            Err(e) if e.retry() == Retry::Never => return,
+            Err(_) => {}
+            Ok(answer) => {
+                let own = answer.progress.filter(|p| p.writer.generation == generation && p.epoch.0 > held);
+                assert!(own.is_none(), "a writer that was replaced says that it committed {own:?}");
+            }
+        }
+    }
 }
 
 /// One opening, from open to close.
@@ -202,5 +281,135 @@ fn check(subject: &mut dyn SinkSubject, generation: u64, committed: u64, most: u
     } else {
         let lost: Vec<_> = want.iter().filter(|r| !seen.contains(r)).collect();
         assert!(lost.is_empty(), "lost: {lost:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, Result};
+    use crate::operator::closure::panic_text;
+    use crate::sink::{Column, Committed, Input, Opened};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::{Mutex, MutexGuard};
+
+    /// Who may commit.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Fence {
+        /// Whoever opened it last.
+        Newest,
+        /// Whoever brings what is not there yet.
+        Progress,
+        /// Everybody.
+        Nobody,
+    }
+
+    /// Rows and progress, stored in one act.
+    #[derive(Default)]
+    struct Held {
+        rows: Vec<SeenRow>,
+        progress: Option<Progress>,
+        newest: u64,
+    }
+
+    #[derive(Clone)]
+    struct Shelf(Arc<Mutex<Held>>, Fence);
+
+    impl Shelf {
+        fn held(&self) -> MutexGuard<'_, Held> {
+            self.0.lock().unwrap()
+        }
+    }
+
+    impl Sink for Shelf {
+        fn columns(&self, _: &Input) -> Result<Option<Vec<Column>>> {
+            Ok(None)
+        }
+
+        fn guarantee(&self, _kept: bool) -> Guarantee {
+            Guarantee::ExactlyOnce
+        }
+
+        fn kind(&self) -> &'static str {
+            "shelf"
+        }
+
+        fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
+            let mut held = self.held();
+            held.newest = context.writer.generation;
+            let progress = held.progress;
+            drop(held);
+            let writer = ShelfWriter { shelf: *self, writer: context.writer, taken: vec![], due: false, progress };
+            Ok(Opened { writer: Box::new(writer), progress })
+        }
+    }
+
+    struct ShelfWriter {
+        shelf: Shelf,
+        writer: WriterId,
+        taken: Vec<Epoch>,
+        due: bool,
+        progress: Option<Progress>,
+    }
+
+    impl Writer for ShelfWriter {
+        fn write(&mut self, closed: Closed) -> Result<()> {
+            self.taken.push(closed.epoch);
+            Ok(())
+        }
+
+        fn flush(&mut self) -> Result<()> {
+            self.due = !self.taken.is_empty();
+            Ok(())
+        }
+
+        fn poll(&mut self, _: Duration) -> Result<Committed> {
+            if std::mem::take(&mut self.due)
+                && let (Some(first), Some(last)) = (self.taken.first().copied(), self.taken.last().copied())
+            {
+                let mut held = self.shelf.held();
+                let may = match self.shelf.1 {
+                    Fence::Newest => held.newest == self.writer.generation,
+                    Fence::Progress => held.progress.is_none_or(|p| p.epoch < first),
+                    Fence::Nobody => true,
+                };
+                if !may {
+                    return Err(Error::external("another writer has taken over").permanent());
+                }
+                held.rows.extend(self.taken.drain(..).flat_map(|epoch| expected(epoch.0)));
+                held.progress = Some(Progress { writer: self.writer, epoch: last, part: 0 });
+                self.progress = held.progress;
+            }
+            Ok(Committed { progress: self.progress, ..Committed::default() })
+        }
+
+        fn close(self: Box<Self>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    impl SinkSubject for Shelf {
+        fn sink(&mut self) -> Box<dyn Sink> {
+            Box::new(self.clone())
+        }
+
+        fn seen(&mut self) -> Vec<SeenRow> {
+            self.held().rows.clone()
+        }
+    }
+
+    /// What the suite says of such a sink.
+    fn judged(fence: Fence) -> std::result::Result<(), String> {
+        let run = || sink(&mut Shelf(Arc::default(), fence));
+        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
+    }
+
+    #[test]
+    fn a_sink_that_does_not_fence_its_older_writer_fails() {
+        assert_eq!(judged(Fence::Newest), Ok(()));
+        for fence in [Fence::Progress, Fence::Nobody] {
+            let said = judged(fence).unwrap_err();
+            assert!(said.contains("a writer that was replaced says that it committed"), "{fence:?}: {said}");
+        }
     }
 }

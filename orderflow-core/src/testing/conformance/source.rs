@@ -1,7 +1,9 @@
-//! What every bounded source of bytes must do: hand out each record once, in order, and go on after any fetch as if it had never stopped.
+//! What every bounded source of bytes or rows must do: hand out each record once, in order, and go on after any fetch as if it had never stopped.
 
-use crate::source::{Payload, Polled, Reader, Source, SourceContext, Waker};
+use crate::format::encode::JsonRows;
+use crate::source::{Fingerprint, Payload, Polled, Reader, Rewind, Source, SourceContext, Waker};
 use crate::time::{Clock, Partition, Position, Positions};
+use arrow::datatypes::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
@@ -18,7 +20,7 @@ pub struct SeenRecord {
     pub partition: Partition,
     /// Its position there.
     pub position: Position,
-    /// Its bytes, or the first ones of a refused record.
+    /// Its bytes, or the first ones of a refused record; of a row, the row as a JSON object.
     pub value: Option<Vec<u8>>,
     /// Why the source refuses it, if it does.
     pub refused: Option<String>,
@@ -35,7 +37,7 @@ struct Reading {
 }
 
 /// Reads the source that `open` makes, whole and then once more from after each of its fetches (or so many of them), and gives what it
-/// holds. Every source made must find the same records.
+/// holds. Every source made must find the same records. A source without a format hands out rows, one at each position.
 ///
 /// # Panics
 /// When the source breaks the contract.
@@ -72,11 +74,12 @@ fn read(source: Box<dyn Source>, resume: Option<Positions>) -> Reading {
         }),
         clock: Clock::manual(0),
     };
-    assert!(source.format().is_some(), "this suite is for sources of bytes");
+    assert_eq!(source.rewind(), Rewind::ByPosition, "what is given once only cannot be read again");
+    let rows = source.format().is_none().then(|| source.schema());
     let mut reader = source.open(context).expect("opens");
     let mut reading = Reading::default();
     let mut at = resume.unwrap_or_default();
-    while poll(&mut *reader, &woken, &mut reading, &mut at) {}
+    while poll(&mut *reader, rows.as_ref(), &woken, &mut reading, &mut at) {}
     assert!(matches!(reader.poll(), Ok(Polled::Ended)), "the end is final");
     for status in reader.status().partitions {
         assert!(status.end.is_none_or(|end| status.position == end), "{status:?} at the end");
@@ -87,8 +90,8 @@ fn read(source: Box<dyn Source>, resume: Option<Positions>) -> Reading {
     reading
 }
 
-/// One poll; false at the end.
-fn poll(reader: &mut dyn Reader, woken: &Receiver<()>, reading: &mut Reading, at: &mut Positions) -> bool {
+/// One poll of a source of bytes, or of rows with these columns; false at the end.
+fn poll(reader: &mut dyn Reader, rows: Option<&SchemaRef>, woken: &Receiver<()>, reading: &mut Reading, at: &mut Positions) -> bool {
     let fetch = match reader.poll().expect("polls") {
         Polled::Ended => return false,
         Polled::Idle => {
@@ -101,8 +104,23 @@ fn poll(reader: &mut dyn Reader, woken: &Receiver<()>, reading: &mut Reading, at
     assert!(before.is_none_or(|to| fetch.from >= to) && fetch.to > fetch.from, "{}: {} to {}", fetch.partition, fetch.from, fetch.to);
     match &fetch.payload {
         Payload::None => assert_eq!(fetch.rows, 0),
-        Payload::Rows(_) => panic!("a source with a format hands out bytes"),
+        Payload::Rows(changes) => {
+            let Some(columns) = rows else { panic!("a source with a format hands out bytes") };
+            assert_eq!(&changes.schema(), columns, "rows have the columns that the source names");
+            let held = changes.len();
+            assert!(held == fetch.rows && held as u64 == fetch.to - fetch.from, "{held} rows, {} to {}", fetch.from, fetch.to);
+            let mut fingerprint = Fingerprint::default();
+            (fetch.from..fetch.to).for_each(|p| fingerprint.add(p, 0, None));
+            assert_eq!(fetch.fingerprint, fingerprint.finish(), "of rows the fingerprint is that of their positions");
+            let mut json = JsonRows::of(changes.rows()).expect("columns that JSON can say");
+            for (row, position) in (fetch.from..fetch.to).enumerate() {
+                let mut value = vec![];
+                json.append(row, None, &mut value);
+                reading.records.push(SeenRecord { partition: fetch.partition.clone(), position, value: Some(value), refused: None });
+            }
+        }
         Payload::Raw(batch) => {
+            assert!(rows.is_none(), "a source without a format hands out rows");
             assert!(fetch.rows == batch.len() && !batch.is_empty(), "{} rows, {} records", fetch.rows, batch.len());
             let refused: BTreeMap<usize, &str> = batch.refused().iter().map(|r| (r.record, r.reason.as_str())).collect();
             let order: Vec<usize> = batch.refused().iter().map(|r| r.record).collect();
@@ -125,4 +143,73 @@ fn poll(reader: &mut dyn Reader, woken: &Receiver<()>, reading: &mut Reading, at
     *sum = sum.wrapping_add(fetch.fingerprint);
     reading.cuts.push((at.clone(), reading.records.len()));
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Result;
+    use crate::format::Format;
+    use crate::operator::closure::panic_text;
+    use crate::testing::Topic;
+    use arrow::array::{Int64Array, RecordBatch};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+
+    fn schema(column: &str) -> SchemaRef {
+        Arc::new(Schema::new(vec![Field::new(column, DataType::Int64, false)]))
+    }
+
+    /// Two partitions of rows.
+    fn topic() -> Topic {
+        let rows = |from, to| RecordBatch::try_new(schema("n"), vec![Arc::new(Int64Array::from_iter_values(from..to))]).unwrap();
+        Topic::rows(vec![rows(0, 20), rows(100, 107)])
+    }
+
+    /// Breaks the contract in one way.
+    struct Wrong {
+        topic: Topic,
+        begins_anew: bool,
+        columns: SchemaRef,
+    }
+
+    impl Source for Wrong {
+        fn schema(&self) -> SchemaRef {
+            self.columns.clone()
+        }
+
+        fn format(&self) -> Option<Arc<dyn Format>> {
+            None
+        }
+
+        fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
+            let resume = context.resume.filter(|_| !self.begins_anew);
+            Box::new(self.topic).open(SourceContext { resume, ..context })
+        }
+    }
+
+    fn judged(mut make: impl FnMut() -> Box<dyn Source>) -> std::result::Result<Vec<SeenRecord>, String> {
+        catch_unwind(AssertUnwindSafe(|| source(&mut make))).map_err(|panic| panic_text(&*panic))
+    }
+
+    #[test]
+    fn a_source_of_rows_is_judged_too() {
+        let seen = judged(|| Box::new(topic())).unwrap();
+        let of = |id: i32| {
+            let rows = seen.iter().filter(|r| r.partition.id == id);
+            rows.map(|r| (r.position, String::from_utf8(r.value.clone().unwrap()).unwrap())).collect::<Vec<_>>()
+        };
+        let rows = |from: i64, n: u64| (0..n).map(|p| (p, format!("{{\"n\":{}}}", from + p as i64))).collect::<Vec<_>>();
+        assert_eq!((of(0), of(1)), (rows(0, 20), rows(100, 7)));
+
+        let wrong =
+            |begins_anew, column| move || Box::new(Wrong { topic: topic(), begins_anew, columns: schema(column) }) as Box<dyn Source>;
+        assert_eq!(judged(wrong(false, "n")).unwrap(), seen);
+        let said = judged(wrong(false, "m")).unwrap_err();
+        assert!(said.contains("rows have the columns that the source names"), "{said}");
+        assert!(judged(wrong(true, "n")).is_err(), "it gives rows again");
+        let said = judged(|| Box::new(topic().altered(1, 3))).unwrap_err();
+        assert!(said.contains("of rows the fingerprint is that of their positions"), "{said}");
+    }
 }

@@ -255,6 +255,10 @@ impl Writer for Lanes {
         })
     }
 
+    fn lanes(&self) -> Vec<Epoch> {
+        self.lanes[..usize::from(self.common.sharing.split.lanes)].iter().map(LaneWriter::done).collect()
+    }
+
     fn close(mut self: Box<Self>) -> Result<()> {
         self.each(|lane, _| lane.leave())?;
         for _ in 0..100 {

@@ -1,0 +1,85 @@
+//! The commit log: who may write the next record, and how many there are.
+
+use super::*;
+use crate::bug::{self, Bug};
+
+#[test]
+fn an_older_writer_is_fenced() {
+    let store = memory();
+    let (mut old, _) = open(&store, 1).unwrap();
+    old.write(closed(1)).unwrap();
+    old.flush().unwrap();
+    old.poll(Duration::ZERO).unwrap();
+    old.write(closed(2)).unwrap();
+    let (mut new, held) = open(&store, 2).unwrap();
+    assert_eq!(held.unwrap().epoch, Epoch(1));
+    old.flush().unwrap();
+    let e = old.poll(Duration::ZERO).unwrap_err();
+    assert!(e.retry() == Retry::Never && e.to_string().contains("another writer has taken over the data set"), "{e}");
+    assert_eq!(old.write(closed(3)).unwrap_err().retry(), Retry::Never);
+    new.write(closed(2)).unwrap();
+    new.flush().unwrap();
+    assert_eq!(new.poll(Duration::ZERO).unwrap().progress.unwrap().writer.generation, 2);
+    assert_eq!(seen(&*store), (1..=2).flat_map(expected).collect::<Vec<_>>());
+    let e = open(&store, 1).err().unwrap();
+    assert!(e.to_string().contains("a newer writer has taken over"), "{e}");
+}
+
+/// A writer that sleeps through two commits of the one that replaced it, which leave its next slot free again, and wakes up: what it says, and what is seen.
+fn woken() -> (Result<()>, Vec<SeenRow>) {
+    let store = memory();
+    let (mut old, _) = open(&store, 1).unwrap();
+    let (mut new, _) = open(&store, 2).unwrap();
+    for n in 1..=2 {
+        new.write(closed(n)).unwrap();
+        new.flush().unwrap();
+        new.poll(Duration::ZERO).unwrap();
+    }
+    assert_eq!(store.list("_commits/").unwrap(), ["_commits/0000000004.json"]);
+    let late = old.write(closed(1)).and_then(|()| old.flush()).and_then(|()| old.poll(Duration::ZERO).map(drop));
+    let after = old.poll(Duration::ZERO).map(drop);
+    assert_eq!(after.is_ok(), late.is_ok(), "it stays as it is");
+    // what it left in the hole is nothing to whoever comes next
+    let held = open(&store, 3).unwrap().1.unwrap();
+    assert_eq!((held.epoch, held.writer.generation), (Epoch(2), 2));
+    (late, seen(&*store))
+}
+
+#[test]
+fn an_older_writer_that_wakes_up_when_its_slot_is_free_again_commits_nothing() {
+    let (late, seen) = woken();
+    let e = late.unwrap_err();
+    assert!(
+        e.retry() == Retry::Never && e.to_string().contains("another writer has taken over") && e.to_string().contains("generation 2"),
+        "{e}"
+    );
+    assert_eq!(seen, (1..=2).flat_map(expected).collect::<Vec<_>>());
+    let (late, seen) = bug::with(Bug::CommitsInAHole, woken);
+    assert!(late.is_ok() && seen.len() > (1..=2).flat_map(expected).count(), "without the second look its rows are there twice");
+}
+
+#[test]
+fn commit_records_do_not_pile_up() {
+    let store = memory();
+    let records = || store.list("_commits/").unwrap().len();
+    let (mut last, mut most) = (0, 0);
+    for generation in 1..=6 {
+        let (mut writer, held) = open(&store, generation).unwrap();
+        assert_eq!(held.map_or(0, |p| p.epoch.0), last);
+        most = most.max(records());
+        // every other one ends without a commit
+        for n in last + 1..=last + generation % 2 * tier::of(60, 300, 3_000) {
+            writer.write(closed(n)).unwrap();
+            writer.flush().unwrap();
+            last = writer.poll(Duration::ZERO).unwrap().progress.unwrap().epoch.0;
+            most = most.max(records());
+        }
+    }
+    assert!(last > 100 && most <= 2, "{most} records after {last} commits");
+    // many starts that commit nothing leave the newest commit and the newest opening
+    for generation in 7..=20 {
+        drop(open(&store, generation).unwrap());
+        assert!(records() <= 2);
+    }
+    assert_eq!(seen(&*store), (1..=last).flat_map(expected).collect::<Vec<_>>());
+}

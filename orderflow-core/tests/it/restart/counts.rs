@@ -1,0 +1,85 @@
+//! What a pipeline says that it refused and read: each record counts once, however often it is read, whatever died in between.
+
+use super::*;
+use orderflow_core::error::Retry;
+use orderflow_core::format::json::Json;
+
+/// Of the rows of a stored view those that do not fit are refused: what is restored shows them again.
+const FAR: View = ("extremes", "SELECT k, v + 9223372036854775800 AS big FROM totals", 5);
+const VIEWS: &[View] = &[ROUTED, TOTALS, SPLIT, FAR];
+
+/// Records of which every seventh is cut off.
+fn records() -> Topic {
+    let record = |id, p| match (p % 7, row(id, p)) {
+        (3, _) => "{\"k\":".to_owned(),
+        (_, (k, v)) => format!("{{\"k\":{k},\"v\":{v}}}"),
+    };
+    Topic::records(Json::new(schema()), (0..PARTITIONS).map(|id| (0..ROWS).map(|p| record(id, p)).collect::<Vec<String>>()))
+}
+
+/// What is said at the end: refused rows by who refused them, and records of the source; and whether views were restored.
+type Said = (BTreeMap<String, i64>, u64, bool);
+
+/// One life; `None` if it died before its end.
+fn said(views: &[View], world: &World, dead: &dyn Fn() -> bool) -> Option<Said> {
+    let clock = Clock::manual(1_000_000);
+    let mut stepper = match pipeline(views, world, records(), &clock).unwrap().stepper() {
+        Err(e) if e.retry() == Retry::Backoff => return None,
+        opened => opened.unwrap(),
+    };
+    loop {
+        let step = stepper.step();
+        if dead() {
+            return None;
+        }
+        match step.unwrap() {
+            Some(true) => {}
+            Some(false) => clock.advance(Duration::from_secs(1)),
+            None => break,
+        }
+    }
+    let status = stepper.status();
+    let rejected = status.rejected.into_iter().filter(|(_, n)| *n != 0).collect();
+    Some((rejected, status.sources[0].bound, status.restored.is_some()))
+}
+
+/// A run that is left alone.
+fn alone(views: &[View], world: &World) -> Said {
+    said(views, world, &|| false).unwrap()
+}
+
+#[test]
+fn what_was_refused_is_counted_once_wherever_the_process_dies() {
+    for every in [ALWAYS, AT_THE_END] {
+        let (rejected, bound, _) = alone(VIEWS, &World::with(every));
+        let bad = (0..ROWS).filter(|p| p % 7 == 3).count() as i64 * i64::from(PARTITIONS);
+        assert_eq!((rejected["numbers"], bound), (bad, ROWS * PARTITIONS as u64));
+        assert!(rejected["split"] > 10 && rejected["extremes"] > 0, "{rejected:?}");
+
+        let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
+        alone(VIEWS, &World::with(every).through(&counting));
+        let mut restored = 0;
+        for at in (1..=counting.operations()).step_by(tier::of(29, 11, 1)) {
+            let world = World::with(every);
+            let faulty = Faulty::new(Arc::new(Memory::new()), at, Fault::CrashAfter);
+            said(VIEWS, &world.through(&faulty), &|| faulty.is_dead());
+            // a start after the death, and one that has nothing left to read
+            for _ in 0..2 {
+                let (again, records, from_stored) = alone(VIEWS, &world);
+                assert_eq!((&again, records), (&rejected, bound), "died at {at}");
+                restored += usize::from(from_stored);
+            }
+        }
+        assert!(restored > 3, "hardly anything was restored");
+    }
+}
+
+#[test]
+fn where_all_input_is_read_again_it_is_counted_again() {
+    let world = World::new();
+    let (before, bound, _) = alone(&VIEWS[..2], &world);
+    assert_eq!(before.keys().collect::<Vec<_>>(), ["numbers"]);
+    let (after, records, restored) = alone(VIEWS, &world);
+    let (fresh, ..) = alone(VIEWS, &World::new());
+    assert_eq!((after, records, restored), (fresh, bound, true), "new views refuse what they would have refused from the beginning");
+}
