@@ -1,177 +1,140 @@
 //! Bytes to Arrow columns, beside the least a program can do with the same bytes: sonic-rs (faster here than simd-json, which has to copy
-//! each record first) into a borrowed struct of the needed fields, for CSV a split at the commas. Divide the times of a pair: that is the
-//! price of the columns.
+//! each record first) into a borrowed struct of the needed fields; for CSV a split at the commas where four fields are needed, and the csv
+//! crate into a borrowed struct of all sixteen. Divide the times of a pair: that is the price of the columns. A decoder belongs to one
+//! worker, and so there is one.
+//!
+//! `ORDERFLOW_BENCH_RECORDS` sets the size: 100,000 by default, up to 10,000,000 or so. More than 1,000,000 are whole rounds over a pool
+//! of 1,000,000, so that records take 0.4 GB of memory however many they are.
+//!
+//! Invariant: before a decoder is timed, it and its limit have found the same number of pieces in one round.
+#![allow(clippy::disallowed_methods, reason = "a bench is a host, not a guest")]
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use orderflow_core::format::{Format, csv::Csv, json::Json};
-use rand::{Rng, SeedableRng};
-use serde::Deserialize;
+#[path = "limit/mod.rs"]
+mod limit;
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use limit::{All, Needed, Pool, PoolSource};
+use orderflow::arrow::array::{AsArray, RecordBatch};
+use orderflow::arrow::datatypes::Int64Type;
+use orderflow::domain::order;
+use orderflow::format::{Format, csv::Csv, json::Json};
 use std::hint::black_box;
-use std::sync::Arc;
+use std::time::Duration;
 
-const RECORDS: usize = 100_000;
 /// Rows after which a decoder hands out its batch.
 const BATCH: usize = 8192;
 /// payment_type, qty, price, city.
 const FOUR: [usize; 4] = [6, 7, 8, 11];
+const ALL: [usize; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-#[derive(Deserialize)]
-struct Four<'a> {
-    payment_type: &'a str,
-    qty: i64,
-    price: f64,
-    city: &'a str,
-}
-
-#[derive(Deserialize)]
-#[expect(dead_code, reason = "parsed, never read: that is the limit")]
-struct All<'a> {
-    order_id: i64,
-    customer_id: i64,
-    customer_name: &'a str,
-    product_id: i64,
-    product_name: &'a str,
-    product_category: &'a str,
-    payment_type: &'a str,
-    qty: i64,
-    price: f64,
-    datetime: &'a str,
-    country: &'a str,
-    city: &'a str,
-    ecommerce_website_name: &'a str,
-    payment_txn_id: &'a str,
-    payment_txn_success: &'a str,
-    failure_reason: Option<&'a str>,
-}
-
-fn schema() -> SchemaRef {
-    let int = |name| Field::new(name, DataType::Int64, false);
-    let text = |name| Field::new(name, DataType::Utf8, false);
-    Arc::new(Schema::new(vec![
-        int("order_id"),
-        int("customer_id"),
-        text("customer_name"),
-        int("product_id"),
-        text("product_name"),
-        text("product_category"),
-        text("payment_type"),
-        int("qty"),
-        Field::new("price", DataType::Decimal128(18, 2), false),
-        Field::new("datetime", DataType::Timestamp(TimeUnit::Second, None), false),
-        text("country"),
-        text("city"),
-        text("ecommerce_website_name"),
-        text("payment_txn_id"),
-        text("payment_txn_success"),
-        Field::new("failure_reason", DataType::Utf8, true),
-    ]))
-}
-
-/// The same orders as JSON (381 bytes each, within a few) and as CSV.
-fn orders() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let names = schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
-    let mut pick = |from: &[&str]| from[rng.random_range(0..from.len())].to_owned();
-    let mut records = (Vec::new(), Vec::new());
-    for id in 0..RECORDS {
-        let customer = pick(&["John Smith", "Mary Jane", "Joe Smith", "Neo", "Trinity"]);
-        let payment = pick(&["Card", "Internet Banking", "UPI", "Wallet", "Google PAY", "PAYTM"]);
-        let city = pick(&["Mumbai", "Boston", "Oxford", "Indore", "Bengaluru", "New York"]);
-        let failed = id % 10 == 0;
-        let text = |v: &str| (format!("\"{v}\""), v.to_owned());
-        let number = |v: String| (v.clone(), v);
-        let fields = [
-            number(id.to_string()),
-            number((id * 7919 % 100_000).to_string()),
-            text(&customer),
-            number((id % 1000).to_string()),
-            text(&format!("Some product {}", id % 1000)),
-            text("Stationery"),
-            text(&payment),
-            number((1 + id % 40).to_string()),
-            number(format!("{}.{:02}", 1 + id * 31 % 60_000, id % 100)),
-            text(&format!("2021-{:02}-{:02} {:02}:{:02}", 1 + id % 12, 1 + id % 28, id % 24, id % 60)),
-            text("India"),
-            text(&city),
-            text("www.amazon.com"),
-            text(&(10_000 + id % 90_000).to_string()),
-            text(if failed { "N" } else { "Y" }),
-            if failed { text("Invalid CVV.") } else { ("null".into(), String::new()) },
-        ];
-        let json = names.iter().zip(&fields).map(|(name, (value, _))| format!("\"{name}\":{value}")).collect::<Vec<_>>();
-        records.0.push(format!("{{{}}}", json.join(",")).into_bytes());
-        records.1.push(fields.map(|(_, value)| value).join(",").into_bytes());
-    }
-    records
-}
-
-fn decode(format: &dyn Format, projection: &[usize], records: &[Vec<u8>]) {
+fn decode(format: &dyn Format, projection: &[usize], input: &PoolSource, mut take: impl FnMut(RecordBatch)) {
     let mut decoder = format.decoder(projection).expect("the schema can be parsed");
-    for batch in records.chunks(BATCH) {
-        for record in batch {
-            decoder.push(record).expect("orders are good");
+    for (i, record) in input.iter().enumerate() {
+        decoder.push(record).expect("orders are good");
+        if (i + 1).is_multiple_of(BATCH) {
+            take(decoder.finish().expect("columns make a batch"));
         }
-        black_box(decoder.finish().expect("columns make a batch"));
     }
+    take(decoder.finish().expect("columns make a batch"));
 }
 
-fn benches(c: &mut Criterion) {
-    let (json, csv) = orders();
-    let all = (0..16).collect::<Vec<_>>();
-    let bytes = |records: &[Vec<u8>]| records.iter().map(|r| r.len() as u64).sum::<u64>();
+/// Pieces in all orders, by the decoder.
+fn pieces(format: &dyn Format, projection: &[usize], input: &PoolSource) -> i64 {
+    let mut pieces = 0;
+    decode(format, projection, input, |batch| {
+        let column = batch.column_by_name("qty").expect("it is in every projection");
+        pieces += column.as_primitive::<Int64Type>().values().iter().sum::<i64>();
+    });
+    pieces
+}
 
-    let mut group = c.benchmark_group("decode json");
-    group.throughput(Throughput::ElementsAndBytes { elements: RECORDS as u64, bytes: bytes(&json) });
-    group.bench_function("4 fields, limit", |b| {
-        b.iter(|| {
-            for record in &json {
-                let order: Four<'_> = sonic_rs::from_slice(record).expect("orders are good");
-                black_box((order.payment_type, order.qty, order.price, order.city));
-            }
-        });
+fn group<'a>(c: &'a mut Criterion, name: &str, input: &PoolSource) -> BenchmarkGroup<'a, WallTime> {
+    let (elements, bytes) = input.size();
+    let mut group = c.benchmark_group(name);
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    group.throughput(Throughput::ElementsAndBytes { elements, bytes });
+    group
+}
+
+/// The decoder beside its limit, which says how many pieces it found.
+fn pair(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    input: &PoolSource,
+    limit: fn(&PoolSource) -> i64,
+    format: &dyn Format,
+    projection: &[usize],
+) {
+    group.bench_function(format!("{name}, limit"), |b| b.iter(|| limit(input)));
+    let mut compared = false;
+    group.bench_function(name, |b| {
+        if !compared {
+            let round = input.at_most(1);
+            assert_eq!(pieces(format, projection, &round), limit(&round), "both read the same orders");
+            compared = true;
+        }
+        b.iter(|| decode(format, projection, input, |batch| _ = black_box(batch)));
     });
-    group.bench_function("4 fields", |b| b.iter(|| decode(&Json::new(schema()), &FOUR, &json)));
-    group.bench_function("16 fields, limit", |b| {
-        b.iter(|| {
-            for record in &json {
-                black_box(sonic_rs::from_slice::<All<'_>>(record).expect("orders are good"));
-            }
-        });
-    });
-    group.bench_function("16 fields", |b| b.iter(|| decode(&Json::new(schema()), &all, &json)));
+}
+
+fn json_four(input: &PoolSource) -> i64 {
+    input.iter().map(|record| black_box(&sonic_rs::from_slice::<Needed<'_>>(record).expect("orders are good")).qty).sum()
+}
+
+fn json_all(input: &PoolSource) -> i64 {
+    input.iter().map(|record| black_box(&sonic_rs::from_slice::<All<'_>>(record).expect("orders are good")).qty).sum()
+}
+
+fn from_json(c: &mut Criterion) {
+    let input = PoolSource::sized(Pool::clean);
+    let mut group = group(c, "decode json", &input);
+    pair(&mut group, "4 fields", &input, json_four, &Json::new(order::schema()), &FOUR);
+    pair(&mut group, "16 fields", &input, json_all, &Json::new(order::schema()), &ALL);
     group.bench_function("4 fields, every record cut off", |b| {
-        let mut decoder = Json::new(schema()).decoder(&FOUR).expect("the schema can be parsed");
+        let mut decoder = Json::new(order::schema()).decoder(&FOUR).expect("the schema can be parsed");
         b.iter(|| {
-            for record in &json {
+            for record in input.iter() {
                 black_box(decoder.push(&record[..record.len() - 1]).expect_err("it is cut off"));
             }
         });
     });
     group.finish();
+}
 
-    let mut group = c.benchmark_group("decode csv");
-    group.throughput(Throughput::ElementsAndBytes { elements: RECORDS as u64, bytes: bytes(&csv) });
-    group.bench_function("4 fields, limit", |b| {
-        b.iter(|| {
-            for record in &csv {
-                let line = std::str::from_utf8(record).expect("orders are good");
-                let mut fields = line.split(',').skip(6);
-                let payment = fields.next();
-                let qty = fields.next().and_then(|v| v.parse::<i64>().ok());
-                let price = fields.next().and_then(|v| v.parse::<f64>().ok());
-                black_box((payment, qty, price, fields.nth(2)));
-            }
-        });
-    });
-    group.bench_function("4 fields", |b| b.iter(|| decode(&Csv::new(schema()), &FOUR, &csv)));
-    group.bench_function("16 fields", |b| b.iter(|| decode(&Csv::new(schema()), &all, &csv)));
+/// `None` for a line that is no order.
+fn split(line: &[u8]) -> Option<Needed<'_>> {
+    let mut fields = std::str::from_utf8(line).ok()?.split(',').skip(FOUR[0]);
+    let payment_type = fields.next()?;
+    let qty = fields.next()?.parse().ok()?;
+    let price = fields.next()?.parse().ok()?;
+    Some(Needed { payment_type, qty, price, city: fields.nth(2)? })
+}
+
+fn csv_four(input: &PoolSource) -> i64 {
+    input.iter().map(|line| black_box(&split(line).expect("orders are good")).qty).sum()
+}
+
+fn csv_all(input: &PoolSource) -> i64 {
+    let (mut pieces, mut record) = (0, csv::StringRecord::new());
+    for _ in 0..input.rounds {
+        let mut lines = csv::ReaderBuilder::new().has_headers(false).from_reader(input.pool.all());
+        while lines.read_record(&mut record).expect("orders are good") {
+            let order: All<'_> = record.deserialize(None).expect("orders are good");
+            pieces += black_box(&order).qty;
+        }
+    }
+    pieces
+}
+
+fn from_csv(c: &mut Criterion) {
+    let input = PoolSource::sized(Pool::lines);
+    let mut group = group(c, "decode csv", &input);
+    pair(&mut group, "4 fields", &input, csv_four, &Csv::new(order::schema()), &FOUR);
+    pair(&mut group, "16 fields", &input, csv_all, &Csv::new(order::schema()), &ALL);
     group.finish();
 }
 
-criterion_group! {
-    name = decoding;
-    config = Criterion::default().sample_size(20);
-    targets = benches
-}
+criterion_group!(decoding, from_json, from_csv);
 criterion_main!(decoding);

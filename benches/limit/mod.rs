@@ -5,20 +5,26 @@
 #![allow(clippy::unwrap_used, reason = "a bench that goes wrong ends")]
 
 use hashbrown::{Equivalent, HashMap};
+use orderflow::arrow::array::{AsArray, RecordBatch};
 use orderflow::arrow::datatypes::SchemaRef;
+use orderflow::arrow::util::display::array_value_to_string;
 use orderflow::domain::order;
 use orderflow::format::{Format, json::Json};
-use orderflow::generator::Orders;
+use orderflow::generator::{Encoding, Orders};
 use orderflow::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer, WriterId};
 use orderflow::source::{Fetch, Fingerprint, Payload, Polled, RawBatch, RawRecord, Reader, Source, SourceContext, SourceStatus};
 use orderflow::time::{Partition, Positions};
 use orderflow::{Pipeline, Result, Running};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::hint::black_box;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Records of one fetch, as many as librdkafka gives at once, so that 25 fetches are 100,000 records.
 pub(crate) const FETCH: usize = 4000;
+/// The most records that lie in memory, 0.4 GB of them: more are rounds over these.
+pub(crate) const POOL: usize = 1_000_000;
 
 /// Encoded records, back to back.
 pub(crate) struct Pool {
@@ -27,14 +33,22 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// The first `n` records of `orders`.
-    pub(crate) fn new(orders: &Orders, n: usize) -> Self {
-        let (mut records, mut bytes, mut ends) = (orders.records(0), Vec::with_capacity(n * 400), vec![0]);
-        for _ in 0..n {
-            records.next_into(&mut bytes).unwrap();
+    /// The first `n` records of `orders`, each as `write` writes it, which also gets its number.
+    fn written(orders: &Orders, n: usize, write: impl Fn(usize, &[u8], &mut Vec<u8>)) -> Self {
+        let (mut records, mut record) = (orders.records(0), vec![]);
+        let (mut bytes, mut ends) = (Vec::with_capacity(n * 400), vec![0]);
+        for i in 0..n {
+            record.clear();
+            records.next_into(&mut record).unwrap();
+            write(i, &record, &mut bytes);
             ends.push(bytes.len());
         }
         Self { bytes, ends }
+    }
+
+    /// The first `n` records of `orders`.
+    pub(crate) fn new(orders: &Orders, n: usize) -> Self {
+        Self::written(orders, n, |_, record, out| out.extend_from_slice(record))
     }
 
     /// `n` clean orders.
@@ -42,20 +56,24 @@ impl Pool {
         Self::new(&Orders::new(1), n)
     }
 
+    /// `n` clean orders as lines of CSV, with their line ends.
+    pub(crate) fn lines(n: usize) -> Self {
+        Self::written(&Orders::new(1).encoding(Encoding::Csv), n, |_, record, out| {
+            out.extend_from_slice(record);
+            out.push(b'\n');
+        })
+    }
+
     /// `n` clean orders, each of a customer of its own, in no order.
     pub(crate) fn customers(n: usize) -> Self {
-        let (clean, mark) = (Self::clean(n), b"\"customer_id\":");
-        let (mut bytes, mut ends) = (Vec::with_capacity(clean.bytes.len() + 4 * n), vec![0]);
-        for i in 0..n {
-            let record = clean.get(i);
+        let mark = b"\"customer_id\":";
+        Self::written(&Orders::new(1), n, |i, record, out| {
             let at = record.windows(mark.len()).position(|w| w == mark).unwrap() + mark.len();
             let digits = record[at..].iter().take_while(|b| b.is_ascii_digit()).count();
-            bytes.extend_from_slice(&record[..at]);
-            bytes.extend_from_slice(scattered(i).to_string().as_bytes());
-            bytes.extend_from_slice(&record[at + digits..]);
-            ends.push(bytes.len());
-        }
-        Self { bytes, ends }
+            out.extend_from_slice(&record[..at]);
+            out.extend_from_slice(scattered(i).to_string().as_bytes());
+            out.extend_from_slice(&record[at + digits..]);
+        })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -74,6 +92,11 @@ impl Pool {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
     }
+
+    /// All records, back to back.
+    pub(crate) fn all(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// A number of seven digits, another one for each `i` below nine million, neighbours far apart: ids of a shop are not counted through.
@@ -82,9 +105,34 @@ fn scattered(i: usize) -> u64 {
 }
 
 /// A pool as a source, read `rounds` times.
+#[derive(Clone)]
 pub(crate) struct PoolSource {
     pub(crate) pool: Arc<Pool>,
     pub(crate) rounds: usize,
+}
+
+impl PoolSource {
+    /// As many records as `ORDERFLOW_BENCH_RECORDS` says, 100,000 by default, from the pool that `make` makes of so many; above [`POOL`]
+    /// whole rounds over a pool of that many.
+    pub(crate) fn sized(make: impl FnOnce(usize) -> Pool) -> Self {
+        let given = std::env::var("ORDERFLOW_BENCH_RECORDS").ok();
+        let records = given.map_or(100_000, |n| n.parse::<usize>().expect("ORDERFLOW_BENCH_RECORDS is a number")).max(1);
+        Self { pool: Arc::new(make(records.min(POOL))), rounds: records.div_ceil(POOL) }
+    }
+
+    /// At most `rounds` rounds over the same pool.
+    pub(crate) fn at_most(&self, rounds: usize) -> Self {
+        Self { pool: self.pool.clone(), rounds: self.rounds.min(rounds) }
+    }
+
+    /// Number of records, and their bytes.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        ((self.pool.len() * self.rounds) as u64, (self.pool.bytes() * self.rounds) as u64)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.rounds).flat_map(move |_| self.pool.iter())
+    }
 }
 
 impl Source for PoolSource {
@@ -162,15 +210,32 @@ impl RawBatch for PoolBatch {
     }
 }
 
-/// A sink that takes everything and keeps nothing. With `columns`, it asks for them as a router does.
+/// A sink that takes everything and keeps nothing. With `columns`, it asks for them as a router does; with a `tally`, these are two topics
+/// and a value, and are counted.
 #[derive(Clone, Default)]
 pub(crate) struct Discard {
     pub(crate) columns: Vec<Column>,
+    pub(crate) tally: Option<Arc<Mutex<Sent>>>,
+}
+
+/// Records and bytes by topic.
+pub(crate) type Sent = BTreeMap<String, (u64, u64)>;
+
+fn count(rows: &RecordBatch, sent: &mut Sent) {
+    let values = rows.column(2).as_binary::<i32>();
+    for topics in &rows.columns()[..2] {
+        for i in 0..rows.num_rows() {
+            let (records, bytes) = sent.entry(array_value_to_string(topics, i).unwrap()).or_default();
+            *records += 1;
+            *bytes += values.value(i).len() as u64;
+        }
+    }
 }
 
 struct Discarded {
     writer: WriterId,
     progress: Option<Progress>,
+    tally: Option<Arc<Mutex<Sent>>>,
 }
 
 impl Sink for Discard {
@@ -187,13 +252,16 @@ impl Sink for Discard {
     }
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
-        Ok(Opened { writer: Box::new(Discarded { writer: context.writer, progress: None }), progress: None })
+        Ok(Opened { writer: Box::new(Discarded { writer: context.writer, progress: None, tally: self.tally }), progress: None })
     }
 }
 
 impl Writer for Discarded {
     fn write(&mut self, closed: Closed) -> Result<()> {
-        std::hint::black_box(&closed);
+        black_box(&closed);
+        if let Some(tally) = &self.tally {
+            closed.changes.iter().for_each(|c| count(c.rows(), &mut tally.lock().unwrap()));
+        }
         self.progress = Some(Progress { writer: self.writer, epoch: closed.epoch, part: 0 });
         Ok(())
     }
@@ -239,7 +307,7 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
 
 /// (orders, amount in cents) over all rows of view `totals`.
 pub(crate) fn answer(running: &Running) -> (u64, i128) {
-    use orderflow::arrow::{array::AsArray, datatypes::*};
+    use orderflow::arrow::datatypes::{Decimal128Type, Int64Type};
     let rows =
         runtime().block_on(running.query("SELECT CAST(sum(orders) AS BIGINT), CAST(sum(amount) AS DECIMAL(38, 2)) FROM totals")).unwrap();
     let column = |i: usize| rows[0].column(i).clone();
@@ -247,7 +315,7 @@ pub(crate) fn answer(running: &Running) -> (u64, i128) {
 }
 
 /// A price in cents: orders have two places, and a price below 10^13 is exact as a float.
-fn cents(price: f64) -> i128 {
+pub(crate) fn cents(price: f64) -> i128 {
     (price * 100.0).round() as i64 as i128
 }
 
@@ -297,16 +365,13 @@ pub(crate) struct All<'a> {
 }
 
 #[derive(PartialEq, Eq)]
-struct Group {
-    city: Box<str>,
-    payment_type: Box<str>,
-}
+struct Group(Box<str>, Box<str>);
 
 struct GroupRef<'a>(&'a str, &'a str);
 
 impl Hash for Group {
     fn hash<H: Hasher>(&self, h: &mut H) {
-        GroupRef(&self.city, &self.payment_type).hash(h);
+        GroupRef(&self.0, &self.1).hash(h);
     }
 }
 
@@ -319,11 +384,11 @@ impl Hash for GroupRef<'_> {
 
 impl Equivalent<Group> for GroupRef<'_> {
     fn equivalent(&self, key: &Group) -> bool {
-        *self.0 == *key.city && *self.1 == *key.payment_type
+        *self.0 == *key.0 && *self.1 == *key.1
     }
 }
 
-/// The hand-written totals.
+/// The hand-written totals, of each (city, payment type) or of another pair of texts.
 #[derive(Default)]
 pub(crate) struct Totals(HashMap<Group, (u64, i128)>);
 
@@ -332,20 +397,31 @@ impl Totals {
     #[inline]
     pub(crate) fn add(&mut self, record: &[u8]) {
         let o: Needed<'_> = sonic_rs::from_slice(record).unwrap();
-        let amount = i128::from(o.qty) * cents(o.price);
-        match self.0.get_mut(&GroupRef(o.city, o.payment_type)) {
+        self.count(o.city, o.payment_type, i128::from(o.qty) * cents(o.price));
+    }
+
+    /// Adds one to the count of a pair, and `amount` to its sum.
+    #[inline]
+    pub(crate) fn count(&mut self, first: &str, second: &str, amount: i128) {
+        match self.0.get_mut(&GroupRef(first, second)) {
             Some((n, sum)) => {
                 *n += 1;
                 *sum += amount;
             }
             None => {
-                self.0.insert(Group { city: o.city.into(), payment_type: o.payment_type.into() }, (1, amount));
+                self.0.insert(Group(first.into(), second.into()), (1, amount));
             }
         }
     }
 
     pub(crate) fn answer(&self) -> (u64, i128) {
         self.0.values().fold((0, 0), |a, v| (a.0 + v.0, a.1 + v.1))
+    }
+
+    /// A line for each group: the view, the pair, the count and the sum, which in money has two places.
+    pub(crate) fn rows(&self, view: &str) -> BTreeSet<String> {
+        let row = |(group, (n, sum)): (&Group, &(u64, i128))| format!("{view}|{}|{}|{n}|{}.{:02}", group.0, group.1, sum / 100, sum % 100);
+        self.0.iter().map(row).collect()
     }
 }
 
@@ -405,6 +481,11 @@ impl ByCustomer {
             push(new.orders, new.amount, 1);
         }
         out
+    }
+
+    /// Number of customers.
+    pub(crate) fn groups(&self) -> usize {
+        self.slots.len()
     }
 
     pub(crate) fn answer(&self) -> (u64, i128) {
