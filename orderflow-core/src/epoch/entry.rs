@@ -127,7 +127,7 @@ enum Stored {
         ends: Vec<StoredPosition>,
         /// In version 1.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        binding: Option<StoredBinding>,
+        binding: Option<Box<StoredBinding>>,
         #[serde(default)]
         segments: Vec<StoredBinding>,
         after: Vec<StoredBinding>,
@@ -356,7 +356,7 @@ impl Entry {
                 let mut base = Base {
                     start: start.start(),
                     ends: positions(ends),
-                    segments: bindings(binding.into_iter().chain(segments).collect())?,
+                    segments: bindings(binding.into_iter().map(|b| *b).chain(segments).collect())?,
                     after: bindings(after)?,
                     held: BTreeMap::new(),
                     lanes: lanes.into_iter().map(|(sink, lanes)| (sink, lanes.into_iter().map(Epoch).collect())).collect(),

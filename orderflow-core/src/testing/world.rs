@@ -193,7 +193,8 @@ impl World {
 
     /// Ends the channels whose hosts have sent everything; true if there was one.
     pub(super) fn end_channels(&self) -> bool {
-        lock(&self.hosts).iter_mut().fold(false, |any, host| host.end() || any)
+        // each of them, not only up to the first that ends
+        lock(&self.hosts).iter_mut().filter_map(|host| host.end().then_some(())).count() > 0
     }
 
     /// Takes what the process says of itself.
