@@ -8,6 +8,7 @@ use super::*;
 use orderflow_core::bug::{self, Bug};
 use orderflow_core::testing::{Act, Traced, trace};
 use orderflow_model::{Action, Answer, Broken, Params, Protocol, Violation};
+use std::collections::BTreeSet;
 
 const W: usize = 0;
 /// Both take rows of every epoch; the first is a table by its place.

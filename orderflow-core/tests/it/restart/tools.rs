@@ -5,6 +5,7 @@ use super::spooled::{Host, died};
 use super::*;
 use orderflow_core::admin;
 use orderflow_core::arrow::util::pretty::pretty_format_batches;
+use std::collections::BTreeSet;
 
 const VIEWS: &[View] = &[ROUTED, TOTALS, SIZES, EXTREMES];
 
