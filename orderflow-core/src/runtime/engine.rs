@@ -123,7 +123,10 @@ impl Engine {
     pub(crate) fn step(&mut self) -> Step {
         match self.work() {
             Ok(step) => step,
-            Err(e) => Step::Finished(Err(self.fail(e))),
+            Err(e) => {
+                self.look();
+                Step::Finished(Err(self.fail(e)))
+            }
         }
     }
 
@@ -131,6 +134,7 @@ impl Engine {
         let mut busy = self.take_requests();
         busy |= self.step_log()?;
         if matches!(self.phase, Phase::Stopped) {
+            self.look();
             self.abandon();
             self.finish(Phase::Stopped);
             return Ok(Step::Finished(Ok(())));
@@ -165,7 +169,10 @@ impl Engine {
         }
         self.publish();
         if matches!(self.phase, Phase::Draining) && self.drained()? {
-            self.close()?;
+            if let Err(e) = self.close() {
+                // the sources are closed, and were asked before
+                return Ok(Step::Finished(Err(self.fail(e))));
+            }
             self.finish(Phase::Finished);
             return Ok(Step::Finished(Ok(())));
         }
@@ -427,9 +434,8 @@ impl Engine {
         }
     }
 
-    /// Ends without waiting for what is not out.
+    /// Ends without waiting for what is not out. Sources are not asked any more: one of them may be closed, or have panicked.
     fn abandon(&mut self) {
-        self.look();
         self.checkpoints.port.close(false);
         self.log.close(false);
         for source in &mut self.sources {
