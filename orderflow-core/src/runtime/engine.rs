@@ -283,8 +283,9 @@ impl Engine {
         self.checkpoints.unsaved = unsaved;
         Rejected::sort(&mut rejected);
         // what restored roots show again, and what follows from it, was counted when it came
-        let counted: &[Rejected] = if self.checkpoints.counted.is_some_and(|upto| epoch <= upto) { &[] } else { &rejected };
-        self.count_rejected(counted, updates);
+        let counted = self.checkpoints.counted.is_none_or(|upto| epoch > upto);
+        self.count_rejected(rejected.iter().filter(|_| counted));
+        self.count_updates(updates);
         self.count_for_checkpoint(epoch);
         let dead = self.outputs.len() - 1;
         if !rejected.is_empty() {
@@ -298,16 +299,20 @@ impl Engine {
     }
 
     fn step_sinks(&mut self) -> Result<bool> {
-        let mut busy = false;
-        for output in &mut self.outputs {
+        let (mut busy, mut letters) = (false, vec![]);
+        let dead = self.outputs.len() - 1;
+        for (i, output) in self.outputs.iter_mut().enumerate() {
             let before = (output.state.done, output.state.pending);
             output.state = output.port.step();
-            self.refused.append(&mut output.state.refused);
+            // a letter of a letter would be refused as well, and so on without end
+            let refused = if i == dead { &mut letters } else { &mut self.refused };
+            refused.append(&mut output.state.refused);
             if let Some(e) = &output.state.failed {
                 return Err(e.clone());
             }
             busy |= before != (output.state.done, output.state.pending);
         }
+        self.tell_refused_letters(&letters);
         Ok(busy)
     }
 
