@@ -283,8 +283,8 @@ impl Engine {
         self.checkpoints.unsaved = unsaved;
         Rejected::sort(&mut rejected);
         // what restored roots show again, and what follows from it, was counted when it came
-        let counted = self.checkpoints.counted.is_none_or(|upto| epoch > upto);
-        self.count_rejected(rejected.iter().filter(|_| counted));
+        let again = self.checkpoints.counted.as_ref().filter(|(upto, _)| epoch <= *upto);
+        self.count_rejected(rejected.iter().filter(|r| again.is_none_or(|(_, whose)| !whose.contains(&*r.from))));
         self.count_updates(updates);
         self.count_for_checkpoint(epoch);
         let dead = self.outputs.len() - 1;
