@@ -137,7 +137,7 @@ impl Writer for FullWriter {
         let mut refused = vec![];
         for closed in self.taken.drain(..) {
             let letter = Rejected { from: "full".into(), place: None, bytes: vec![b'x'; 1_000], reason: "it is full".into(), diff: 1 };
-            refused.extend(vec![letter; closed.rows()]);
+            refused.extend(std::iter::repeat_n(letter, closed.rows()));
             self.progress = Some(Progress { writer: self.me, epoch: closed.epoch, part: 0 });
         }
         Ok(Committed { progress: self.progress, refused, ..Committed::default() })
