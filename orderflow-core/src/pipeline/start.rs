@@ -284,8 +284,8 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.damaged = restored.damaged;
         if let Some(counts) = restored.counts {
+            engine.checkpoints.counted = upto.map(|upto| (upto, counts.rejected.keys().cloned().collect()));
             status.rejected = counts.rejected;
-            engine.checkpoints.counted = upto;
         }
         drop(status);
         let image = Arc::new(restored.image);

@@ -11,6 +11,7 @@ use crate::bug::{Bug, planted};
 use crate::error::{Error, Result};
 use crate::state::Counts;
 use crate::time::Epoch;
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -24,8 +25,8 @@ pub(crate) struct Checkpoints {
     pub(crate) every: Duration,
     /// Until which epoch state was restored.
     pub(crate) restored: Option<Epoch>,
-    /// Until which epoch refused rows were counted already.
-    pub(crate) counted: Option<Epoch>,
+    /// Until which epoch refused rows were counted already, and of whom: a view that is new is none of them.
+    pub(crate) counted: Option<(Epoch, BTreeSet<String>)>,
     pub(super) last: Duration,
     pub(super) state: CheckpointState,
     /// Bytes that roots were given and that were not sealed, as the workers said last.

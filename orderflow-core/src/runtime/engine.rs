@@ -123,7 +123,10 @@ impl Engine {
     pub(crate) fn step(&mut self) -> Step {
         match self.work() {
             Ok(step) => step,
-            Err(e) => Step::Finished(Err(self.fail(e))),
+            Err(e) => {
+                self.look();
+                Step::Finished(Err(self.fail(e)))
+            }
         }
     }
 
@@ -131,6 +134,7 @@ impl Engine {
         let mut busy = self.take_requests();
         busy |= self.step_log()?;
         if matches!(self.phase, Phase::Stopped) {
+            self.look();
             self.abandon();
             self.finish(Phase::Stopped);
             return Ok(Step::Finished(Ok(())));
@@ -165,7 +169,10 @@ impl Engine {
         }
         self.publish();
         if matches!(self.phase, Phase::Draining) && self.drained()? {
-            self.close()?;
+            if let Err(e) = self.close() {
+                // the sources are closed, and were asked before
+                return Ok(Step::Finished(Err(self.fail(e))));
+            }
             self.finish(Phase::Finished);
             return Ok(Step::Finished(Ok(())));
         }
@@ -276,8 +283,9 @@ impl Engine {
         self.checkpoints.unsaved = unsaved;
         Rejected::sort(&mut rejected);
         // what restored roots show again, and what follows from it, was counted when it came
-        let counted: &[Rejected] = if self.checkpoints.counted.is_some_and(|upto| epoch <= upto) { &[] } else { &rejected };
-        self.count_rejected(counted, updates);
+        let again = self.checkpoints.counted.as_ref().filter(|(upto, _)| epoch <= *upto);
+        self.count_rejected(rejected.iter().filter(|r| again.is_none_or(|(_, whose)| !whose.contains(&*r.from))));
+        self.count_updates(updates);
         self.count_for_checkpoint(epoch);
         let dead = self.outputs.len() - 1;
         if !rejected.is_empty() {
@@ -291,16 +299,20 @@ impl Engine {
     }
 
     fn step_sinks(&mut self) -> Result<bool> {
-        let mut busy = false;
-        for output in &mut self.outputs {
+        let (mut busy, mut letters) = (false, vec![]);
+        let dead = self.outputs.len() - 1;
+        for (i, output) in self.outputs.iter_mut().enumerate() {
             let before = (output.state.done, output.state.pending);
             output.state = output.port.step();
-            self.refused.append(&mut output.state.refused);
+            // a letter of a letter would be refused as well, and so on without end
+            let refused = if i == dead { &mut letters } else { &mut self.refused };
+            refused.append(&mut output.state.refused);
             if let Some(e) = &output.state.failed {
                 return Err(e.clone());
             }
             busy |= before != (output.state.done, output.state.pending);
         }
+        self.tell_refused_letters(&letters);
         Ok(busy)
     }
 
@@ -427,9 +439,8 @@ impl Engine {
         }
     }
 
-    /// Ends without waiting for what is not out.
+    /// Ends without waiting for what is not out. Sources are not asked any more: one of them may be closed, or have panicked.
     fn abandon(&mut self) {
-        self.look();
         self.checkpoints.port.close(false);
         self.log.close(false);
         for source in &mut self.sources {

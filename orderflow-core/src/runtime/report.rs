@@ -6,16 +6,35 @@ use crate::data::Rejected;
 use crate::epoch::Input;
 use std::sync::PoisonError;
 
+/// So many bytes of a letter are shown in the log.
+const LETTER_SHOWN: usize = 300;
+
 impl Engine {
-    pub(super) fn count_rejected(&mut self, rejected: &[Rejected], updates: usize) {
+    pub(super) fn count_updates(&self, updates: usize) {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).state_updates = updates;
+    }
+
+    pub(super) fn count_rejected<'a>(&self, rejected: impl Iterator<Item = &'a Rejected>) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.state_updates = updates;
         for r in rejected {
             *status.rejected.entry(r.from.to_string()).or_default() += r.diff;
             let amount = u64::try_from(r.diff).unwrap_or(0);
             metrics::counter!("orderflow_rejected_total", "pipeline" => self.pipeline.to_string(), "source" => r.from.to_string())
                 .increment(amount);
         }
+    }
+
+    /// Counts letters that the sink of dead letters refused, and writes how each begins, which says where its record stood, to the log: there it is seen
+    /// last.
+    pub(super) fn tell_refused_letters(&self, letters: &[Rejected]) {
+        if letters.is_empty() {
+            return;
+        }
+        for letter in letters {
+            let begins = String::from_utf8_lossy(&letter.bytes[..letter.bytes.len().min(LETTER_SHOWN)]);
+            tracing::warn!(pipeline = %self.pipeline, "a dead letter is refused and is nowhere else: {}; it begins {begins}", letter.reason);
+        }
+        self.count_rejected(letters.iter());
     }
 
     /// Asks every source how it stands. A reader that was closed knows nothing any more, so that the last look is made before.

@@ -75,6 +75,16 @@ fn what_was_refused_is_counted_once_wherever_the_process_dies() {
 }
 
 #[test]
+fn a_new_view_of_stored_rows_counts_what_it_refuses_of_them() {
+    let world = World::new();
+    let (_, bound, _) = alone(&[TOTALS], &world);
+    let (after, records, restored) = alone(&[TOTALS, FAR], &world);
+    let (fresh, ..) = alone(&[TOTALS, FAR], &World::new());
+    assert!(fresh["extremes"] > 0, "{fresh:?}");
+    assert_eq!((after, records, restored), (fresh, bound, true));
+}
+
+#[test]
 fn where_all_input_is_read_again_it_is_counted_again() {
     let world = World::new();
     let (before, bound, _) = alone(&VIEWS[..2], &world);

@@ -96,6 +96,58 @@ impl Writer for PickyWriter {
     }
 }
 
+/// Takes no letter at all.
+struct Full;
+
+struct FullWriter {
+    me: WriterId,
+    taken: Vec<Closed>,
+    progress: Option<Progress>,
+}
+
+impl Sink for Full {
+    fn columns(&self, _: &Input) -> Result<Option<Vec<Column>>> {
+        Ok(None)
+    }
+
+    fn guarantee(&self, _kept: bool) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    fn kind(&self) -> &'static str {
+        "full"
+    }
+
+    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
+        Ok(Opened { writer: Box::new(FullWriter { me: context.writer, taken: vec![], progress: None }), progress: None })
+    }
+}
+
+impl Writer for FullWriter {
+    fn write(&mut self, closed: Closed) -> Result<()> {
+        self.taken.push(closed);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn poll(&mut self, _: Duration) -> Result<Committed> {
+        let mut refused = vec![];
+        for closed in self.taken.drain(..) {
+            let letter = Rejected { from: "full".into(), place: None, bytes: vec![b'x'; 1_000], reason: "it is full".into(), diff: 1 };
+            refused.extend(std::iter::repeat_n(letter, closed.rows()));
+            self.progress = Some(Progress { writer: self.me, epoch: closed.epoch, part: 0 });
+        }
+        Ok(Committed { progress: self.progress, refused, ..Committed::default() })
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
 fn numbers() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
 }
@@ -180,6 +232,24 @@ fn a_refused_row_has_one_letter_or_none_if_the_process_died_after_its_sink_had_c
         }
     }
     assert!(in_doubt > 0, "nobody died after a row was refused");
+}
+
+#[test]
+fn a_letter_that_is_refused_has_no_letter_of_its_own() {
+    let (place, clock) = (Place::new(), Clock::manual(1_000_000));
+    let flow = place.flow(Topic::rows(vec![batch(0..NUMBERS)]), 1_000, &clock).unwrap();
+    let mut stepper = flow.dead_letters(Full).stepper().unwrap();
+    let ends = (0..10_000).any(|_| match stepper.step().unwrap() {
+        Some(busy) => {
+            clock.advance(Duration::from_secs(u64::from(!busy)));
+            false
+        }
+        None => true,
+    });
+    let rejected = stepper.status().rejected;
+    assert!(ends, "letters of letters without end: {rejected:?}");
+    let each = (0..NUMBERS).filter(|n| is_refused(*n)).count() as i64;
+    assert_eq!(rejected, BTreeMap::from([("full".to_owned(), each), ("picky".to_owned(), each)]));
 }
 
 #[tokio::test]
