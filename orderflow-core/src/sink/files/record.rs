@@ -24,6 +24,8 @@ const COMMITS: &str = "_commits/";
 pub(super) const STAGING: &str = "_staging/";
 /// How often an opening is overtaken by a commit of the writer that it replaces before it gives up for now.
 const TRIES: usize = 100;
+/// The most old records that a commit deletes: after many, as earlier versions left them, its files get their names all the same without delay.
+const FORGOTTEN: usize = 100;
 
 /// One record, as it lies in the store. The ledger's id is text, because JSON numbers end at 2⁵³ for most readers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,7 +203,7 @@ impl Log {
 
     /// Deletes records that a newer one stands for; what cannot be deleted now goes with the next commit.
     fn forget(&self, old: &[u64]) {
-        if let Err(e) = old.iter().try_for_each(|number| self.store.delete(&slot(*number))) {
+        if let Err(e) = old.iter().take(FORGOTTEN).try_for_each(|number| self.store.delete(&slot(*number))) {
             tracing::warn!("old commit records of {} could not be deleted: {e}", self.place);
         }
     }
