@@ -1,11 +1,11 @@
 //! State that comes back: how long a start takes until views answer and new output flows, from stored state against reading everything
-//! again; what a checkpoint writes against what changed; and what state costs while records flow.
+//! again; what a checkpoint writes against what changed; what checkpoints cost while records flow, and for how long they hold epochs up.
 //!
-//! `cargo bench --bench state -- [--scale N] [--only PART-OF-NAME]`: 5,000,000 groups of 50,000,000 records, and the minimum and maximum of
-//! 5,000,000, both divided by N (default 50).
+//! `cargo bench --bench state -- [--scale N] [--seconds S] [--only groups|extremes|written|pause]`: 5,000,000 groups of 50,000,000 records, and the
+//! minimum and maximum of 5,000,000, both divided by N (default 50, which takes minutes; 1 is the whole). Pauses are looked for in S seconds (default 10).
 //!
 //! Invariant: both sides read the same records, made from their numbers in memory (cheaper than any topic, so reading again is timed at its
-//! best), on two workers, and come to the same answer. On the standard output stands one line a figure: name, ours, against, ratio, goal.
+//! best), on two workers, and come to the same answer. On the standard output stands one line a figure, by tabs: name, value, unit, goal.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "a measuring program is a host, not a guest")]
 
 #[path = "limit/mod.rs"]
@@ -17,8 +17,9 @@ use orderflow::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef}
 use orderflow::format::{Format, json::Json};
 use orderflow::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Sink, SinkContext, Writer};
 use orderflow::source::{Fetch, Fingerprint, Payload, Polled, RawBatch, RawRecord, Reader, Source, SourceContext, SourceStatus, Waker};
-use orderflow::time::{Partition, Positions};
-use orderflow::{Error, Pipeline, Result, Running};
+use orderflow::time::{Epoch, Partition, Positions};
+use orderflow::{Error, Pipeline, Result};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -28,6 +29,18 @@ use std::time::{Duration, Instant};
 const FETCH: u64 = 8000;
 /// Records that come after the state was stored, each of a group of its own that was not there before.
 const NEW: u64 = 10_000;
+/// How often views are stored at the full size; a cut has as many checkpoints for its records.
+const EVERY: Duration = Duration::from_secs(10);
+/// Records a second where pauses are looked for: few enough that the workers have time left.
+const RATE: u64 = 100_000;
+/// How long an epoch is there.
+const EPOCH: Duration = Duration::from_millis(100);
+/// How often views are stored there.
+const PAUSED_EVERY: Duration = Duration::from_secs(1);
+/// Never while it runs.
+const NEVER: Duration = Duration::from_secs(1 << 30);
+/// How often a run is looked at.
+const TICK: Duration = Duration::from_millis(5);
 
 /// Small records: record `i` is of one of `groups` groups, which take turns, and its value is `i`.
 #[derive(Clone)]
@@ -146,15 +159,34 @@ impl RawBatch for Batch {
     }
 }
 
-/// Notes when the first row of a new group comes.
+/// What came to a sink, and when.
+#[derive(Default)]
+struct Seen {
+    /// The first row of a new group.
+    new: OnceLock<Instant>,
+    /// Every epoch.
+    epochs: Mutex<Vec<Instant>>,
+}
+
+impl Seen {
+    /// The longest time without an epoch.
+    fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
+        let epochs = self.epochs.lock().unwrap();
+        let between = epochs.iter().copied().filter(|at| (from..to).contains(at));
+        let times: Vec<Instant> = std::iter::once(from).chain(between).chain([to]).collect();
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+}
+
+/// Notes when epochs come, and the first row of a new group.
 struct Watch {
     new_from: i64,
-    seen: Arc<OnceLock<Instant>>,
+    seen: Arc<Seen>,
 }
 
 struct Watching {
     new_from: i64,
-    seen: Arc<OnceLock<Instant>>,
+    seen: Arc<Seen>,
     below: Box<dyn Writer>,
 }
 
@@ -179,9 +211,10 @@ impl Sink for Watch {
 
 impl Writer for Watching {
     fn write(&mut self, closed: Closed) -> Result<()> {
+        self.seen.epochs.lock().unwrap().push(Instant::now());
         let new = |k: &i64| *k >= self.new_from;
         if closed.changes.iter().any(|c| c.rows().column(0).as_primitive::<Int64Type>().values().iter().any(new)) {
-            self.seen.get_or_init(Instant::now);
+            self.seen.new.get_or_init(Instant::now);
         }
         self.below.write(closed)
     }
@@ -211,23 +244,21 @@ impl Case {
         Numbers::new(self.groups, self.records, records)
     }
 
-    async fn start(&self, source: Numbers, state: Option<&Path>, seen: &Arc<OnceLock<Instant>>) -> Result<Running> {
+    fn flow(&self, source: Numbers, state: Option<&Path>, seen: &Arc<Seen>) -> Result<Pipeline> {
         let mut flow = Pipeline::new("state");
         flow.source("numbers", source)?;
         flow.view("totals", self.sql)?.sink(Watch { new_from: self.groups as i64, seen: seen.clone() })?;
         let flow = flow.workers(2).dead_letters(Discard::default());
-        match state {
+        Ok(match state {
             Some(folder) => flow.state(folder),
             None => flow,
-        }
-        .start()
-        .await
+        })
     }
 
     /// (seconds until the views answer with everything, seconds until the first new row is with the sink).
     async fn comes_back(&self, state: Option<&Path>) -> Result<(f64, f64)> {
-        let (seen, began) = (Arc::new(OnceLock::new()), Instant::now());
-        let running = self.start(self.numbers(self.records + NEW), state, &seen).await?;
+        let (seen, began) = (Arc::<Seen>::default(), Instant::now());
+        let running = self.flow(self.numbers(self.records + NEW), state, &seen)?.start().await?;
         let answered = loop {
             // from stored state everything is there before anything is read
             if state.is_none() {
@@ -240,41 +271,95 @@ impl Case {
             tokio::time::sleep(Duration::from_millis(1)).await;
         };
         running.settled().await?;
-        while seen.get().is_none() {
+        while seen.new.get().is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert_eq!(running.status().restored.is_some(), state.is_some(), "it began as it should");
         let rows = running.query("SELECT count(*) FROM totals").await?;
         assert_eq!(rows[0].column(0).as_primitive::<Int64Type>().value(0) as u64, self.groups + NEW, "nothing is missing");
         running.stop().await?;
-        let flows = seen.get().map_or(Duration::MAX, |at| at.duration_since(began));
+        let flows = seen.new.get().map_or(Duration::MAX, |at| at.duration_since(began));
         Ok((answered.as_secs_f64(), flows.as_secs_f64()))
     }
 
-    /// Seconds until all records but the new ones are in the views, without the last checkpoint.
-    async fn runs(&self, state: Option<&Path>) -> Result<f64> {
+    /// (seconds until all records but the new ones are in the views, without the last checkpoint; complete checkpoints until then).
+    async fn runs(&self, state: Option<&Path>, every: Duration) -> Result<(f64, usize)> {
         let began = Instant::now();
-        let running = self.start(self.numbers(self.records), state, &Arc::default()).await?;
-        running.settled().await?;
+        let flow = self.flow(self.numbers(self.records), state, &Arc::default())?;
+        let running = flow.checkpoint_every(every).start().await?;
+        let mut checkpoints = BTreeSet::new();
+        {
+            let settled = running.settled();
+            tokio::pin!(settled);
+            loop {
+                tokio::select! {
+                    done = &mut settled => {
+                        done?;
+                        break;
+                    }
+                    () = tokio::time::sleep(TICK) => checkpoints.extend(running.status().checkpoint),
+                }
+            }
+        }
         let seconds = began.elapsed().as_secs_f64();
         running.drain().await?;
-        Ok(seconds)
+        Ok((seconds, checkpoints.len()))
+    }
+
+    /// (the longest time between two epochs while records flow steadily for `time`, complete checkpoints meanwhile). All groups are there before that, and
+    /// stored.
+    async fn gap(&self, folder: &Path, every: Duration, time: Duration) -> Result<(Duration, usize)> {
+        let (numbers, seen) = (Numbers::new(self.groups, u64::MAX, self.records), Arc::<Seen>::default());
+        let flow = self.flow(numbers.clone(), Some(folder), &seen)?;
+        let running = flow.epoch_interval(EPOCH).checkpoint_every(every).start().await?;
+        running.settled().await?;
+        let before = running.checkpoint().await?;
+        let (mut checkpoints, mut given, began) = (BTreeSet::<Epoch>::new(), 0, Instant::now());
+        while began.elapsed() < time {
+            let due = (began.elapsed().as_secs_f64() * RATE as f64) as u64;
+            numbers.grow(due - given);
+            given = due;
+            checkpoints.extend(running.status().checkpoint.filter(|epoch| *epoch > before));
+            tokio::time::sleep(TICK).await;
+        }
+        let gap = seen.longest_gap(began, Instant::now());
+        running.stop().await?;
+        Ok((gap, checkpoints.len()))
     }
 }
 
-fn line(name: &str, ours: f64, against: f64, goal: &str) {
-    println!("{name}\t{ours:.3}\t{against:.3}\t{:.2}\t{goal}", against / ours);
+fn line(name: &str, value: f64, unit: &str, goal: &str) {
+    println!("{name}\t{value:.3}\t{unit}\t{goal}");
 }
 
-async fn restore(name: &str, case: &Case, goal: &str, folder: &Path) -> Result<()> {
+async fn restore(name: &str, case: &Case, every: Duration, goal: &str, folder: &Path) -> Result<()> {
     let state = folder.join(name.replace(' ', "-"));
-    let with = case.runs(Some(&state)).await?;
-    let without = case.runs(None).await?;
+    let (with, checkpoints) = case.runs(Some(&state), every).await?;
+    let (without, _) = case.runs(None, every).await?;
     let (answers, flows) = case.comes_back(Some(&state)).await?;
     let (answers_again, flows_again) = case.comes_back(None).await?;
-    line(&format!("{name}, s until views answer: stored, read again"), answers, answers_again, goal);
-    line(&format!("{name}, s until new output flows: stored, read again"), flows, flows_again, goal);
-    line(&format!("{name}, s for all records: with state, without"), with, without, ">= 0.95");
+    for (until, stored, again) in [("views answer", answers, answers_again), ("new output flows", flows, flows_again)] {
+        line(&format!("{name}, until {until}, from stored state"), stored, "s", "-");
+        line(&format!("{name}, until {until}, reading again"), again, "s", "-");
+        line(&format!("{name}, until {until}, reading again over stored state"), again / stored, "times", goal);
+    }
+    line(&format!("{name}, checkpoints on"), case.records as f64 / with, "records/s", "-");
+    line(&format!("{name}, checkpoints off"), case.records as f64 / without, "records/s", "-");
+    line(&format!("{name}, checkpoints on over off"), without / with, "times", ">= 0.95");
+    line(&format!("{name}, complete checkpoints meanwhile"), checkpoints as f64, "checkpoints", "> 0");
+    Ok(())
+}
+
+/// What checkpoints hold up: the longest gap between two epochs with them, over the one without.
+async fn pause(name: &str, case: &Case, time: Duration, folder: &Path) -> Result<()> {
+    let state = |which: &str| folder.join(format!("pause-{}-{which}", name.replace(' ', "-")));
+    let (on, checkpoints) = case.gap(&state("on"), PAUSED_EVERY, time).await?;
+    let (off, stray) = case.gap(&state("off"), NEVER, time).await?;
+    line(&format!("{name}, longest gap between epochs, checkpoints on"), on.as_secs_f64() * 1e3, "ms", "-");
+    line(&format!("{name}, longest gap between epochs, checkpoints off"), off.as_secs_f64() * 1e3, "ms", "-");
+    line(&format!("{name}, pause of a checkpoint"), on.saturating_sub(off).as_secs_f64() / EPOCH.as_secs_f64(), "epochs", "<= 1");
+    line(&format!("{name}, complete checkpoints meanwhile, on"), checkpoints as f64, "checkpoints", "> 0");
+    line(&format!("{name}, complete checkpoints meanwhile, off"), stray as f64, "checkpoints", "0");
     Ok(())
 }
 
@@ -282,7 +367,7 @@ async fn restore(name: &str, case: &Case, goal: &str, folder: &Path) -> Result<(
 async fn written(groups: u64, folder: &Path) -> Result<()> {
     let case = Case { sql: TOTALS, groups, records: u64::MAX };
     let (numbers, touched) = (case.numbers(groups), groups / 20);
-    let running = case.start(numbers.clone(), Some(&folder.join("written")), &Arc::default()).await?;
+    let running = case.flow(numbers.clone(), Some(&folder.join("written")), &Arc::default())?.start().await?;
     running.settled().await?;
     running.checkpoint().await?;
     let (before, rounds) = (running.status(), 20);
@@ -296,8 +381,10 @@ async fn written(groups: u64, folder: &Path) -> Result<()> {
     let changed = (rounds * touched * 24) as f64 / 1e6;
     let mb = |from: u64, to: u64| (to - from) as f64 / 1e6;
     let (bytes, merged) = (mb(before.checkpoint_bytes, after.checkpoint_bytes), mb(before.merged_bytes, after.merged_bytes));
-    println!("MB written by checkpoints, of changed rows\t{bytes:.3}\t{changed:.3}\t{:.2}\t<= 2", bytes / changed);
-    println!("MB written by merging, of changed rows\t{merged:.3}\t{changed:.3}\t{:.2}\tcounted apart", merged / changed);
+    line("changed rows", changed, "MB", "-");
+    line("written by checkpoints", bytes, "MB", "-");
+    line("written by checkpoints over changed rows", bytes / changed, "times", "<= 2");
+    line("written by merging over changed rows", merged / changed, "times", "-");
     Ok(())
 }
 
@@ -305,30 +392,39 @@ const TOTALS: &str = "SELECT k, count(*) AS n, sum(v) AS s FROM numbers GROUP BY
 const EXTREMES: &str = "SELECT k, min(v) AS low, max(v) AS high FROM numbers GROUP BY k";
 
 fn main() -> Result<()> {
-    let (mut scale, mut only) = (50, String::new());
+    let (mut scale, mut seconds, mut only) = (50_u32, 10_u64, String::new());
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| Error::user(format!("{arg} wants a value")));
         match arg.as_str() {
             "--bench" => {} // from cargo
             "--scale" => scale = value()?.parse().map_err(|_| Error::user("--scale wants a number"))?,
+            "--seconds" => seconds = value()?.parse().map_err(|_| Error::user("--seconds wants a number"))?,
             "--only" => only = value()?,
             _ => return Err(Error::user(format!("unknown option {arg}"))),
         }
     }
     let folder = std::env::temp_dir().join(format!("orderflow-state-{}", std::process::id()));
     let wanted = |name: &str| name.contains(&only);
+    let (every, time) = (EVERY / scale, Duration::from_secs(seconds));
+    let scale = u64::from(scale);
     let outcome = runtime().block_on(async {
         if wanted("groups") {
             let case = Case { sql: TOTALS, groups: 5_000_000 / scale, records: 50_000_000 / scale };
-            restore(&format!("{} groups of {} records", case.groups, case.records), &case, ">= 10", &folder).await?;
+            restore(&format!("{} groups of {} records", case.groups, case.records), &case, every, ">= 10", &folder).await?;
         }
         if wanted("extremes") {
             let case = Case { sql: EXTREMES, groups: 1000, records: 5_000_000 / scale };
-            restore(&format!("extremes of {} records", case.records), &case, ">= 3", &folder).await?;
+            restore(&format!("extremes of {} records", case.records), &case, every, ">= 3", &folder).await?;
         }
         if wanted("written") {
             written(1_000_000 / scale, &folder).await?;
+        }
+        if wanted("pause") {
+            let case = Case { sql: TOTALS, groups: 5_000_000 / scale, records: 5_000_000 / scale };
+            pause(&format!("{} groups", case.groups), &case, time, &folder).await?;
+            let case = Case { sql: EXTREMES, groups: 1000, records: 5_000_000 / scale };
+            pause(&format!("extremes of {} records", case.records), &case, time, &folder).await?;
         }
         Ok(())
     });

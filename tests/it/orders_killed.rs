@@ -68,7 +68,7 @@ fn build(topic: &Topic, world: &World) -> Result<Pipeline> {
 fn crash(schedules: Schedules) -> Report {
     let topic = topic();
     let report = crash_anywhere(schedules, |world| build(&topic, world));
-    eprintln!("{report}");
+    eprintln!("orders: {report}");
     report
 }
 
@@ -140,11 +140,12 @@ fn killed_at_any_operation_every_sink_of_the_pipeline_of_orders_holds_what_an_un
 
 #[test]
 fn killed_again_and_again_no_order_is_lost_or_doubled() {
-    let report = crash(Schedules::random(tier::of(25, 250, 2_500)));
+    let report = crash(Schedules::random(tier::of(25, 250, 2_500)).for_as_long_as(tier::hours()));
     assert!(report.deaths > 12 && report.power_cuts > 2, "{report}");
 }
 
 #[test]
 fn at_any_number_of_workers_the_pipeline_of_orders_is_the_same() {
-    crash(Schedules::random(tier::of(2, 10, 200)).from_seed(100_000).also_on_workers(&[2, 4]));
+    let schedules = Schedules::random(tier::of(2, 10, 200)).from_seed(100_000).also_on_workers(&[2, 4]);
+    crash(schedules.for_as_long_as(tier::hours()));
 }

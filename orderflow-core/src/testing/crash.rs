@@ -7,6 +7,7 @@
 //! Invariant: everything is drawn from the seed, and with one worker everything runs on the caller's thread, so that a failure comes back by its seed.
 
 use super::schedule::{Kinds, Schedule, Sizes};
+use super::seeds::{SEED, Schedules, given};
 use super::trace::Act;
 use super::world::{Outside, Rows, World};
 use crate::error::{Error, Kind, Result, Retry};
@@ -16,85 +17,13 @@ use crate::store::volatile::Draw;
 use crate::time::Clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Steps after which a run is held to be one that never ends.
 const STEPS: usize = 200_000;
-/// Environment variable with the one seed to be run.
-const SEED: &str = "ORDERFLOW_SEED";
-/// Environment variable with hours for which random schedules go on.
-const HOURS: &str = "ORDERFLOW_CRASH_HOURS";
-
-/// How a pipeline is to be tried.
-#[derive(Clone, Debug)]
-pub struct Schedules {
-    points: u64,
-    at_the_disk: u64,
-    acts: Option<fn(&str) -> bool>,
-    random: u64,
-    from: u64,
-    workers: Vec<usize>,
-    kinds: Kinds,
-}
-
-impl Schedules {
-    /// So many random schedules.
-    pub fn random(n: u64) -> Self {
-        let kinds = Kinds { shuffled: true, truncated: true };
-        Self { points: 0, at_the_disk: 0, acts: None, random: n, from: 1, workers: vec![], kinds }
-    }
-
-    /// One fault at each of about `n` operations, spread evenly over an undisturbed run, the four faults in turn; all four at every operation if
-    /// there are no more than `n`.
-    pub fn points(n: u64) -> Self {
-        Self { points: n, ..Self::random(0) }
-    }
-
-    /// Each kind of act for which `of` holds, in the middle of those of its kind in an undisturbed run: a call to a store and an act on a sink meet each of the
-    /// four faults; at a call to the disk the process dies, before it and after it, and the power is cut. [`Report::acts`] has the kinds.
-    pub fn acts(of: fn(&str) -> bool) -> Self {
-        Self { acts: Some(of), ..Self::random(0) }
-    }
-
-    /// Also a death at each of about `n` calls to the disk below the stores: before and after it, with and without a power cut, in turn; all four at every call if
-    /// there are no more than `n`.
-    pub fn and_at_the_disk(mut self, n: u64) -> Self {
-        self.at_the_disk = n;
-        self
-    }
-
-    /// Also so many random schedules.
-    pub fn and_random(mut self, n: u64) -> Self {
-        self.random = n;
-        self
-    }
-
-    /// Random schedules begin at this seed, not at 1.
-    pub fn from_seed(mut self, seed: u64) -> Self {
-        self.from = seed;
-        self
-    }
-
-    /// Every schedule is run at these numbers of workers, too, by threads.
-    pub fn also_on_workers(mut self, numbers: &[usize]) -> Self {
-        self.workers = numbers.to_vec();
-        self
-    }
-
-    /// The log keeps its order: for rows that depend on how epochs are cut.
-    pub fn in_order(mut self) -> Self {
-        self.kinds.shuffled = false;
-        self
-    }
-
-    /// The log keeps everything: no run may end with the error that records are gone.
-    pub fn whole_log(mut self) -> Self {
-        self.kinds.truncated = false;
-        self
-    }
-}
 
 /// What was run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,6 +43,8 @@ pub struct Report {
     /// Kinds of acts that were tried: calls to stores by the folder of the object (`put_if_absent ledger`, `finish roots`, `publish top`), acts on sinks, and calls
     /// to the disk below stores (`disk: sync_folder ledger`); with the faults that they met.
     pub acts: BTreeMap<String, BTreeSet<Fault>>,
+    /// Seeds that were fresh ([`Schedules::for_as_long_as`]).
+    pub fresh: Range<u64>,
     /// Time that it took.
     pub took: Duration,
 }
@@ -131,7 +62,11 @@ impl fmt::Display for Report {
         let (per_second, seconds) = (self.schedules as f64 / self.took.as_secs_f64().max(1e-9), self.took.as_secs_f64());
         write!(f, "{} schedules in {seconds:.1} s ({per_second:.1} a second): ", self.schedules)?;
         write!(f, "{} deaths, {} power cuts, {} truncated logs reported; ", self.deaths, self.power_cuts, self.refused)?;
-        write!(f, "an undisturbed run has {} operations, {} calls to the disk", self.operations, self.disk_calls)
+        write!(f, "an undisturbed run has {} operations, {} calls to the disk", self.operations, self.disk_calls)?;
+        match self.fresh.clone().next_back() {
+            None => Ok(()),
+            Some(last) => write!(f, "; {} fresh seeds, {} to {last}", self.fresh.end - self.fresh.start, self.fresh.start),
+        }
     }
 }
 
@@ -162,7 +97,7 @@ impl std::error::Error for Failure {}
 /// With one worker a run is a function of its seed. Where fetches come in another order in every life (or with several sources, which take
 /// turns as they can) epochs are cut otherwise, and what is compared is the sum of each row's changes; else every line is.
 ///
-/// `ORDERFLOW_SEED=n` runs only that schedule; `ORDERFLOW_CRASH_HOURS=h` goes on with random ones for so many hours.
+/// `ORDERFLOW_SEED=n` runs only that schedule.
 ///
 /// # Panics
 /// At the first schedule that fails: the message has its seed.
@@ -181,24 +116,14 @@ pub fn find_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipel
     let mut points = self::points(sizes.calls, schedules.points);
     points.extend(self::points(sizes.disk, schedules.at_the_disk).into_iter().map(Schedule::at_the_disk));
     points.extend(schedules.acts.into_iter().flat_map(|of| Schedule::acts(&trial.calls, &trial.disk, of)));
-    let hours = setting(HOURS).map(|text| text.parse::<f64>().unwrap_or_else(|_| panic!("{HOURS} is '{text}': it must be a number")));
-    let seeds: Box<dyn Iterator<Item = u64>> = match setting(SEED) {
-        Some(text) => Box::new(std::iter::once(text.parse().unwrap_or_else(|_| panic!("{SEED} is '{text}': it must be a number")))),
-        None => {
-            let until = hours.map(|h| Duration::from_secs_f64(h * 3600.0));
-            let (first, last) = (schedules.from, schedules.from + schedules.random);
-            let clock = clock.clone();
-            let more = (last..).take_while(move |_| until.is_some_and(|until| clock.elapsed() < until));
-            Box::new(points.into_iter().chain(first..last).chain(more))
-        }
-    };
-    for seed in seeds {
+    let mut seeds = schedules.seeds(given(), points, clock.clone());
+    for seed in seeds.by_ref() {
         let schedule = Schedule::of(seed, sizes, schedules.kinds);
         for workers in [1].into_iter().chain(schedules.workers.iter().copied()) {
             trial.run(&schedule, workers)?;
         }
     }
-    trial.report.took = clock.elapsed();
+    (trial.report.fresh, trial.report.took) = (seeds.fresh(), clock.elapsed());
     Ok(trial.report)
 }
 
@@ -232,11 +157,6 @@ pub fn trace(seed: u64, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Tr
     let outside = Outside::new(&schedule);
     let failure = trial.run_in(&schedule, 1, &outside).err();
     Ok(Traced { acts: outside.trace.acts(), failure })
-}
-
-#[expect(clippy::disallowed_methods, reason = "what to run again comes from outside the test")]
-fn setting(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
 fn points(operations: u64, wanted: u64) -> Vec<u64> {

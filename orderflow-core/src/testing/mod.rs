@@ -12,6 +12,7 @@ pub mod conformance;
 mod crash;
 mod host;
 mod schedule;
+mod seeds;
 mod table;
 pub mod tier;
 mod topic;
@@ -19,7 +20,8 @@ mod trace;
 mod world;
 
 pub use crate::store::faulty::{Fate, Fault};
-pub use crash::{Failure, Report, Schedules, Traced, crash_anywhere, find_failure, live, trace, undisturbed};
+pub use crash::{Failure, Report, Traced, crash_anywhere, find_failure, live, trace, undisturbed};
+pub use seeds::Schedules;
 pub use table::Table;
 pub use topic::Topic;
 pub use trace::Act;

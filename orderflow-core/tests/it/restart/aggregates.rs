@@ -85,7 +85,7 @@ async fn answer(there: &[(i64, i64)], sql: &str) -> Vec<String> {
 fn crash(schedules: Schedules) -> Report {
     let topic = signed_log(40);
     let report = crash_anywhere(schedules, |world| build(VIEWS, &topic, world));
-    println!("{report}");
+    println!("aggregates: {report}");
     report
 }
 
@@ -112,11 +112,12 @@ fn killed_at_any_operation_aggregates_of_a_source_are_the_same() {
 
 #[test]
 fn killed_again_and_again_aggregates_of_a_source_are_the_same() {
-    let report = crash(Schedules::random(tier::of(25, 500, 2_500)));
+    let report = crash(Schedules::random(tier::of(25, 500, 2_500)).for_as_long_as(tier::hours()));
     assert!(report.deaths > 12 && report.power_cuts > 2, "{report}");
 }
 
 #[test]
 fn at_any_number_of_workers_aggregates_of_a_source_are_the_same() {
-    crash(Schedules::random(tier::of(2, 10, 200)).from_seed(100_000).also_on_workers(&[2, 4]));
+    let schedules = Schedules::random(tier::of(2, 10, 200)).from_seed(100_000).also_on_workers(&[2, 4]);
+    crash(schedules.for_as_long_as(tier::hours()));
 }

@@ -22,6 +22,11 @@ pub(super) fn over(views: &[View], source: impl Source, world: &Simulated) -> Re
     world.keep(flow)
 }
 
+/// The time of the occasion, divided among the pipelines.
+fn share() -> Duration {
+    tier::hours() / PIPELINES.len() as u32
+}
+
 fn all(schedules: &Schedules, topic: &Topic) -> Vec<Report> {
     let one = |views: &&[View]| {
         let report = crash_anywhere(schedules.clone(), |world| build(views, topic, world));
@@ -38,19 +43,20 @@ fn killed_at_any_operation_and_started_again_every_sink_holds_what_an_unkilled_r
 
 #[test]
 fn killed_again_while_it_reads_again_nothing_is_lost_or_doubled() {
-    let reports = all(&Schedules::random(tier::of(25, 500, 2_500)), &log().until(40));
+    let reports = all(&Schedules::random(tier::of(25, 500, 2_500)).for_as_long_as(share()), &log().until(40));
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
     assert!(sum(|r| r.deaths) > 50 && sum(|r| r.power_cuts) > 10, "{reports:?}");
 }
 
 #[test]
 fn at_any_number_of_workers_it_is_the_same() {
-    all(&Schedules::random(tier::of(2, 10, 200)).from_seed(100_000).also_on_workers(&[2, 4]), &log().until(40));
+    let schedules = Schedules::random(tier::of(2, 10, 200)).from_seed(100_000).also_on_workers(&[2, 4]);
+    all(&schedules.for_as_long_as(share()), &log().until(40));
 }
 
 #[test]
 fn duplicates_and_partitions_that_appear_are_part_of_the_log_and_a_lost_beginning_is_reported() {
     let topic = log().duplicates(5).appearing(2, 40);
-    let reports = all(&Schedules::random(tier::of(20, 100, 1_000)).from_seed(200_000), &topic);
+    let reports = all(&Schedules::random(tier::of(20, 100, 1_000)).from_seed(200_000).for_as_long_as(share()), &topic);
     assert!(reports.iter().map(|r| r.refused).sum::<u64>() > 0, "no log was truncated in time: {reports:?}");
 }

@@ -6,7 +6,7 @@
 use super::anywhere::build;
 use super::*;
 use orderflow_core::bug::{self, Bug};
-use orderflow_core::testing::{Act, Traced, trace};
+use orderflow_core::testing::{Act, Report, Schedules, Traced, trace};
 use orderflow_model::{Action, Answer, Broken, Params, Protocol, Violation};
 use std::collections::BTreeSet;
 
@@ -168,14 +168,18 @@ fn story(seed: u64) -> Story {
 #[test]
 fn what_the_engine_did_is_what_the_protocol_allows() {
     let mut kinds = BTreeSet::new();
-    for seed in 1..=tier::of(80, 300, 3_000) {
+    let mut deaths = 0;
+    let report = Schedules::random(tier::of(80, 300, 3_000)).for_as_long_as(tier::hours()).each(|seed| {
         let story = story(seed);
         if let Err(violation) = story.check() {
             let from = violation.step.saturating_sub(12);
-            panic!("seed {seed}: {violation}\nafter {:#?}", &story.run[from..=violation.step]);
+            panic!("{violation}\nafter {:#?}", &story.run[from..=violation.step]);
         }
+        // the last life ends by itself
+        deaths += story.run.iter().filter(|a| matches!(a, Action::Crash { .. })).count().saturating_sub(1) as u64;
         kinds.extend(story.run.iter().map(|a| Action::KINDS[a.kind()]));
-    }
+    });
+    println!("model: {}", Report { deaths, ..report });
     for kind in ["Append, answer lost", "Hydrate", "StoreRoots", "Complete", "GiveUp", "Crash"] {
         assert!(kinds.contains(kind), "no run has '{kind}': {kinds:?}");
     }

@@ -7,6 +7,7 @@ use super::*;
 use orderflow_core::epoch::Log;
 use orderflow_core::pipeline::OnChange;
 use orderflow_core::source::memory::Sender;
+use orderflow_core::testing::{Report, Schedules};
 
 /// Of a pipeline that keeps what it is sent: less than that is read again at once.
 const MEMORY: usize = 100_000;
@@ -143,23 +144,26 @@ fn killed_at_any_operation_the_host_sends_again_and_no_row_is_lost_or_doubled() 
 
 #[test]
 fn killed_again_while_stored_rows_are_read_nothing_is_lost_or_doubled() {
-    let mut seed = 21u64;
-    let mut draw = |n: u64| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (seed >> 33) % n + 1
-    };
     let expected: Vec<_> = HOSTED.iter().map(|views| unkilled(views)).collect();
-    for schedule in 0..tier::of(30, 100, 3000) {
-        let which = schedule % HOSTED.len();
-        let (world, mut host) = (World::with(if schedule % 2 == 0 { AT_THE_END } else { ALWAYS }), Host::new());
-        let lives: Vec<(u64, Fault)> = (0..1 + schedule % 4).map(|_| (draw(160), Fault::ALL[draw(4) as usize - 1])).collect();
+    let mut deaths = 0;
+    let report = Schedules::random(tier::of(30, 100, 3000)).for_as_long_as(tier::hours()).each(|seed| {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut draw = |n: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n + 1
+        };
+        let which = (seed % HOSTED.len() as u64) as usize;
+        let (world, mut host) = (World::with(if seed % 2 == 0 { AT_THE_END } else { ALWAYS }), Host::new());
+        let lives: Vec<(u64, Fault)> = (0..1 + seed % 4).map(|_| (draw(160), Fault::ALL[draw(4) as usize - 1])).collect();
         for (at, fault) in &lives {
             let faulty = Faulty::new(Arc::new(Memory::new()), *at, *fault);
             let _ = host.live_until(HOSTED[which], &world.through(&faulty), || faulty.is_dead()); // dead or through
+            deaths += u64::from(faulty.is_dead());
         }
         host.survive(HOSTED[which], &world);
-        assert_eq!(world.rows(), expected[which], "schedule {schedule}: {lives:?}");
-    }
+        assert_eq!(world.rows(), expected[which], "{lives:?}");
+    });
+    println!("spooled: {}", Report { deaths, ..report });
 }
 
 /// A pipeline that died in mid-run and stored no views: some objects have to be read.

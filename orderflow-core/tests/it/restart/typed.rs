@@ -76,7 +76,7 @@ fn build(topic: &Topic, world: &Simulated) -> Result<Pipeline> {
 fn crash(schedules: Schedules) -> Report {
     let topic = signed_log(40);
     let report = crash_anywhere(schedules, |world| build(&topic, world));
-    println!("{report}");
+    println!("typed: {report}");
     report
 }
 
@@ -124,11 +124,12 @@ fn killed_at_any_operation_closures_give_the_same() {
 
 #[test]
 fn killed_again_and_again_closures_give_the_same() {
-    let report = crash(Schedules::random(tier::of(25, 500, 2_500)));
+    let report = crash(Schedules::random(tier::of(25, 500, 2_500)).for_as_long_as(tier::hours()));
     assert!(report.deaths > 12 && report.power_cuts > 2, "{report}");
 }
 
 #[test]
 fn at_any_number_of_workers_closures_give_the_same() {
-    crash(Schedules::random(tier::of(2, 10, 200)).from_seed(100_000).also_on_workers(&[2, 4]));
+    let schedules = Schedules::random(tier::of(2, 10, 200)).from_seed(100_000).also_on_workers(&[2, 4]);
+    crash(schedules.for_as_long_as(tier::hours()));
 }
