@@ -59,7 +59,7 @@ fn what_was_refused_is_counted_once_wherever_the_process_dies() {
         let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
         alone(VIEWS, &World::with(every).through(&counting));
         let mut restored = 0;
-        for at in (1..=counting.operations()).step_by(tier::of(29, 11, 1)) {
+        for at in (1..=counting.operations()).step_by(tier::of(29, 23, 1)) {
             let world = World::with(every);
             let faulty = Faulty::new(Arc::new(Memory::new()), at, Fault::CrashAfter);
             said(VIEWS, &world.through(&faulty), &|| faulty.is_dead());

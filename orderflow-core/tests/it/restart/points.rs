@@ -100,7 +100,7 @@ fn a_process_dies_before_and_after_every_kind_of_act_that_lasts() {
     let log = log().until(40);
     let mut met: BTreeMap<String, BTreeSet<Fault>> = BTreeMap::new();
     // random schedules as well: a folder that only a killed process left is met by the next one
-    let of_a_log = crash_anywhere(Schedules::acts(lasts).and_random(tier::of(10, 40, 200)), |world| build(&[ROUTED, TOTALS], &log, world));
+    let of_a_log = crash_anywhere(Schedules::acts(lasts).and_random(tier::of(10, 20, 200)), |world| build(&[ROUTED, TOTALS], &log, world));
     println!("{of_a_log}");
     let rows = super::aggregates::come_and_go(0, 120).0;
     // it has a spool, and is long enough that files of state which merged ones stand for are deleted
