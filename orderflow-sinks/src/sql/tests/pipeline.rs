@@ -86,7 +86,10 @@ fn killed_anywhere_and_started_again_the_tables_are_the_batch_answer(db: &Db) {
     let schedules = Schedules::points(tier::of(8, 40, 800)).and_random(tier::of(8, 40, 400)).whole_log();
     let schedules = schedules.for_as_long_as(tier::hours() / databases as u32);
     let report = crash_anywhere(schedules, |world| pipeline(db, &orders, &seen, world));
-    println!("tables of {:?}: {report}", db.dialect());
+    #[allow(clippy::print_stdout, reason = "tests may print what they did")]
+    {
+        println!("tables of {:?}: {report}", db.dialect());
+    }
     assert!(report.operations > 50, "{report}");
     // all schedules ended alike, so that the last one speaks for them
     assert_eq!(seen.borrow().values().cloned().collect::<Vec<_>>(), expected);
