@@ -57,6 +57,6 @@ fn at_any_number_of_workers_it_is_the_same() {
 #[test]
 fn duplicates_and_partitions_that_appear_are_part_of_the_log_and_a_lost_beginning_is_reported() {
     let topic = log().duplicates(5).appearing(2, 40);
-    let reports = all(&Schedules::random(tier::of(20, 100, 1_000)).from_seed(200_000).for_as_long_as(share()), &topic);
+    let reports = all(&Schedules::random(tier::of(20, 50, 1_000)).from_seed(200_000).for_as_long_as(share()), &topic);
     assert!(reports.iter().map(|r| r.refused).sum::<u64>() > 0, "no log was truncated in time: {reports:?}");
 }

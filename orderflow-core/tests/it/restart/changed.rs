@@ -161,8 +161,8 @@ fn killed_at_any_operation_while_it_is_rebuilt_the_new_pipeline_holds_what_it_wo
     }
     let counting = Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused);
     told(&new, &build().through(&counting), log()).unwrap();
-    for (turn, at) in (1..=counting.operations() + 1).step_by(tier::of(5, 2, 1)).enumerate() {
-        for fault in Fault::ALL.into_iter().skip(tier::of(turn % 4, 0, 0)).take(tier::of(1, 4, 4)) {
+    for (turn, at) in (1..=counting.operations() + 1).step_by(tier::of(5, 4, 1)).enumerate() {
+        for fault in Fault::ALL.into_iter().skip(tier::of(turn % 4, turn % 2 * 2, 0)).take(tier::of(1, 2, 4)) {
             let world = build();
             let faulty = Faulty::new(Arc::new(Memory::new()), at, fault);
             let _ = told_until(&new, &world.through(&faulty), log(), || faulty.is_dead()); // dead or through
