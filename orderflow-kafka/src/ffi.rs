@@ -18,7 +18,7 @@ use rdkafka_sys::types::{RDKafkaRespErr, RDKafkaType};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The consumer under a source.
@@ -47,6 +47,39 @@ unsafe fn text(text: *const c_char) -> String {
 
 fn code(err: RDKafkaRespErr) -> Option<Code> {
     (err != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| Code::from(err))
+}
+
+/// Gives a client its first addresses once more. It forgets all addresses where the last broker of a cluster, on its way out, answers that there are no
+/// brokers (librdkafka 2.12, `rd_kafka_metadata_decommission_unavailable_brokers`), and then never asks anybody again.
+pub(crate) fn remind<C: ClientContext>(client: &Client<C>, brokers: &str) {
+    let Ok(brokers) = CString::new(brokers) else { return };
+    // SAFETY: client and text are valid during the call, which copies the text.
+    unsafe { sys::rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) };
+}
+
+/// How long answers have been missing, and after how much of that to do something: twice as long each time, since librdkafka keeps what it is given.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    lasted: Duration,
+    patience: Duration,
+}
+
+impl Default for Silence {
+    fn default() -> Self {
+        Self { lasted: Duration::ZERO, patience: Duration::from_secs(5) }
+    }
+}
+
+impl Silence {
+    /// It has lasted longer by `time`; whether something is to be done now.
+    pub(crate) fn lasts(&mut self, time: Duration) -> bool {
+        self.lasted += time;
+        let enough = self.lasted >= self.patience;
+        if enough {
+            *self = Self { lasted: Duration::ZERO, patience: (2 * self.patience).min(Duration::from_secs(300)) };
+        }
+        enough
+    }
 }
 
 fn milliseconds(time: Duration) -> c_int {
@@ -231,11 +264,13 @@ pub(crate) struct ProducerClient {
     client: Client<Context>,
     // used by librdkafka's threads until the callback is taken away in `drop`
     signal: Option<Arc<Signal>>,
+    brokers: String,
+    silence: Mutex<Silence>,
 }
 
 // SAFETY: librdkafka's client and queue are safe to use from any thread.
 unsafe impl Send for ProducerClient {}
-// SAFETY: as above; no method changes state on our side.
+// SAFETY: as above; what a method changes on our side is behind a lock.
 unsafe impl Sync for ProducerClient {}
 
 /// A step of a transaction.
@@ -301,7 +336,22 @@ impl ProducerClient {
             // lets go of it.
             unsafe { sys::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(raise), Arc::as_ptr(signal).cast_mut().cast()) };
         }
-        Ok(Self { queue, client, signal })
+        let brokers = config.get("bootstrap.servers").unwrap_or_default().to_owned();
+        Ok(Self { queue, client, signal, brokers, silence: Mutex::default() })
+    }
+
+    /// Somebody waited so long, and no answer came; `None`: one has come.
+    fn waited(&self, time: Option<Duration>) {
+        let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        match time {
+            Some(time) if !time.is_zero() && self.outstanding() > 0 => {
+                if silence.lasts(time) {
+                    remind(&self.client, &self.brokers);
+                }
+            }
+            Some(_) => {}
+            None => *silence = Silence::default(),
+        }
     }
 
     pub(crate) fn context(&self) -> &Context {
@@ -396,12 +446,13 @@ impl ProducerClient {
 
     /// Shows every answer that has come, waiting up to `wait` for the first.
     pub(crate) fn serve(&self, wait: Duration, visit: &mut dyn FnMut(Delivery<'_>)) {
+        let (patience, mut answered) = (wait, false);
         let mut wait = milliseconds(wait);
         loop {
             // SAFETY: the queue is valid.
             let event = unsafe { sys::rd_kafka_queue_poll(self.queue.as_ptr(), wait) };
             if event.is_null() {
-                return;
+                return self.waited((!answered).then_some(patience));
             }
             wait = 0;
             // SAFETY: the event is ours until it is destroyed below; messages of a delivery event live as long as the event.
@@ -410,6 +461,7 @@ impl ProducerClient {
                     sys::RD_KAFKA_EVENT_DR => loop {
                         let message = sys::rd_kafka_event_message_next(event);
                         let Some(m) = message.as_ref() else { break };
+                        answered = true;
                         visit(Delivery {
                             opaque: m._private as usize,
                             error: code(m.err),

@@ -8,7 +8,7 @@ use super::open::partition_ids;
 use super::ready::Hub;
 use crate::client::{ANSWER, refused_property};
 use crate::config::Topics;
-use crate::ffi::Consumer;
+use crate::ffi::{Consumer, Silence, remind};
 use orderflow_core::time::{Partition, Positions};
 use orderflow_core::{Error, Result};
 use rdkafka::consumer::Consumer as _;
@@ -19,6 +19,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// How long the thread waits for an answer about the topics.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Which topics a source wants, with the prefix applied.
 #[derive(Clone)]
@@ -122,6 +125,7 @@ pub(crate) struct Watch {
 /// What the thread needs to know.
 pub(crate) struct Assignment {
     pub(crate) consumer: Arc<Consumer>,
+    pub(crate) brokers: String,
     pub(crate) wanted: Wanted,
     pub(crate) group: String,
     pub(crate) partitions: Vec<Partition>,
@@ -173,7 +177,7 @@ impl Assignment {
         if let Some(warning) = self.foreign_members() {
             shared.tell(|news| news.warnings.push(warning));
         }
-        let mut missing = BTreeSet::new();
+        let (mut missing, mut silence) = (BTreeSet::new(), Silence::default());
         loop {
             // a suspected deletion is looked at again soon
             let pause = if missing.is_empty() { self.refresh } else { Duration::from_secs(1).min(self.refresh) };
@@ -186,14 +190,17 @@ impl Assignment {
             state.look_now = false;
             drop(state);
             known = known || self.tell_committed(shared);
-            self.look(shared, &mut missing);
+            if self.look(shared, &mut missing) {
+                silence = Silence::default();
+            } else if silence.lasts(pause + LOOK) {
+                remind(self.consumer.client(), &self.brokers);
+            }
         }
     }
 
-    fn look(&mut self, shared: &Shared, missing: &mut BTreeSet<Arc<str>>) {
-        let Ok(found) = self.wanted.find(&self.consumer, Duration::from_secs(5)) else {
-            return; // the brokers are away; whoever reads says so
-        };
+    /// False if no broker answered; whoever reads says so.
+    fn look(&mut self, shared: &Shared, missing: &mut BTreeSet<Arc<str>>) -> bool {
+        let Ok(found) = self.wanted.find(&self.consumer, LOOK) else { return false };
         let known: BTreeSet<Arc<str>> = self.partitions.iter().map(|p| p.topic.clone()).collect();
         let gone: BTreeSet<Arc<str>> = known.into_iter().filter(|k| !found.iter().any(|(t, ids)| **t == **k && !ids.is_empty())).collect();
         let deleted: Vec<String> = gone.intersection(missing).map(|t| t.to_string()).collect();
@@ -202,7 +209,7 @@ impl Assignment {
             shared.tell(|news| news.deleted = deleted);
         }
         if !self.follow {
-            return;
+            return true;
         }
         let all = found.iter().flat_map(|(topic, ids)| ids.iter().map(move |id| Partition::new(topic.as_str(), *id)));
         let new: Vec<Partition> = all.filter(|p| !self.partitions.contains(p)).collect();
@@ -212,6 +219,7 @@ impl Assignment {
             self.partitions.push(partition.clone());
             shared.tell(|news| news.partitions.push((partition, u64::try_from(low).unwrap_or(0))));
         }
+        true
     }
 
     /// Asks what the group holds already; until that is known nothing is committed, so that nothing goes back.

@@ -106,8 +106,11 @@ impl Story {
                 }
                 Act::Committed(name, epoch) => {
                     let Some(sink) = sink(name) else { continue };
-                    let next = life.iter().find(|a| matches!(a, Act::Read(n) | Act::Committed(n, _) if n == name));
-                    story.gave_up[sink] = matches!(next, Some(Act::Read(_)));
+                    let asked = life.iter().position(|a| matches!(a, Act::Read(n) | Act::Committed(n, _) if n == name));
+                    let next = asked.map(|at| &life[at]);
+                    // a checkpoint that counts before the sink is asked shows that the answer was heard: the one that was lost came after it
+                    let heard = || life[..asked.unwrap_or(0)].iter().any(|a| matches!(a, Act::Completed(at) if at >= epoch));
+                    story.gave_up[sink] = matches!(next, Some(Act::Read(_))) && !heard();
                     story.asked[sink] = false;
                     while story.held[sink] < epoch.0 {
                         story.held[sink] += 1;
