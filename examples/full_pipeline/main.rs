@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use options::Options;
 use orderflow::domain::order;
 use orderflow::epoch::Limits;
+use orderflow::error::Retry;
 use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, KafkaSource, Start, Until};
 use orderflow::sink::{Sink, dead_letter::DeadLetters};
 use orderflow::sinks::{Console, Parquet, Sql};
@@ -151,11 +152,23 @@ async fn run(options: Options) -> Result<()> {
 
 /// Produces as a pipeline of its own, from the seeded generator to the topic: whatever stops it, no order is produced twice.
 async fn produce_once(options: &Options, brokers: &str, name: &str, state: &Path, pace: &Arc<Pace>) -> Result<Producing> {
-    let topic = Kafka::sink(brokers).prefix(&options.topic_prefix).partitions(PARTITIONS).topic(order::TOPIC);
-    let flow = pipelines::orders::producer(&format!("{name}_producer"), &options.recipe().rate(options.rate), topic)?;
-    let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
-    let flow = flow.epochs(limits).memory(16 << 20).state(state.join("producer"));
-    let (running, pace) = (flow.start().await?, pace.clone());
+    let flow = || {
+        let topic = Kafka::sink(brokers).prefix(&options.topic_prefix).partitions(PARTITIONS).topic(order::TOPIC);
+        let flow = pipelines::orders::producer(&format!("{name}_producer"), &options.recipe().rate(options.rate), topic)?;
+        let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
+        Ok::<_, Error>(flow.epochs(limits).memory(16 << 20).state(state.join("producer")))
+    };
+    // the pipeline that reads the orders has begun, so brokers were there: if they are away now, this one waits for them as that one does
+    let running = loop {
+        match flow()?.start().await {
+            Err(e) if e.retry() == Retry::Backoff => {
+                eprintln!("Waiting to begin producing: {e}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            started => break started?,
+        }
+    };
+    let pace = pace.clone();
     Ok(tokio::spawn(async move {
         loop {
             tokio::select! {
