@@ -138,8 +138,8 @@ pub(crate) struct Closing<'a> {
     pub(crate) json: bool,
 }
 
-/// Prints the closing tables and checks what was routed against the topics themselves. With state, what the views hold is of all runs and what was counted
-/// on the way is of this one.
+/// Prints the closing tables and checks what was routed against the topics themselves. With state, what the views hold and what was
+/// rejected is of all runs, and what was routed and read is of this one.
 pub(crate) fn closing(c: &Closing<'_>) -> Result<()> {
     let totals = table(&["city", "payment type", "orders", "amount"], &c.views.totals)?;
     let scopes = if c.kept { ["\nAll runs with this state:\n", "\nThis run:\n", " (all runs)", " (this run)"] } else { [""; 4] };
@@ -167,7 +167,7 @@ pub(crate) fn closing(c: &Closing<'_>) -> Result<()> {
     let sum = |i: usize| sums.map_or(Ok(String::new()), |b| cell(b, i, 0));
     text += &format!("Orders counted: {}, amount {}{of_all}\n", sum(0)?, sum(1)?);
     let place = if rejected > 0 { format!(", in {}", c.out.join("dead_letters").display()) } else { String::new() };
-    text += &format!("Bad records:    {rejected}{of_this}{place}\n");
+    text += &format!("Bad records:    {rejected}{of_all}{place}\n");
     let (seconds, rate) = (c.seconds, read as f64 / c.seconds);
     text += &format!("Records read:   {read}{of_this} in {seconds:.1} s, {rate:.0} records/s from start to end\n");
     let parquet = c.out.join("city_payment_totals");
