@@ -140,7 +140,7 @@ fn pipeline(o: &Options, prefix: &str, seen: &Seen) -> Result<Pipeline> {
     let mut flow = Pipeline::new("latency");
     let source = Kafka::topic(order::TOPIC).prefix(prefix).brokers(&o.brokers).start(Start::Latest).format(pipelines::orders::json());
     let sink = Kafka::sink(&o.brokers).prefix(prefix).partitions(PARTITIONS);
-    let sink = sink.topics_sql([order::PAYMENT_TOPIC_SQL, order::SUCCESS_TOPIC_SQL]);
+    let sink = sink.topics_sql(pipelines::orders::ROUTES);
     flow.source("orders", source)?.route(Timed { sink, seen: seen.clone() })?;
     flow.view("totals", pipelines::orders::TOTALS)?;
     flow.view("categories", pipelines::orders::CATEGORIES)?;

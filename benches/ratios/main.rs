@@ -20,6 +20,7 @@ use orderflow::epoch::Limits;
 use orderflow::format::{Format, json::Json};
 use orderflow::generator::{Orders, Share};
 use orderflow::kafka::{Admin, Kafka, KafkaSink, KafkaSource, Until};
+use orderflow::pipelines::orders::ROUTES;
 use orderflow::sink::dead_letter::DeadLetters;
 use orderflow::{Error, Pipeline, Result, Running};
 use std::hint::black_box;
@@ -294,7 +295,7 @@ fn from_kafka(figures: &Figures, brokers: &str, n: u64) -> Result<()> {
             let flow = || -> Result<Pipeline> {
                 let mut flow = Pipeline::new("k");
                 let kafka = sink(Kafka::sink(brokers).prefix(&prefix).partitions(kafka::PARTITIONS));
-                flow.source("orders", source(&topic)?)?.route(kafka.topics_sql([order::PAYMENT_TOPIC_SQL, order::SUCCESS_TOPIC_SQL]))?;
+                flow.source("orders", source(&topic)?)?.route(kafka.topics_sql(ROUTES))?;
                 let flow = flow.epoch_interval(Duration::from_secs(1)).state(state.join(run.to_string()));
                 Ok(flow.dead_letters(limit::Discard::default()))
             };
@@ -334,7 +335,7 @@ fn from_kafka(figures: &Figures, brokers: &str, n: u64) -> Result<()> {
             let flow = || -> Result<Pipeline> {
                 let mut flow = Pipeline::new("k");
                 let sink = Kafka::sink(brokers).prefix(&prefix).partitions(kafka::PARTITIONS);
-                flow.source("orders", source(&topic)?)?.route(sink.topics_sql([order::PAYMENT_TOPIC_SQL, order::SUCCESS_TOPIC_SQL]))?;
+                flow.source("orders", source(&topic)?)?.route(sink.topics_sql(ROUTES))?;
                 Ok(flow.dead_letters(limit::Discard::default()))
             };
             let (us, running) = spent(flow(), n);

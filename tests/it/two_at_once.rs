@@ -8,7 +8,6 @@
 
 use crate::real::{Cluster, block_on, cluster, contents, present};
 use crate::support::{PARTITIONS, PATIENCE, rows_of, sum, visit};
-use orderflow::domain::order;
 use orderflow::generator::{Orders, expected};
 use orderflow::kafka::{Admin, Producer, Record, Until};
 use orderflow::pipelines::orders::TOTALS;
@@ -164,7 +163,7 @@ fn child() {
     let run = async {
         let mut flow = Pipeline::new("twice");
         let orders = flow.source("orders", source)?;
-        let routed = cluster.sink().partitions(PARTITIONS).topics_sql([order::PAYMENT_TOPIC_SQL, order::SUCCESS_TOPIC_SQL]);
+        let routed = cluster.sink().partitions(PARTITIONS).topics_sql(orderflow::pipelines::orders::ROUTES);
         orders.route(StopsFirst(routed, Stop::at("kafka", 20)))?;
         // commits are the records in this folder; the first says whose the data set is
         let totals = Parquet::on(stopping("totals", "_commits/", Stop::at("parquet", 4), never()), "totals");
