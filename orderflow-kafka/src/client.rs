@@ -220,6 +220,31 @@ impl ConsumerContext for Context {
     }
 }
 
+/// How long answers have been missing, and after how much of that to do something: twice as long each time, since librdkafka keeps what it is given.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    lasted: Duration,
+    patience: Duration,
+}
+
+impl Default for Silence {
+    fn default() -> Self {
+        Self { lasted: Duration::ZERO, patience: Duration::from_secs(5) }
+    }
+}
+
+impl Silence {
+    /// It has lasted longer by `time`; whether something is to be done now.
+    pub(crate) fn lasts(&mut self, time: Duration) -> bool {
+        self.lasted += time;
+        let enough = self.lasted >= self.patience;
+        if enough {
+            *self = Self { lasted: Duration::ZERO, patience: (2 * self.patience).min(Duration::from_secs(300)) };
+        }
+        enough
+    }
+}
+
 /// A question to the cluster got no answer: says who was asked and why it failed.
 pub(crate) fn unanswered(what: &str, brokers: &str, context: &Context, e: &KafkaError) -> Error {
     match e.rdkafka_error_code() {
@@ -240,6 +265,13 @@ pub(crate) fn unanswered(what: &str, brokers: &str, context: &Context, e: &Kafka
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longer_answers_are_missing_the_rarer_something_is_done() {
+        let mut silence = Silence::default();
+        let done: Vec<usize> = (1..=700).filter(|_| silence.lasts(Duration::from_secs(1))).collect();
+        assert_eq!(done, [5, 15, 35, 75, 155, 315, 615], "twice as long each time, five minutes at most");
+    }
 
     #[test]
     fn an_unknown_property_is_named() {

@@ -6,7 +6,7 @@
 //! The only file of the libraries with unsafe code.
 #![expect(unsafe_code, reason = "librdkafka speaks C")]
 
-use crate::client::Context;
+use crate::client::{Context, Silence};
 use crate::source::Signal;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -55,31 +55,6 @@ pub(crate) fn remind<C: ClientContext>(client: &Client<C>, brokers: &str) {
     let Ok(brokers) = CString::new(brokers) else { return };
     // SAFETY: client and text are valid during the call, which copies the text.
     unsafe { sys::rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) };
-}
-
-/// How long answers have been missing, and after how much of that to do something: twice as long each time, since librdkafka keeps what it is given.
-#[derive(Debug)]
-pub(crate) struct Silence {
-    lasted: Duration,
-    patience: Duration,
-}
-
-impl Default for Silence {
-    fn default() -> Self {
-        Self { lasted: Duration::ZERO, patience: Duration::from_secs(5) }
-    }
-}
-
-impl Silence {
-    /// It has lasted longer by `time`; whether something is to be done now.
-    pub(crate) fn lasts(&mut self, time: Duration) -> bool {
-        self.lasted += time;
-        let enough = self.lasted >= self.patience;
-        if enough {
-            *self = Self { lasted: Duration::ZERO, patience: (2 * self.patience).min(Duration::from_secs(300)) };
-        }
-        enough
-    }
 }
 
 fn milliseconds(time: Duration) -> c_int {
@@ -342,13 +317,12 @@ impl ProducerClient {
 
     /// Somebody waited so long, and no answer came; `None`: one has come.
     fn waited(&self, time: Option<Duration>) {
+        if time.is_some_and(|time| time.is_zero() || self.outstanding() == 0) {
+            return;
+        }
         let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
         match time {
-            Some(time) if !time.is_zero() && self.outstanding() > 0 => {
-                if silence.lasts(time) {
-                    remind(&self.client, &self.brokers);
-                }
-            }
+            Some(time) if silence.lasts(time) => remind(&self.client, &self.brokers),
             Some(_) => {}
             None => *silence = Silence::default(),
         }

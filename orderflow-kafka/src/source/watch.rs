@@ -6,9 +6,9 @@
 
 use super::open::partition_ids;
 use super::ready::Hub;
-use crate::client::{ANSWER, refused_property};
+use crate::client::{ANSWER, Silence, refused_property};
 use crate::config::Topics;
-use crate::ffi::{Consumer, Silence, remind};
+use crate::ffi::{Consumer, remind};
 use orderflow_core::time::{Partition, Positions};
 use orderflow_core::{Error, Result};
 use rdkafka::consumer::Consumer as _;
