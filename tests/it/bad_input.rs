@@ -12,6 +12,7 @@ use orderflow::generator::{Expected, Orders, Share, expected};
 use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, KafkaSink, KafkaSource, Until};
 use orderflow::sink::Sink;
 use orderflow::sink::files::{DataSet, JsonLines};
+use orderflow::store::layer::Layered;
 use orderflow::{Pipeline, pipelines};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -447,7 +448,7 @@ async fn a_disk_that_is_full_for_a_while_holds_the_pipeline_back_and_costs_nothi
     let recipe = Orders::new(9).total(ORDERS);
     let routed = sink(&broker).topics_sql(pipelines::orders::ROUTES).partitions(4);
     let counters = routed.counters();
-    let totals: [Box<dyn Sink>; 1] = [Box::new(DataSet::on(Arc::new(disk.clone()), "the small disk", JsonLines).roll_rows(500))];
+    let totals: [Box<dyn Sink>; 1] = [Box::new(DataSet::on(Arc::new(Layered(disk.clone())), "the small disk", JsonLines).roll_rows(500))];
     let source = recipe.clone().source(Arc::new(pipelines::orders::json()));
     let flow = pipelines::orders::pipeline("orders", source, routed, totals).unwrap();
     let flow = flow.workers(2).epoch_interval(Duration::from_millis(5)).memory(600_000);

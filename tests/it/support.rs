@@ -9,6 +9,7 @@ use orderflow::sink::Sink;
 use orderflow::sink::dead_letter::DeadLetters;
 use orderflow::sinks::Parquet;
 use orderflow::source::{Payload, Polled, RawBatch, Reader, Source, SourceContext, Waker};
+use orderflow::store::layer::Layer;
 use orderflow::store::{self, Store, Upload};
 use orderflow::time::{Clock, Partition};
 use orderflow::{Pipeline, Running, Status, pipelines};
@@ -314,9 +315,9 @@ impl SmallDisk {
     }
 }
 
-impl Store for SmallDisk {
-    fn get(&self, name: &str) -> orderflow::Result<Option<Vec<u8>>> {
-        self.below.get(name)
+impl Layer for SmallDisk {
+    fn below(&self) -> &dyn Store {
+        &self.below
     }
 
     fn put(&self, name: &str) -> orderflow::Result<Box<dyn Upload>> {
@@ -326,18 +327,6 @@ impl Store for SmallDisk {
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> orderflow::Result<bool> {
         self.take(bytes.len(), bytes.len())?;
         self.below.put_if_absent(name, bytes)
-    }
-
-    fn publish(&self, staged: &str, name: &str) -> orderflow::Result<bool> {
-        self.below.publish(staged, name)
-    }
-
-    fn list(&self, folder: &str) -> orderflow::Result<Vec<String>> {
-        self.below.list(folder)
-    }
-
-    fn delete(&self, name: &str) -> orderflow::Result<()> {
-        self.below.delete(name)
     }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::sink::{Progress, WriterId};
 use crate::source::{Fetch, Payload};
 use crate::store::faulty::{Fault, Faulty};
+use crate::store::layer::{Layer, Layered};
 use crate::store::{Memory, Store};
 use crate::time::{Epoch, Partition};
 use std::collections::BTreeMap;
@@ -114,31 +115,19 @@ impl Meanwhile {
     }
 }
 
-impl Store for Meanwhile {
+impl Layer for Meanwhile {
+    fn below(&self) -> &dyn Store {
+        &self.below
+    }
+
     fn get(&self, name: &str) -> crate::Result<Option<Vec<u8>>> {
         self.read();
         self.below.get(name)
     }
 
-    fn put(&self, name: &str) -> crate::Result<Box<dyn crate::store::Upload>> {
-        self.below.put(name)
-    }
-
-    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> crate::Result<bool> {
-        self.below.put_if_absent(name, bytes)
-    }
-
-    fn publish(&self, staged: &str, name: &str) -> crate::Result<bool> {
-        self.below.publish(staged, name)
-    }
-
     fn list(&self, folder: &str) -> crate::Result<Vec<String>> {
         self.read();
         self.below.list(folder)
-    }
-
-    fn delete(&self, name: &str) -> crate::Result<()> {
-        self.below.delete(name)
     }
 }
 
@@ -154,7 +143,7 @@ fn who_takes_over_from_a_writer_at_work_is_not_told_that_the_ledger_is_damaged()
             log.write(&Entry::Bound(binding(e, 5 * (e - 1), 5 * e))).unwrap();
         }
         let meanwhile = Meanwhile { below, calls: AtomicU64::new(0), at, other: Mutex::new(Some(log)), stopped: AtomicBool::new(false) };
-        let meanwhile = Arc::new(meanwhile);
+        let meanwhile = Arc::new(Layered(meanwhile));
         let (second, found) = Log::open(meanwhile.clone(), "here", 0, |_| Ok(())).unwrap_or_else(|e| panic!("at {at}: {e}"));
         assert_eq!(second.writer().generation, 2);
         let all = found.replay(None, false).into_iter().reduce(|mut all, next| {
@@ -163,8 +152,8 @@ fn who_takes_over_from_a_writer_at_work_is_not_told_that_the_ledger_is_damaged()
         });
         assert_eq!(all, Some(binding(3, 0, 15)), "at {at}");
         // once the newcomer has its slot, the base finds none
-        let calls = meanwhile.calls.load(Ordering::SeqCst);
-        assert_eq!(meanwhile.stopped.load(Ordering::SeqCst), at == calls, "at {at} of {calls}");
+        let calls = meanwhile.0.calls.load(Ordering::SeqCst);
+        assert_eq!(meanwhile.0.stopped.load(Ordering::SeqCst), at == calls, "at {at} of {calls}");
     }
 }
 

@@ -5,6 +5,7 @@ use crate::data::Changes;
 use crate::error::{Kind, Result, Retry};
 use crate::sink::{Closed, Progress, Writer};
 use crate::store::faulty::{Fault, Faulty};
+use crate::store::layer::{Layer, Layered};
 use crate::store::{Folder, Memory, Upload};
 use crate::testing::conformance::{self, SeenRow, SinkSubject, closed, context, expected, schema};
 use crate::testing::tier;
@@ -369,36 +370,20 @@ impl Upload for TightUpload {
     }
 }
 
-impl Store for Tight {
-    fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.0.get(name)
+impl Layer for Tight {
+    fn below(&self) -> &dyn Store {
+        &*self.0
     }
 
     fn put(&self, name: &str) -> Result<Box<dyn Upload>> {
         Ok(Box::new(TightUpload(self.0.put(name)?, self.1.clone())))
-    }
-
-    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
-        self.0.put_if_absent(name, bytes)
-    }
-
-    fn publish(&self, staged: &str, name: &str) -> Result<bool> {
-        self.0.publish(staged, name)
-    }
-
-    fn list(&self, folder: &str) -> Result<Vec<String>> {
-        self.0.list(folder)
-    }
-
-    fn delete(&self, name: &str) -> Result<()> {
-        self.0.delete(name)
     }
 }
 
 #[test]
 fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
     let (store, room) = (memory(), Arc::new(AtomicUsize::new(333)));
-    let tight: Arc<dyn Store> = Arc::new(Tight(store.clone(), room.clone()));
+    let tight: Arc<dyn Store> = Arc::new(Layered(Tight(store.clone(), room.clone())));
     let mut writer = start(on(&tight), context(1, 1, &schema())).unwrap().writer;
     let mut taken = 0;
     for n in 1..=20 {

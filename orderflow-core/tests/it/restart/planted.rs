@@ -10,7 +10,7 @@ use orderflow_core::epoch::Log;
 use orderflow_core::format::json::Json;
 use orderflow_core::sink::{Sink, Writer};
 use orderflow_core::source::file;
-use orderflow_core::store::Upload;
+use orderflow_core::store::layer::{Layer, Layered};
 use orderflow_core::testing::conformance::{closed, context, schema as columns};
 use orderflow_core::testing::{Failure, Schedules, find_failure};
 use std::ops::RangeInclusive;
@@ -81,13 +81,9 @@ impl std::fmt::Debug for Meanwhile {
     }
 }
 
-impl Store for Meanwhile {
-    fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.below.get(name)
-    }
-
-    fn put(&self, name: &str) -> Result<Box<dyn Upload>> {
-        self.below.put(name)
+impl Layer for Meanwhile {
+    fn below(&self) -> &dyn Store {
+        &*self.below
     }
 
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
@@ -96,18 +92,6 @@ impl Store for Meanwhile {
             act();
         }
         self.below.put_if_absent(name, bytes)
-    }
-
-    fn publish(&self, staged: &str, name: &str) -> Result<bool> {
-        self.below.publish(staged, name)
-    }
-
-    fn list(&self, folder: &str) -> Result<Vec<String>> {
-        self.below.list(folder)
-    }
-
-    fn delete(&self, name: &str) -> Result<()> {
-        self.below.delete(name)
     }
 }
 
@@ -140,7 +124,7 @@ fn committed_while_another_opens() -> Option<String> {
     older.poll(Duration::ZERO).unwrap();
     write(older.as_mut(), 2..=2);
     let act: Act = Box::new(move || assert_eq!(older.poll(Duration::ZERO).unwrap().progress.map(|p| p.epoch.0), Some(2)));
-    let watched: Arc<dyn Store> = Arc::new(Meanwhile { below: place.clone(), act: Mutex::new(Some(act)) });
+    let watched: Arc<dyn Store> = Arc::new(Layered(Meanwhile { below: place.clone(), act: Mutex::new(Some(act)) }));
     let opened = open(&watched, 2);
     // as the engine does, which gives it what comes after
     let (mut newer, after) = (opened.writer, opened.progress.map_or(0, |p| p.epoch.0));
