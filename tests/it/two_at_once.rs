@@ -6,6 +6,7 @@
 //!
 //! Invariant: what came out is judged by reading topics and files as any other program would.
 
+use crate::full_pipeline::Ended;
 use crate::real::{Cluster, block_on, cluster, contents, present};
 use crate::support::{PARTITIONS, PATIENCE, rows_of, sum, visit};
 use orderflow::generator::{Orders, expected};
@@ -19,7 +20,7 @@ use orderflow::store::{self, Store};
 use orderflow::{Pipeline, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -138,12 +139,12 @@ fn open(endpoint: &str, url: &str, name: &str) -> Arc<dyn Store> {
     store::open_with(format!("{url}/{name}"), &options).unwrap()
 }
 
-fn process(url: &str, cluster: &Cluster, dir: &Path, stop: Option<&str>, until: bool) -> Child {
+fn process(url: &str, cluster: &Cluster, dir: &Path, stop: Option<&str>, until: bool) -> Ended {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "two_at_once::child", "--ignored", "--nocapture"]);
     command.env("ORDERFLOW_TWICE_URL", url).env("ORDERFLOW_TWICE_PREFIX", &cluster.prefix).env("ORDERFLOW_TWICE_DIR", dir);
     command.env("ORDERFLOW_TWICE_STOP", stop.unwrap_or_default()).env("ORDERFLOW_TWICE_UNTIL", if until { "latest" } else { "" });
-    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    Ended(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
 }
 
 #[test]
@@ -177,16 +178,15 @@ fn child() {
 }
 
 /// Whether the kernel has stopped this process.
-fn is_stopped(process: &Child) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap_or_default();
+fn is_stopped(process: &Ended) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.0.id())).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }
 
-/// What a process said on its way to its end.
-fn said(process: Child) -> String {
-    let output = process.wait_with_output().unwrap();
-    assert!(!output.status.success(), "it ended well");
-    String::from_utf8_lossy(&output.stderr).into_owned()
+/// How a process ended, and what it said on the way.
+fn end(process: &mut Ended) -> (ExitStatus, String) {
+    let words = std::io::read_to_string(process.0.stderr.take().unwrap()).unwrap();
+    (process.0.wait().unwrap(), words)
 }
 
 /// Sends the recipe's records at a steady rate until told to stop; gives how many.
@@ -207,10 +207,10 @@ fn feed(cluster: &Cluster, recipe: &Orders, enough: &AtomicBool) -> u64 {
 }
 
 /// Waits until the state's ledger has been cleared of retired entries `times` times.
-fn retires(state: &dyn Store, times: usize, process: &mut Child) {
+fn retires(state: &dyn Store, times: usize, process: &mut Ended) {
     let (began, mut before, mut seen) = (Instant::now(), usize::MAX, 0);
     while seen < times {
-        assert!(process.try_wait().unwrap().is_none() && began.elapsed() < 2 * PATIENCE, "{seen} retirements in {:?}", began.elapsed());
+        assert!(process.0.try_wait().unwrap().is_none() && began.elapsed() < 2 * PATIENCE, "{seen} retirements in {:?}", began.elapsed());
         let entries = state.list("ledger/").unwrap().len();
         seen += usize::from(entries < before && before != usize::MAX);
         before = entries;
@@ -253,28 +253,27 @@ fn real_s3_a_process_that_wakes_up_late_does_nothing_any_more() {
                 let began = Instant::now();
                 while !is_stopped(&first) {
                     assert!(began.elapsed() < PATIENCE, "{stop}: it does not come to where it is to stop");
-                    if first.try_wait().unwrap().is_some() {
-                        panic!("{stop}: {}", said(first));
+                    if first.0.try_wait().unwrap().is_some() {
+                        panic!("{stop}: {}", end(&mut first).1);
                     }
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 let mut second = process(&url, &cluster, dir.path(), None, false);
                 retires(&*open(&endpoint, &url, "state"), 2, &mut second);
-                let woken = Command::new("kill").args(["-CONT", &first.id().to_string()]).status().unwrap();
+                let woken = Command::new("kill").args(["-CONT", &first.0.id().to_string()]).status().unwrap();
                 assert!(woken.success());
-                let words = said(first);
+                let (status, words) = end(&mut first);
+                assert!(!status.success(), "{stop}: it ended well");
                 assert!(words.contains("taken over") && !words.contains("damaged") && !words.contains("panicked in"), "{stop}: {words}");
                 // the second goes on as if nothing had been
                 retires(&*open(&endpoint, &url, "state"), 1, &mut second);
-                second.kill().unwrap();
-                second.wait().unwrap();
             }));
             enough.store(true, Ordering::SeqCst);
             done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             feeder.join().unwrap()
         });
-        let last = process(&url, &cluster, dir.path(), None, true).wait_with_output().unwrap();
-        assert!(last.status.success(), "{stop}: {}", String::from_utf8_lossy(&last.stderr));
+        let (status, words) = end(&mut process(&url, &cluster, dir.path(), None, true));
+        assert!(status.success(), "{stop}: {words}");
         judge(&cluster, &recipe.total(sent), &*open(&endpoint, &url, "totals"));
         cluster.forget();
     }
