@@ -194,7 +194,9 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
     let services = std::env::var("ORDERFLOW_SERVICES").ok();
     let (dir, mut dice) = (tempfile::tempdir().unwrap(), Dice(seed()));
     let database = Database::new(&cluster);
-    let recipe = Orders::new(3).total(tier::of(120_000, 300_000, 2_000_000)).malformed(Share::new(0.005).unwrap());
+    let recipe = Orders::new(3).total(tier::of(120_000, 2_000_000, 2_000_000)).malformed(Share::new(0.005).unwrap());
+    // so slow that it is not through before it is killed for the last time, on any machine, and yet most orders come while it is killed
+    let (rate, longest) = tier::of((2_500, 1_500), (20_000, 10_000), (10_000, 5_000));
     // the number of lanes may be another at every start
     let starts = Cell::new(0);
     let command = || {
@@ -208,8 +210,7 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
     };
     let life = || {
         let log = File::create(dir.path().join("said")).unwrap();
-        // so slow that it is not through before it is killed, on any machine
-        Ended(command().args(["--rate", &tier::of(2_500, 2_500, 5_000).to_string()]).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+        Ended(command().args(["--rate", &rate.to_string()]).stdout(Stdio::null()).stderr(log).spawn().unwrap())
     };
     let kills = tier::of(3, 10, 50);
     // at some of them the broker dies as well: before the process, which goes on and is killed later, or with it
@@ -234,7 +235,7 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
                 break;
             }
         }
-        std::thread::sleep(Duration::from_millis(dice.below(1500)));
+        std::thread::sleep(Duration::from_millis(dice.below(longest)));
         process.0.kill().unwrap();
         killed += u64::from(!process.0.wait().unwrap().success());
     }

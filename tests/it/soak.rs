@@ -27,8 +27,10 @@ use std::time::{Duration, Instant};
 const LIVE: u64 = 8_000;
 /// Rows of one group, which come one after the other and go so.
 const GROUP: u64 = 40;
-/// Changes a second.
-const RATE: u64 = 4_000;
+/// Changes a second: fewer where they come for minutes beside other tests.
+fn rate() -> u64 {
+    tier::of(4_000, 1_500, 4_000)
+}
 
 /// The row that comes as number `i`: its group, a value, and who it is of.
 fn row(i: u64) -> [i64; 3] {
@@ -62,6 +64,7 @@ struct TideReader {
     partition: Partition,
     at: u64,
     first: u64,
+    rate: u64,
     opened: Duration,
     clock: Clock,
 }
@@ -78,14 +81,14 @@ impl Source for Tide {
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
         let partition = Partition::new(context.name, 0);
         let first = context.resume.and_then(|r| r.get(&partition).copied()).unwrap_or(0);
-        Ok(Box::new(TideReader { partition, at: first, first, opened: context.clock.elapsed(), clock: context.clock }))
+        Ok(Box::new(TideReader { partition, at: first, first, rate: rate(), opened: context.clock.elapsed(), clock: context.clock }))
     }
 }
 
 impl Reader for TideReader {
     fn poll(&mut self) -> Result<Polled> {
         let since = self.clock.elapsed().saturating_sub(self.opened).as_millis() as u64;
-        let due = (self.first + since * RATE / 1000).min(self.at + 1000);
+        let due = (self.first + since * self.rate / 1000).min(self.at + 1000);
         if due == self.at {
             return Ok(Polled::Idle);
         }
@@ -266,8 +269,8 @@ fn summed(dir: &Path) -> Groups {
 #[test]
 fn a_pipeline_that_runs_for_long_neither_grows_nor_litters() {
     let dir = tempfile::tempdir().unwrap();
-    // 15 s, 75 s and half an hour; stopped and started so often that each life has several checkpoints
-    let (life, lives): (u64, u64) = (tier::of(3_000, 7_500, 180_000), tier::of(5, 10, 10));
+    // 15 s, 5 minutes and half an hour; stopped and started so often that each life has several checkpoints
+    let (life, lives): (u64, u64) = (tier::of(3_000, 30_000, 180_000), tier::of(5, 10, 10));
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "soak::child", "--ignored", "--nocapture"]).env("ORDERFLOW_SOAK_DIR", dir.path());
     command.env("ORDERFLOW_SOAK_LIFE", life.to_string()).env("ORDERFLOW_SOAK_LIVES", lives.to_string());
