@@ -390,3 +390,43 @@ fn a_table_beside_the_files_needs_no_state_and_holds_the_same_totals() {
     check(&said, &out, "", &expected);
     assert_eq!(table_of_totals(&dir.path().join("totals.db")), sum(&deltas(&out.join("city_payment_totals"))));
 }
+
+/// A copy of a folder, as a backup makes it.
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+}
+
+#[test]
+fn a_state_that_is_lost_or_rolled_back_below_its_results_is_refused_with_the_choices_and_they_stay_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let command = |orders: u64| {
+        let mut command = program(dir.path());
+        command.args(["--state", "kept", "--seed", "8", "--sql", "sqlite:totals.db", "--orders", &orders.to_string()]);
+        command
+    };
+    let results = || (sum(&deltas(&at("kept/results/city_payment_totals"))), table_of_totals(&at("totals.db")));
+    good(&mut command(1_000));
+    copy(&at("kept/pipeline"), &at("older"));
+    good(&mut command(2_000));
+    std::fs::rename(at("kept/pipeline"), at("newest")).unwrap();
+
+    let totals = expected(&Orders::new(8), 2_000).totals;
+    let refused = |parts: [&str; 2]| {
+        for _ in 0..2 {
+            let said = bad(&mut command(3_000));
+            assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+            assert_eq!(results(), (totals.clone(), totals.clone()));
+        }
+    };
+    copy(&at("older"), &at("kept/pipeline"));
+    refused(["is ahead of the state", "restore the newer one, or write into a new place"]);
+    std::fs::remove_dir_all(at("kept/pipeline")).unwrap();
+    refused(["already holds a data set", "put back the state that belongs to it"]);
+
+    std::fs::remove_dir_all(at("kept/pipeline")).unwrap();
+    std::fs::rename(at("newest"), at("kept/pipeline")).unwrap();
+    good(&mut command(3_000));
+    let totals = expected(&Orders::new(8), 3_000).totals;
+    assert_eq!(results(), (totals.clone(), totals));
+}

@@ -44,7 +44,7 @@ fn root() -> &'static Path {
 }
 
 /// All Rust files under `folder`, with their paths from the root; none if there is no such folder.
-fn rust_files(folder: &str) -> Vec<(String, String)> {
+pub(crate) fn rust_files(folder: &str) -> Vec<(String, String)> {
     let (mut found, mut folders) = (Vec::new(), vec![root().join(folder)]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten() {

@@ -16,6 +16,7 @@ mod metrics_table;
 mod orders;
 mod orders_killed;
 mod orders_stream;
+mod promises;
 mod real;
 mod soak;
 mod state_tools;

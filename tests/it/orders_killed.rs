@@ -134,7 +134,7 @@ fn the_run_that_is_never_killed_gives_the_plain_answer() {
 
 #[test]
 fn killed_at_any_operation_every_sink_of_the_pipeline_of_orders_holds_what_an_unkilled_run_holds() {
-    let report = crash(Schedules::points(tier::of(30, 50, u64::MAX)));
+    let report = crash(Schedules::points(tier::of(30, 50, u64::MAX)).and_at_the_disk(tier::of(0, 10, 1_000)));
     assert!(report.deaths >= report.schedules / 3, "{report}");
 }
 

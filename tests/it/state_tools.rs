@@ -2,6 +2,7 @@
 //!
 //! Invariant: what a tool says is judged by what the pipeline's sinks and [`expected`] say.
 
+use crate::full_pipeline::program;
 use crate::real::{block_on, cluster, present};
 use crate::support::{Sent, deltas, send, sum};
 use orderflow::arrow::datatypes::{DataType, Field, Schema};
@@ -168,6 +169,48 @@ fn a_fork_and_a_reset_give_new_sinks_everything() {
     run(dir, "state", "out", OnChange::Refuse).unwrap();
     assert_eq!(sum(&deltas(&dir.join("out"))), totals);
     assert_eq!(ids("out-ids"), 200, "the other sink was left alone");
+}
+
+#[test]
+fn real_s3_programs_take_a_url_where_they_take_a_folder() {
+    let Ok(place) = std::env::var("ORDERFLOW_S3") else { return };
+    let (endpoint, bucket) = place.rsplit_once('/').unwrap();
+    let url = format!("s3://{bucket}/programs-{:016x}", rand::random::<u64>());
+    let (state, fork) = (format!("{url}/pipeline"), format!("{url}/fork"));
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let run = |mut command: Command, args: &[&str]| {
+        command.current_dir(dir).env("AWS_ENDPOINT_URL", endpoint).env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        command.args(args).output().unwrap()
+    };
+    let says = |command: Command, args: &[&str]| {
+        let output = run(command, args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let tool = || Command::new(env!("CARGO_BIN_EXE_orderflow"));
+    // the second one has nothing left to do
+    for read in ["2000 ", "0 "] {
+        let said = says(program(dir), &["--state", &url, "--orders", "2000", "--seed", "11"]);
+        assert!(said.contains("Orders counted: 2000,") && said.contains(&format!("Records read:   {read}")), "{said}");
+    }
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 0, "nothing is left where they ran");
+
+    let table = says(tool(), &["state", "ls", &state]);
+    assert!(table.contains("generation 2, opened 20") && table.contains("sink parquet of totals"), "{table}");
+    let all = says(tool(), &["state", "verify", &state]);
+    assert!(all.ends_with("all is well\n"), "{all}");
+    says(tool(), &["state", "export", &state, "totals", "--out", "t.jsonl"]);
+    let totals = expected(&Orders::new(11), 2_000).totals;
+    assert_eq!(fs::read_to_string(dir.join("t.jsonl")).unwrap().lines().count(), totals.len());
+    assert!(says(tool(), &["state", "fork", &state, &fork]).contains("goes on after epoch"));
+    assert!(says(tool(), &["state", "verify", &fork]).ends_with("all is well\n"));
+    let again = run(tool(), &["state", "fork", &state, &fork]);
+    assert!(again.status.code() == Some(1) && String::from_utf8_lossy(&again.stderr).contains("not empty"), "{again:?}");
+    let text = says(tool(), &["reset-sink", &state, "parquet of totals"]);
+    assert!(text.contains("is forgotten") && text.contains("_commits"), "{text}");
+    let nowhere = run(tool(), &["state", "ls", &format!("{url}/nowhere")]);
+    assert!(nowhere.status.code() == Some(1) && String::from_utf8_lossy(&nowhere.stderr).contains("holds no state"), "{nowhere:?}");
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! State that was lost, rolled back or exchanged: refused with the choices, and what the sinks hold stays as it is.
+//! State that was lost, rolled back or exchanged, and input that was changed below it: refused with the choices, and what the sinks hold stays as it is.
 //!
 //! Invariant: after a refusal readers of every sink see what they saw before, to the byte, and no row was committed; whoever puts the right
 //! state back goes on as if nothing had happened.
 
-use crate::place::{Place, bytes_below, copy, finish, rolled, schema};
+use crate::place::{Place, bytes_below, copy, finish, rolled, schema, step};
 use orderflow_core::error::{Kind, Retry};
 use orderflow_core::format::json::Json;
 use orderflow_core::sink::files::{DataSet, JsonLines};
@@ -14,6 +14,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What stands in the commit records of all sinks: the claims of openings are left out, which commit nothing.
 fn commits(place: &Place) -> BTreeMap<PathBuf, Value> {
@@ -190,4 +191,36 @@ fn a_refusal_leaves_the_other_sinks_untouched() {
     let e = place.flow(&set).unwrap().state(place.path("state")).stepper().err().unwrap();
     assert!(e.to_string().contains("totals already holds a data set"), "{e}");
     assert!(all(&place) == before && !place.path("elsewhere").exists(), "not even claimed");
+}
+
+#[test]
+fn a_file_that_was_changed_below_a_state_is_refused_by_its_name() {
+    let (place, clock) = (Place::new(), Clock::manual(0));
+    // no view is stored before the end, so all that is bound is read again
+    let start = || {
+        let flow = place.flow(&|name| place.set(name)).unwrap().clock(clock.clone()).state(place.path("state"));
+        flow.checkpoint_every(Duration::from_secs(1 << 30)).stepper().unwrap()
+    };
+    let mut stepper = start();
+    while stepper.status().committed.0 < 3 {
+        step(&mut stepper, &clock).unwrap().expect("it does not end before");
+    }
+    drop(stepper);
+    let (file, visible) = (place.path("input/0002.jsonl"), place.visible());
+    let whole = fs::read_to_string(&file).unwrap();
+    // the file is as long as before, and has as many lines
+    let mut lines: Vec<&str> = whole.lines().collect();
+    let at = lines.windows(2).position(|pair| pair[0].len() != pair[1].len()).expect("lines of different lengths");
+    lines.swap(at, at + 1);
+    fs::write(&file, lines.join("\n") + "\n").unwrap();
+    for _ in 0..2 {
+        let e = finish(&mut start(), &clock).unwrap_err();
+        assert_eq!((e.kind(), e.retry()), (Kind::User, Retry::Never), "{e}");
+        assert!(e.to_string().contains(&format!("source numbers is not what it was: {}", file.display())), "{e}");
+        assert!(e.remedy().unwrap().contains("put the input back as it was"), "{e}");
+        assert!(place.visible() == visible, "something was written");
+    }
+    fs::write(&file, &whole).unwrap();
+    finish(&mut start(), &clock).unwrap();
+    assert_eq!(place.rows(), place.uninterrupted());
 }

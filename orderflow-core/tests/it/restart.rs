@@ -12,6 +12,7 @@ mod forgetful;
 mod hosted;
 mod laned;
 mod model;
+mod own;
 mod planted;
 mod points;
 mod refused;

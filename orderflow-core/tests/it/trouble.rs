@@ -172,6 +172,34 @@ fn a_sink_that_is_away_for_an_hour_holds_the_sources_back_and_misses_nothing() {
 }
 
 #[test]
+fn a_sink_that_is_away_holds_back_nobody_else_while_there_is_room() {
+    let place = Place::of(600);
+    let (outside, clock) = (Moody::new(), Clock::manual(0));
+    let set = |name: &'static str| match name {
+        "totals" => rolled(name, DataSet::on(Arc::new(outside.clone()), name, JsonLines)),
+        _ => place.set(name),
+    };
+    let flow = place.flow(&set).unwrap().clock(clock.clone()).memory(1 << 30);
+    let mut stepper = flow.state(place.path("state")).checkpoint_every(Duration::ZERO).stepper().unwrap();
+    while stepper.status().sinks[1].committed.0 < 5 {
+        step(&mut stepper, &clock).unwrap().unwrap();
+    }
+    outside.be(Mood::Away);
+    let_pass(&mut stepper, &clock, HOUR / 60);
+    let status = stepper.status();
+    let (routed, totals) = (&status.sinks[0], &status.sinks[1]);
+    assert!(routed.waits.is_none() && totals.waits.is_some() && !status.phase.is_over(), "{status:?}");
+    assert_eq!(status.sources[0].rows, 600 * ROWS, "all is read");
+    // it commits after 100 rows: those of some six epochs, of which there are 200
+    assert!(status.complete.0 > 150 && routed.committed.0 + 10 > status.complete.0 && totals.committed.0 < 20, "{status:?}");
+    outside.be(Mood::Well);
+    finish(&mut stepper, &clock).unwrap();
+    let mut files = place.visible();
+    files.extend(visible_in("totals", &outside.below));
+    assert_eq!(net(&rows_of(&files)), net(&place.uninterrupted()));
+}
+
+#[test]
 fn a_full_disk_under_the_state_lets_nothing_leave_until_there_is_room() {
     let place = Place::new();
     let (disk, clock) = (Moody::new(), Clock::manual(0));

@@ -38,7 +38,8 @@ pub(crate) enum Command {
 pub(crate) enum State {
     /// Show what a state is made of; the pipeline may be running.
     Ls {
-        /// The folder that was given to the pipeline.
+        /// The folder or URL that was given to the pipeline.
+        #[arg(value_name = "DIR|URL")]
         dir: PathBuf,
         /// As JSON, for programs.
         #[arg(long)]
@@ -46,7 +47,8 @@ pub(crate) enum State {
     },
     /// Read every entry and file and compare checksums; ends with 1 if something is damaged. The pipeline may be running.
     Verify {
-        /// The folder that was given to the pipeline.
+        /// The folder or URL that was given to the pipeline.
+        #[arg(value_name = "DIR|URL")]
         dir: PathBuf,
         /// As JSON, for programs.
         #[arg(long)]
@@ -54,7 +56,8 @@ pub(crate) enum State {
     },
     /// Write the rows of a view, as of the newest checkpoint, to a file.
     Export {
-        /// The folder that was given to the pipeline.
+        /// The folder or URL that was given to the pipeline.
+        #[arg(value_name = "DIR|URL")]
         dir: PathBuf,
         /// The view, or the number of a stored state as `ls` shows it.
         what: String,
@@ -64,9 +67,11 @@ pub(crate) enum State {
     },
     /// Copy a state under an id of its own, so that the copy can go on with other sinks; the pipeline may be running.
     Fork {
-        /// The folder that was given to the pipeline.
+        /// The folder or URL that was given to the pipeline.
+        #[arg(value_name = "DIR|URL")]
         dir: PathBuf,
-        /// An empty folder, or one that is not there.
+        /// An empty folder, or one that is not there; or a URL with nothing below it.
+        #[arg(value_name = "NEW_DIR|URL")]
         new_dir: PathBuf,
     },
 }
@@ -74,7 +79,8 @@ pub(crate) enum State {
 /// `orderflow reset-sink`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ResetSink {
-    /// The folder that was given to the pipeline.
+    /// The folder or URL that was given to the pipeline.
+    #[arg(value_name = "DIR|URL")]
     pub(crate) dir: PathBuf,
     /// The sink, as `state ls` shows it: 'parquet of totals'.
     pub(crate) sink: String,
@@ -126,8 +132,8 @@ pub(crate) struct Produce {
     /// Partitions of the topic if it has to be created.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) partitions: u16,
-    /// Folder that remembers how far it is: the same command goes on where it stopped, whatever stopped it, and no order is produced twice. Each batch is a
-    /// transaction.
+    /// Folder, or s3://bucket/prefix with the feature s3, that remembers how far it is: the same command goes on where it stopped, whatever stopped it, and no
+    /// order is produced twice. Each batch is a transaction.
     #[arg(long, value_name = "DIR|URL")]
     pub(crate) state: Option<PathBuf>,
     /// With --state: how many transactions are written side by side; it may be another number at every start.
@@ -147,7 +153,8 @@ impl Produce {
 pub(crate) struct Tail {
     #[command(flatten)]
     pub(crate) from: Topic,
-    /// Folder that remembers how far it is: the same command goes on where it stopped. What was shown just before a crash may be shown again.
+    /// Folder, or s3://bucket/prefix with the feature s3, that remembers how far it is: the same command goes on where it stopped. What was shown just before a
+    /// crash may be shown again.
     #[arg(long, value_name = "DIR|URL")]
     pub(crate) state: Option<PathBuf>,
     /// How often records are shown, and remembered with --state: 100ms, 1s.

@@ -107,7 +107,7 @@ async fn the_unkilled_run_is_the_batch_answer() {
 
 #[test]
 fn killed_at_any_operation_aggregates_of_a_source_are_the_same() {
-    crash(Schedules::points(tier::of(25, 60, u64::MAX)));
+    crash(Schedules::points(tier::of(25, 60, u64::MAX)).and_at_the_disk(tier::of(0, 10, 1_000)));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use super::*;
 use orderflow_core::pipeline::OnChange;
+use std::collections::BTreeSet;
 
 /// Until a checkpoint is complete that is not the first: where every partition of the log stood then.
 fn live_until_stored(views: &[View], world: &World) -> [Position; PARTITIONS as usize] {
@@ -25,6 +26,13 @@ fn live_until_stored(views: &[View], world: &World) -> [Position; PARTITIONS as 
     assert_eq!(resumed.status().restored, stored, "it goes on where it was stored");
     let at = resumed.status().sources[0].status.partitions.iter().map(|p| p.position).collect::<Vec<_>>();
     at.try_into().unwrap_or_default()
+}
+
+/// The files that a manifest names.
+fn files_of(world: &World, manifest: &str) -> BTreeSet<String> {
+    let manifest: serde_json::Value = serde_json::from_slice(&world.state.get(manifest).unwrap().unwrap()).unwrap();
+    let traces = manifest["roots"].as_array().unwrap().iter().flat_map(|r| r["traces"].as_array().unwrap());
+    traces.flat_map(|t| t.as_array().unwrap()).map(|f| f["name"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -105,6 +113,31 @@ fn with_both_checkpoints_damaged_a_start_is_refused_and_deletes_nothing_until_it
 }
 
 #[test]
+fn a_flipped_bit_in_a_file_that_both_checkpoints_need_is_refused_by_its_name_and_nothing_is_deleted() {
+    let views = &[ROUTED, TOTALS];
+    let world = World::new();
+    live_until_stored(views, &world);
+    let manifests = world.state.list("checkpoints/").unwrap();
+    let [.., older, newest] = &manifests[..] else { panic!("two are kept: {manifests:?}") };
+    let shared: Vec<String> = files_of(&world, older).intersection(&files_of(&world, newest)).cloned().collect();
+    assert!(!shared.is_empty(), "what did not change is written once");
+    let there = || [world.state.list("roots/").unwrap(), world.state.list("checkpoints/").unwrap()].concat();
+    let (before, rows) = (there(), world.rows());
+    for name in shared {
+        let whole = world.state.get(&name).unwrap().unwrap();
+        let mut bad = whole.clone();
+        bad[whole.len() / 2] ^= 4;
+        world.state.put_bytes(&name, &bad).unwrap();
+        let e = live(views, &world, log()).unwrap_err();
+        assert!(e.kind() == Kind::User && e.to_string().contains(&name) && e.remedy().unwrap().contains("Rebuild"), "{name}: {e}");
+        assert_eq!((there(), world.rows()), (before.clone(), rows.clone()), "{name}");
+        world.state.put_bytes(&name, &whole).unwrap();
+    }
+    survive(views, &world);
+    assert_eq!(world.rows(), unkilled(views));
+}
+
+#[test]
 fn a_damaged_older_checkpoint_is_no_reason_to_stop() {
     let views = &[TOTALS, EXTREMES];
     let world = World::new();
@@ -121,14 +154,7 @@ fn files_of_state_do_not_pile_up() {
     live(&[TOTALS, EXTREMES, KINDS], &world, log()).unwrap();
     let manifests = world.state.list("checkpoints/").unwrap();
     assert_eq!(manifests.len(), 2, "two are kept: {manifests:?}");
-    let needed: std::collections::BTreeSet<String> = manifests
-        .iter()
-        .flat_map(|m| {
-            let manifest: serde_json::Value = serde_json::from_slice(&world.state.get(m).unwrap().unwrap()).unwrap();
-            let files = manifest["roots"].as_array().unwrap().iter().flat_map(|r| r["traces"].as_array().unwrap().clone());
-            files.flat_map(|t| t.as_array().unwrap().clone()).map(|f| f["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
-        })
-        .collect();
+    let needed: BTreeSet<String> = manifests.iter().flat_map(|m| files_of(&world, m)).collect();
     let there = world.state.list("roots/").unwrap();
     let unneeded = there.iter().filter(|n| !needed.contains(*n)).count();
     // a file that was merged at the very end is needed by the next checkpoint only

@@ -119,7 +119,7 @@ fn the_unkilled_run_is_what_the_closures_say() {
 
 #[test]
 fn killed_at_any_operation_closures_give_the_same() {
-    crash(Schedules::points(tier::of(25, 60, u64::MAX)));
+    crash(Schedules::points(tier::of(25, 60, u64::MAX)).and_at_the_disk(tier::of(0, 10, 1_000)));
 }
 
 #[test]
