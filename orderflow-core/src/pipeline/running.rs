@@ -40,9 +40,9 @@ impl Running {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The counts of [`Running::status`] as named numbers: `rows{source=…}`, `bytes{source=…}`, `lag{source=…}`, `lag_seconds{source=…}` and
-    /// `watermark_seconds{source=…}` (since 1970) where they are known, `rows{sink=…}`, `pending_bytes{sink=…}`, `rejected{from=…}`,
-    /// `epoch{at=minted|complete|committed}`, `epoch_seconds`, `state_updates`.
+    /// The counts of [`Running::status`] as named numbers: `rows{source=…}`, `bytes{source=…}`, `lag{source=…}`, `lag_seconds{source=…}` (both also for each
+    /// `{source=…,partition=…}`) and `watermark_seconds{source=…}` (since 1970) where they are known, `rows{sink=…}`, `pending_bytes{sink=…}`,
+    /// `rejected{from=…}`, `epoch{at=minted|complete|committed}`, `epoch_seconds`, `state_updates`.
     pub fn metrics(&self) -> Vec<(String, f64)> {
         let s = self.status();
         let mut out = vec![];
@@ -50,7 +50,12 @@ impl Running {
             out.push((format!("rows{{source={}}}", source.name), source.rows as f64));
             out.push((format!("bytes{{source={}}}", source.name), source.bytes as f64));
             out.push((format!("lag{{source={}}}", source.name), source.lag() as f64));
-            out.extend(source.lag_time.map(|t| (format!("lag_seconds{{source={}}}", source.name), t.as_secs_f64())));
+            out.extend(source.lag_time().map(|t| (format!("lag_seconds{{source={}}}", source.name), t.as_secs_f64())));
+            for lag in &source.lags {
+                let labels = format!("{{source={},partition={}}}", source.name, lag.partition);
+                out.extend(lag.records.map(|n| (format!("lag{labels}"), n as f64)));
+                out.extend(lag.time.map(|t| (format!("lag_seconds{labels}"), t.as_secs_f64())));
+            }
             out.extend(source.watermark().map(|ms| (format!("watermark_seconds{{source={}}}", source.name), ms as f64 / 1000.0)));
         }
         for sink in &s.sinks {

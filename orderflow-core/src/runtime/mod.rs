@@ -15,7 +15,7 @@ mod spool;
 mod status;
 mod worker;
 
-pub use status::{Phase, SinkStatus, SourceReport, Status};
+pub use status::{Health, Lag, Phase, SinkStatus, SourceReport, Status};
 
 pub(crate) use background::{Driver, Port};
 pub(crate) use checkpoint::{CheckpointDriver, Job};

@@ -51,10 +51,10 @@ impl Engine {
             let own = |input: &Input| (input.0 == source.name).then(|| input.1.clone());
             report.watermarks = self.mint.watermarks().iter().filter_map(|(input, at)| Some((own(input)?, *at))).collect();
             report.idle = idle.iter().filter_map(own).collect();
-            report.lag_time = report.behind(self.clock.unix_millis());
+            report.lags = report.lags_at(self.clock.unix_millis());
             let labels = [("pipeline", self.pipeline.to_string()), ("source", source.name.to_string())];
             metrics::gauge!("orderflow_source_lag", &labels).set(report.lag() as f64);
-            if let Some(behind) = report.lag_time {
+            if let Some(behind) = report.lag_time() {
                 metrics::gauge!("orderflow_source_lag_seconds", &labels).set(behind.as_secs_f64());
             }
             if let Some(watermark) = report.watermark() {

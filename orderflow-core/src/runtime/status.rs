@@ -32,6 +32,20 @@ impl Phase {
     }
 }
 
+/// What a health check asks of a pipeline, by [`Status::health`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Health {
+    /// It does what it was told to, which may be to pause.
+    Well,
+    /// It waits for something outside, and goes on by itself when that is back: who waits, and for what.
+    Waits(Vec<String>),
+    /// It has ended, because it was through or was told to.
+    Ended,
+    /// It ended with this error.
+    Failed(Error),
+}
+
 /// A snapshot of a pipeline: progress and counts.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
@@ -68,6 +82,33 @@ pub struct Status {
     pub merged_bytes: u64,
 }
 
+impl Status {
+    /// Whether the pipeline lives, waits or has ended, in one word for a health check.
+    pub fn health(&self) -> Health {
+        match &self.phase {
+            Phase::Failed(e) => return Health::Failed(e.clone()),
+            Phase::Finished | Phase::Stopped => return Health::Ended,
+            Phase::Running | Phase::Paused | Phase::Draining => {}
+        }
+        let waits = |who: String, why: &Option<String>| why.as_ref().map(|why| format!("{who}: {why}"));
+        let sources = self.sources.iter().filter_map(|s| waits(format!("source {}", s.name), &s.waits));
+        let sinks = self.sinks.iter().filter_map(|s| waits(format!("sink {}", s.label), &s.waits));
+        let all: Vec<String> = sources.chain(sinks).chain(waits("state".into(), &self.waits)).collect();
+        if all.is_empty() { Health::Well } else { Health::Waits(all) }
+    }
+}
+
+/// How far one partition is behind, as of the last look at its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// Which.
+    pub partition: Partition,
+    /// Records between what was read and its end; `None` where the end is not known.
+    pub records: Option<u64>,
+    /// The age of the newest record that was read, or zero if nothing is to be read; `None` where the end or the timestamps are not known.
+    pub time: Option<Duration>,
+}
+
 /// One source.
 #[derive(Clone, Debug, Default)]
 pub struct SourceReport {
@@ -85,9 +126,8 @@ pub struct SourceReport {
     pub watermarks: BTreeMap<Partition, i64>,
     /// Partitions that have stood at their ends for the time declared by [`Pipeline::idle_after`](crate::Pipeline::idle_after).
     pub idle: BTreeSet<Partition>,
-    /// How far the source is behind in time, as of the same moment: of the partitions with records to be read, the age of the newest record
-    /// of the one that is furthest behind. Zero where nothing is to be read; `None` where ends or timestamps are not known.
-    pub lag_time: Option<Duration>,
+    /// How far each partition is behind, as of the same moment.
+    pub lags: Vec<Lag>,
     /// Why it is waiting, if it is.
     pub waits: Option<String>,
 }
@@ -108,16 +148,26 @@ impl SourceReport {
         }
     }
 
-    /// [`SourceReport::lag_time`] at wall-clock time `now`.
-    pub(super) fn behind(&self, now: i64) -> Option<Duration> {
-        let of = |p: &PartitionStatus| {
+    /// How far the source is behind in time: the most of its [lags](SourceReport::lags). Zero where nothing is to be read; `None` where one is not known.
+    pub fn lag_time(&self) -> Option<Duration> {
+        self.lags.iter().try_fold(Duration::ZERO, |most, lag| Some(most.max(lag.time?)))
+    }
+
+    /// [`SourceReport::lags`] at wall-clock time `now`, in milliseconds since 1970.
+    pub(super) fn lags_at(&self, now: i64) -> Vec<Lag> {
+        let time = |p: &PartitionStatus| {
             if p.position >= p.end? {
                 return Some(Duration::ZERO);
             }
             let age = now.saturating_sub(*self.watermarks.get(&p.partition)?);
             Some(Duration::from_millis(u64::try_from(age).unwrap_or(0)))
         };
-        self.status.partitions.iter().map(of).try_fold(Duration::ZERO, |most, age| Some(most.max(age?)))
+        let lag = |p: &PartitionStatus| Lag {
+            partition: p.partition.clone(),
+            records: p.end.map(|end| end.saturating_sub(p.position)),
+            time: time(p),
+        };
+        self.status.partitions.iter().map(lag).collect()
     }
 }
 
@@ -149,19 +199,41 @@ mod tests {
         let part = |id| Partition::new("t", id);
         let stand = |id, position, end| PartitionStatus { partition: part(id), position, end };
         let mut report = SourceReport::default();
-        assert_eq!((report.watermark(), report.behind(5000)), (None, Some(Duration::ZERO)));
+        let behind = |report: &SourceReport, now| SourceReport { lags: report.lags_at(now), ..report.clone() }.lag_time();
+        assert_eq!((report.watermark(), behind(&report, 5000)), (None, Some(Duration::ZERO)));
         report.status.partitions = vec![stand(0, 10, Some(10)), stand(1, 5, Some(8)), stand(2, 0, Some(0))];
         report.watermarks = [(part(0), 3000), (part(1), 1000)].into();
-        assert_eq!((report.lag(), report.behind(5000)), (3, Some(Duration::from_secs(4))));
-        assert_eq!(report.behind(500), Some(Duration::ZERO), "a record from the future");
+        assert_eq!((report.lag(), behind(&report, 5000)), (3, Some(Duration::from_secs(4))));
+        assert_eq!(behind(&report, 500), Some(Duration::ZERO), "a record from the future");
+        let lag = |id, records, time: Option<u64>| Lag { partition: part(id), records, time: time.map(Duration::from_secs) };
+        assert_eq!(report.lags_at(5000), [lag(0, Some(0), Some(0)), lag(1, Some(3), Some(4)), lag(2, Some(0), Some(0))]);
         assert_eq!(report.watermark(), None, "nobody knows what partition 2 will bring");
         report.idle = [part(2)].into();
         assert_eq!(report.watermark(), Some(1000));
         report.idle = [part(0), part(1), part(2)].into();
         assert_eq!(report.watermark(), Some(3000));
         report.watermarks.remove(&part(1));
-        assert_eq!(report.behind(5000), None, "how old its next record is nobody knows");
+        assert_eq!(behind(&report, 5000), None, "how old its next record is nobody knows");
+        assert_eq!(report.lags_at(5000)[1], lag(1, Some(3), None));
         report.status.partitions = vec![stand(0, 10, None)];
-        assert_eq!((report.lag(), report.behind(5000)), (0, None));
+        assert_eq!((report.lag(), behind(&report, 5000)), (0, None));
+        assert_eq!(report.lags_at(5000), [lag(0, None, None)]);
+    }
+
+    #[test]
+    fn health_names_everybody_who_waits() {
+        let source = SourceReport { name: "orders".into(), ..SourceReport::default() };
+        let sink = SinkStatus { label: "kafka of big".into(), ..SinkStatus::default() };
+        let mut status = Status { sources: vec![source], sinks: vec![sink], ..Status::default() };
+        assert!(matches!(status.health(), Health::Well));
+        status.sources[0].waits = Some("no broker answers".into());
+        status.sinks[0].waits = Some("the disk is full".into());
+        status.waits = Some("no room".into());
+        let Health::Waits(all) = status.health() else { panic!("three wait") };
+        assert_eq!(all, ["source orders: no broker answers", "sink kafka of big: the disk is full", "state: no room"]);
+        status.phase = Phase::Stopped;
+        assert!(matches!(status.health(), Health::Ended));
+        status.phase = Phase::Failed(Error::user("no"));
+        assert!(matches!(status.health(), Health::Failed(e) if e.to_string().starts_with("no")));
     }
 }
