@@ -23,6 +23,10 @@ impl<S: Source> Source for Endless<S> {
         self.0.rewind()
     }
 
+    fn identity(&self) -> Option<String> {
+        self.0.identity()
+    }
+
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
         Ok(Box::new(EndlessReader(Box::new(self.0).open(context)?)))
     }

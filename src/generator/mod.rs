@@ -23,6 +23,7 @@ pub use write::Records;
 use crate::domain::Order;
 use draw::Draws;
 use orderflow_core::{Error, Result};
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -144,6 +145,22 @@ impl Orders {
         Records::new(self.clone(), from)
     }
 
+    /// What decides each record, in words: all but how many there are and how fast they come.
+    fn recipe(&self) -> String {
+        let Self { seed, start, step, customers, encoding, .. } = self;
+        let shares = [
+            ("failed", self.failures),
+            ("late", self.late),
+            ("repeated", self.duplicates),
+            ("malformed", self.malformed),
+            ("of unseen payment types", self.unseen),
+        ];
+        let shares: Vec<String> =
+            shares.into_iter().filter(|(_, s)| *s != Share::NONE).map(|(what, share)| format!("{share} {what}")).collect();
+        let shares = if shares.is_empty() { "none failed".to_owned() } else { shares.join(", ") };
+        format!("orders of seed {seed}, {encoding:?}, from {start} on every {step} ms, by {customers} customers, {shares}")
+    }
+
     /// Event time of an order that is not late, in milliseconds since 1970; it is the timestamp of the record.
     fn event_millis(&self, i: u64) -> i64 {
         self.start.saturating_add(self.step.saturating_mul(i64::try_from(i).unwrap_or(i64::MAX)))
@@ -178,6 +195,13 @@ impl Share {
 
     fn takes(self, roll: u32) -> bool {
         u64::from(roll) < self.0
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = format!("{:.8}", self.0 as f64 / Share::ALL.0 as f64);
+        f.write_str(part.trim_end_matches('0').trim_end_matches('.'))
     }
 }
 

@@ -42,6 +42,10 @@ impl Source for OrdersSource {
         Some(self.format.clone())
     }
 
+    fn identity(&self) -> Option<String> {
+        Some(self.orders.recipe())
+    }
+
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
         let partition = Partition::new(context.name, 0);
         let first = context.resume.as_ref().and_then(|resume| resume.get(&partition)).copied().unwrap_or(0);

@@ -428,5 +428,10 @@ fn a_state_that_is_lost_or_rolled_back_below_its_results_is_refused_with_the_cho
     std::fs::rename(at("newest"), at("kept/pipeline")).unwrap();
     good(&mut command(3_000));
     let totals = expected(&Orders::new(8), 3_000).totals;
+    assert_eq!(results(), (totals.clone(), totals.clone()));
+
+    // nor do other orders go on where these stopped
+    let said = bad(program(dir.path()).args(["--state", "kept", "--seed", "9", "--sql", "sqlite:totals.db", "--orders", "4000"]));
+    assert!(["source orders is not", "orders of seed 8", "orders of seed 9"].iter().all(|part| said.contains(part)), "{said}");
     assert_eq!(results(), (totals.clone(), totals));
 }

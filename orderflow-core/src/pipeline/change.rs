@@ -6,10 +6,12 @@
 use crate::epoch::Recovered;
 use crate::error::{Error, Result};
 use crate::operator::root::Shape;
+use crate::source::Source;
 use crate::state::Manifest;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// What a start does that finds the state of a pipeline with other queries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -163,6 +165,32 @@ impl fmt::Display for Difference {
     }
 }
 
+/// What the kept plan calls a source that says what its positions mean.
+fn of_source(name: &str) -> String {
+    format!("source {name}")
+}
+
+fn is_source(name: &str) -> bool {
+    name.starts_with("source ")
+}
+
+/// What these sources say of themselves, as the plan keeps it.
+pub(super) fn identities(sources: &[(Arc<str>, Box<dyn Source>)]) -> impl Iterator<Item = (String, String)> {
+    sources.iter().filter_map(|(name, source)| Some((of_source(name), source.identity()?)))
+}
+
+/// Refuses a source whose positions mean other records than those that are `kept`; an older state does not say what they meant.
+pub(super) fn judge_sources(kept: &BTreeMap<String, String>, now: impl Iterator<Item = (String, String)>, place: &str) -> Result<()> {
+    for (name, is) in now {
+        if let Some(was) = kept.get(&name).filter(|was| **was != is) {
+            return Err(Error::user(format!("{name} is not the one whose records are in {place}"))
+                .why(format!("it was {was}\n  and is {is}"))
+                .hint("put it back as it was; or start anew with another state and other sinks"));
+        }
+    }
+    Ok(())
+}
+
 /// The name of the `n`-th sink (from 1) of this kind and view.
 fn numbered(name: &str, n: usize) -> String {
     if n == 1 { name.to_owned() } else { format!("{name} #{n}") }
@@ -245,7 +273,7 @@ pub(super) fn compare(kept: &BTreeMap<String, String>, views: &[Computed], sinks
         }
         parts.push(PartDifference { name: name.clone(), fate, was, is: Some(now.text.clone()), through });
     }
-    let gone = kept.iter().filter(|(name, _)| parts.iter().all(|p| p.name != **name));
+    let gone = kept.iter().filter(|(name, _)| !is_source(name) && parts.iter().all(|p| p.name != **name));
     let gone = gone.map(|(n, t)| PartDifference { name: n.clone(), fate: Fate::Gone, was: Some(t.clone()), is: None, through: vec![] });
     let gone: Vec<_> = gone.collect();
     parts.extend(gone);
@@ -286,7 +314,8 @@ pub(super) fn judge_sinks(found: &Recovered, difference: &Difference, keeps: &BT
 /// What the ledger says after the change, in the generation that makes it.
 pub(super) fn changed(found: &mut Recovered, difference: &Difference, generation: u64) {
     let Some(start) = &mut found.start else { return };
-    start.plan = difference.parts.iter().filter_map(|p| Some((p.name.clone(), p.is.clone()?))).collect();
+    start.plan.retain(|name, _| is_source(name));
+    start.plan.extend(difference.parts.iter().filter_map(|p| Some((p.name.clone(), p.is.clone()?))));
     for sink in difference.parts.iter().filter(|p| p.fate != Fate::Unchanged && p.name.starts_with("sink ")) {
         // older versions did not write down the queries of sinks that were added: what holds something is not new
         if sink.fate == Fate::New && found.held.contains_key(&sink.name) {
@@ -362,6 +391,23 @@ mod tests {
         assert_eq!((found.births["sink x of b"], found.births.get("sink z of d")), (7, None));
         assert_eq!((found.births["sink x of d"], found.births["sink x of d #2"]), (2, 7));
         assert_eq!(found.start.unwrap().plan.len(), 8);
+    }
+
+    #[test]
+    fn a_source_that_means_other_records_is_refused_and_no_part_of_a_difference() {
+        let kept = plan(&[("source a", "seed 1"), ("view v", "1")]);
+        let now = |name: &str, text: &str| judge_sources(&kept, [(of_source(name), text.to_owned())].into_iter(), "here");
+        assert!(now("a", "seed 1").is_ok() && now("b", "seed 2").is_ok());
+        let refused = now("a", "seed 2").unwrap_err().to_string();
+        assert!(
+            refused.contains("source a") && refused.contains("here") && refused.contains("seed 1") && refused.contains("seed 2"),
+            "{refused}"
+        );
+        let difference = Difference { parts: compare(&kept, &computed(&[("view v", "2", &[])]), &[], &[]), states: vec![] };
+        assert_eq!(difference.parts.len(), 1);
+        let mut found = Recovered { start: Some(Start { plan: kept, ..Start::default() }), ..Recovered::default() };
+        changed(&mut found, &difference, 2);
+        assert_eq!(found.start.unwrap().plan, plan(&[("source a", "seed 1"), ("view v", "2")]), "it is still remembered");
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub(super) fn recover(options: &Options, parts: &Parts, waiting: &dyn Fn() -> bo
     let judged = RefCell::new(None);
     let judge = |found: &Recovered| {
         let found = change::renamed(found.clone());
+        let kept = found.start.iter().map(|s| &s.plan);
+        kept.into_iter().try_for_each(|kept| change::judge_sources(kept, change::identities(&parts.sources), &place))?;
         let (labels, mut difference) = compare(&found);
         if found.start.is_none() {
             // nothing was there that could differ

@@ -156,7 +156,7 @@ struct Lowered {
 
 pub(super) struct Parts {
     pub(super) blueprint: Arc<Blueprint>,
-    sources: Vec<(Arc<str>, Box<dyn crate::source::Source>)>,
+    pub(super) sources: Vec<(Arc<str>, Box<dyn crate::source::Source>)>,
     pub(super) sinks: Vec<(Arc<str>, SchemaRef, Box<dyn Sink>)>,
     /// What each view and each sink but the dead letters computes.
     pub(super) computed: (Vec<Computed>, Vec<Computed>),
@@ -177,7 +177,8 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     // the dead letters, which come last, stay the same sink however many others there are
     let (views, sinks) = &parts.computed;
     let mut labels = kept.as_ref().map_or_else(|| change::labels(&BTreeMap::new(), sinks), |k| k.labels.clone());
-    let plan = views.iter().map(|v| &v.name).chain(&labels).cloned().zip(views.iter().chain(sinks).map(|c| c.text.clone())).collect();
+    let computed = views.iter().map(|v| &v.name).chain(&labels).cloned().zip(views.iter().chain(sinks).map(|c| c.text.clone()));
+    let plan = computed.chain(change::identities(&parts.sources)).collect();
     labels.push("dead letters".to_owned());
     let (writer, schema, clock) = (ledger.writer(), Rejected::schema(), options.clock.clone());
     let context = SinkContext { pipeline: name.clone(), view: name.clone(), writer, schema, kept: kept.is_some(), clock };

@@ -79,6 +79,12 @@ pub trait Source: Send + 'static {
         Rewind::ByPosition
     }
 
+    /// What its positions mean, where neither its name nor those of its partitions say it: the seed of a generator, the query behind a snapshot. A pipeline
+    /// that keeps state remembers the text, and a start whose source says another one is refused. `None`: the positions speak for themselves.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
     /// Connects and resolves the start. Called once, on the engine's thread; may block for a bounded time.
     ///
     /// # Errors
@@ -97,6 +103,10 @@ impl Source for Box<dyn Source> {
 
     fn rewind(&self) -> Rewind {
         (**self).rewind()
+    }
+
+    fn identity(&self) -> Option<String> {
+        (**self).identity()
     }
 
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
