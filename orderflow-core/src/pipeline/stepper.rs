@@ -41,12 +41,17 @@ impl Stepper {
         Ok(())
     }
 
+    /// Takes no more input from the next step on, and ends when everything is out.
+    pub fn begin_drain(&mut self) {
+        let _ = self.0.requests.send(Request::Drain); // an engine that has ended is drained
+    }
+
     /// Takes no more input and steps until everything is out.
     ///
     /// # Errors
     /// What ended the engine.
     pub fn drain(&mut self) -> Result<()> {
-        let _ = self.0.requests.send(Request::Drain);
+        self.begin_drain();
         while self.step()?.is_some() {}
         Ok(())
     }

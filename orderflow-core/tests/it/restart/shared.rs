@@ -49,8 +49,8 @@ fn killed_at_any_operation_on_object_stores_and_started_again() {
     }
 }
 
-#[test]
-fn of_two_processes_on_one_store_the_newer_goes_on_and_the_older_stops() {
+/// Takes over from a process that has gone so many steps and goes on, or is told to drain just before.
+fn taken_over(draining: bool) {
     let views = &[ROUTED, TOTALS];
     let expected = unkilled(views);
     for before in (0..).step_by(tier::of(13, 5, 1)) {
@@ -68,11 +68,21 @@ fn of_two_processes_on_one_store_the_newer_goes_on_and_the_older_stops() {
                 }
             }
         }
-        let mut newer = start();
         let (mut stopped, mut done) = (None, false);
+        if draining {
+            older.begin_drain();
+            // somewhere in its draining
+            for _ in 0..before % 7 {
+                if older.step().unwrap().is_none() {
+                    stopped = Some(Ok(()));
+                    break;
+                }
+            }
+        }
+        let mut newer = start();
         for _ in 0..100_000 {
             if stopped.is_none() {
-                stopped = older.step().map(|s| assert!(s.is_some(), "the older ended well after {before}")).err();
+                stopped = older.step().map_or_else(|e| Some(Err(e)), |s| s.is_none().then_some(Ok(())));
             }
             if !done {
                 done = newer.step().unwrap().is_none();
@@ -81,11 +91,23 @@ fn of_two_processes_on_one_store_the_newer_goes_on_and_the_older_stops() {
             }
             clock.advance(Duration::from_secs(1));
         }
-        let stopped = stopped.expect("the older goes on");
-        assert!(stopped.retry() == orderflow_core::error::Retry::Never && stopped.to_string().contains("taken over"), "{stopped}");
+        match stopped.expect("the older goes on") {
+            Ok(()) => assert!(draining, "the older ended well after {before}"),
+            Err(e) => assert!(e.retry() == orderflow_core::error::Retry::Never && e.to_string().contains("taken over"), "{e}"),
+        }
         assert!(done, "the newer does not end");
         assert_eq!(World::in_objects(&memory).rows(), expected, "taken over after {before} steps");
     }
+}
+
+#[test]
+fn of_two_processes_on_one_store_the_newer_goes_on_and_the_older_stops() {
+    taken_over(false);
+}
+
+#[test]
+fn a_process_that_drains_while_a_newer_one_takes_over_ends_well_or_stops_and_no_row_is_lost_or_doubled() {
+    taken_over(true);
 }
 
 /// Endpoint and bucket of the S3 that `ORDERFLOW_S3` names.
