@@ -51,6 +51,7 @@ async fn sale(State(shop): State<Shop>, Json(sale): Json<Sale>) -> Result<Status
     Ok(StatusCode::ACCEPTED)
 }
 
+// a name from outside is compared here and never becomes a part of the SQL
 async fn totals(State(shop): State<Shop>, Path(city): Path<String>) -> Result<Json<Vec<Total>>, String> {
     let all = shop.1.query_as::<Total>("SELECT * FROM totals ORDER BY payment_type").await.map_err(|e| e.to_string())?;
     Ok(Json(all.into_iter().filter(|t| t.city == city).collect()))

@@ -19,7 +19,7 @@ pub(crate) struct Options {
     /// How many orders to produce
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     pub(crate) orders: u64,
-    /// Orders per second; 0 is as fast as it goes
+    /// Orders produced per second; 0 is as fast as it goes
     #[arg(long, default_value_t = 0, value_name = "R")]
     pub(crate) rate: u64,
     /// The same seed makes the same orders
@@ -46,10 +46,10 @@ pub(crate) struct Options {
     /// A database that keeps count and amount in the table city_payment_totals: sqlite:FILE, mysql://… or postgres://…
     #[arg(long, value_name = "URL")]
     pub(crate) sql: Option<String>,
-    /// Produce nothing: process what the topic holds, from its beginning, and end
+    /// Produce nothing: process what the topic holds, from its beginning to the end found at the start (an embedded broker begins empty)
     #[arg(long)]
     pub(crate) no_produce: bool,
-    /// Go on until stopped by Ctrl-C
+    /// Go on until stopped by Ctrl-C, which lets what was produced go through and closes files
     #[arg(long)]
     pub(crate) follow: bool,
     /// Share of orders that come late, 0 to 1
@@ -67,7 +67,7 @@ pub(crate) struct Options {
     /// Show deltas as JSON lines, for machines; all that is for people goes to the standard error
     #[arg(long)]
     pub(crate) json: bool,
-    /// Rows of deltas shown for one epoch
+    /// Rows of deltas shown for one epoch; 0 shows how many there were
     #[arg(long, default_value_t = 12, value_name = "ROWS")]
     pub(crate) show: usize,
 }

@@ -195,6 +195,7 @@ pub(crate) fn next_steps(options: &Options, interrupted: bool) -> Result<()> {
         "\nNext: scripts/services up kafka && cargo run --release --example full_pipeline -- --brokers 127.0.0.1:9092 --orders 1000000
       cargo run --example full_pipeline -- --malformed 0.01 --unseen-types 0.01   (bad records and new topics)
       cargo run --example full_pipeline -- --rate 500 --orders 5000               (watch the changes come)
+      cargo run --example full_pipeline -- --state kept                           (kill it, and give the same command again)
       cargo run --example full_pipeline -- --help
 ",
     )

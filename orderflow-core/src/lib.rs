@@ -1,4 +1,9 @@
 //! The engine of orderflow: plans, dataflow, epochs, formats, and the contracts of sources and sinks.
+//!
+//! It begins with a [`Pipeline`], which has an example; [`source::Source`] and [`sink::Sink`] are what a connector implements. It knows no broker and
+//! no command line: Kafka is in `orderflow-kafka`, the console, files and tables in `orderflow-sinks`, and `orderflow` hands out all of it.
+//!
+//! Invariant: a room imports only rooms above it, in the order of `ARCHITECTURE.md`.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may do what only one room may"))]
 
 pub mod admin;

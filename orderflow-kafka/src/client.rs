@@ -256,7 +256,9 @@ pub(crate) fn unanswered(what: &str, brokers: &str, context: &Context, e: &Kafka
                 .hint("is the broker running, and is this the address it advertises?")
         }
         Some(code @ (Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed)) => {
-            Error::user(format!("{what}: the brokers at {brokers} do not allow it")).why(code)
+            Error::user(format!("{what}: the brokers at {brokers} do not allow it"))
+                .why(code)
+                .hint("give this client's user the right (an ACL of the broker), or name another user by the properties `sasl.…`")
         }
         Some(code) => Error::external(format!("{what}: the brokers at {brokers} answered with an error")).why(code),
     }

@@ -81,7 +81,9 @@ impl Producer {
             let partitions = self.admin.partitions(topic)?.ok_or_else(|| {
                 Error::user(format!("topic '{topic}' does not exist at {}", self.brokers)).hint("create it first (Admin::create_topic)")
             })?;
-            let handle = TopicHandle::new(&self.client, topic).ok_or_else(|| Error::user(format!("'{topic}' is no topic name")))?;
+            let handle = TopicHandle::new(&self.client, topic).ok_or_else(|| {
+                Error::user(format!("'{topic}' is no topic name")).hint("a name has 1 to 249 of the characters a-z A-Z 0-9 . _ -")
+            })?;
             self.topics.insert(topic.to_owned(), (handle, i32::try_from(partitions).unwrap_or(i32::MAX)));
         }
         loop {

@@ -1,4 +1,4 @@
-//! `docs/dependencies.md` has one line for every dependency of the workspace, and none for what is gone.
+//! `docs/dependencies.md` has one line for every dependency of the workspace, and none for what is gone; a package that is taken alone is whole.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,6 +31,19 @@ fn every_dependency_has_its_line_and_its_licence() {
     assert_eq!(described.len(), rows.len(), "a crate has two lines");
     assert_eq!(declared, described);
     assert!(declared.len() > 20 && declared.contains("serde"), "the manifest was read wrongly");
+}
+
+#[test]
+fn every_package_that_is_taken_alone_says_what_it_is_and_brings_its_licences() {
+    for package in [".", "orderflow-core", "orderflow-kafka", "orderflow-sinks"] {
+        let manifest = read(&format!("{package}/Cargo.toml"));
+        for line in ["description = \"", "license.workspace", "readme.workspace", "keywords.workspace", "categories.workspace"] {
+            assert!(manifest.lines().any(|l| l.starts_with(line)), "{package} has no {line}");
+        }
+        for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
+            assert_eq!(read(&format!("{package}/{licence}")), read(licence), "{package}");
+        }
+    }
 }
 
 #[test]

@@ -31,6 +31,11 @@ fn totals(address: &str, city: &str) -> Vec<Value> {
 }
 
 #[test]
+fn it_is_as_short_as_the_readme_says() {
+    assert!(include_str!("../../examples/embed.rs").lines().count() < 60);
+}
+
+#[test]
 fn a_sale_that_is_posted_comes_to_be_in_the_totals_of_its_city() {
     let dir = tempfile::tempdir().unwrap();
     let mut service = Ended(example("embed", dir.path()).arg("0").stdout(Stdio::piped()).spawn().unwrap());

@@ -5,7 +5,7 @@
 use crate::real::block_on;
 use crate::support::{PATIENCE, Seen, deltas, letters, read, sorted, sum};
 use crate::tier;
-use orderflow::domain::Order;
+use orderflow::domain::{Order, order};
 use orderflow::generator::{Expected, Orders, Share, Total, expected};
 use sqlx::{ConnectOptions, Row, sqlite};
 use std::collections::BTreeMap;
@@ -74,6 +74,12 @@ fn figure(said: &str, word: &str) -> u64 {
     number(line.split(|c: char| !c.is_ascii_digit()).find(|w| !w.is_empty()).unwrap())
 }
 
+/// Names of the columns in the schema below a title.
+fn columns<'a>(said: &'a str, title: &str) -> Vec<&'a str> {
+    let lines = said.lines().skip_while(|l| *l != title).skip(1);
+    lines.map_while(|l| l.strip_prefix("  ")?.split_whitespace().next()).collect()
+}
+
 /// Checks everything that the program said and left behind.
 pub(crate) fn check(said: &str, out: &Path, prefix: &str, expected: &Expected) {
     let totals = table(said, "Orders and amount by city and payment type:");
@@ -135,7 +141,10 @@ fn it_brings_its_own_broker_and_finds_what_is_in_the_recipe() {
     let expected = expected(&dirty(7), orders);
     check(&said, &out, "", &expected);
     assert!(expected.topics.len() > 8 && expected.rejected > 40);
-    for part in ["Schema of the raw stream:", "_", "offset", "Decimal128(18, 2)", "duckdb", "Next:"] {
+    assert_eq!(columns(&said, "Schema of the raw stream:"), ["key", "value", "topic", "partition", "offset", "timestamp"]);
+    let fields: Vec<String> = order::schema().fields().iter().map(|f| f.name().clone()).collect();
+    assert_eq!(columns(&said, "Schema after it is applied to the value (JSON):"), fields);
+    for part in ["Decimal128(18, 2)", " records/s", "Parquet:        results/city_payment_totals", "read it: duckdb", "Next:"] {
         assert!(said.contains(part), "'{part}' is missing: {said}");
     }
     for letter in letters(&out.join("dead_letters")) {
@@ -168,6 +177,16 @@ fn without_a_folder_each_run_has_one_of_its_own() {
     let runs: Vec<_> = std::fs::read_dir(dir.path().join("out")).unwrap().map(|e| e.unwrap().path()).collect();
     assert_eq!(runs.len(), 1);
     assert_eq!(sum(&deltas(&runs[0].join("city_payment_totals"))), expected(&Orders::new(42), 100).totals);
+}
+
+#[test]
+fn orders_come_at_the_rate_that_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let said = good(program(dir.path()).args(["--orders", "400", "--rate", "200"]));
+    // the first one leaves at once, the last one 399 two-hundredths of a second later
+    assert!(began.elapsed() > Duration::from_millis(1_990), "it took {:?}", began.elapsed());
+    assert_eq!(figure(&said, "Orders counted:"), 400, "{said}");
 }
 
 /// Every option and its default, as `--help` has them.

@@ -43,7 +43,10 @@ pub fn fork(from: &Arc<dyn Store>, from_place: &str, to: &Arc<dyn Store>, to_pla
             Some(Err(e)) => newest.find_map(Result::ok).ok_or(e)?,
             Some(Ok(copied)) => copied,
         };
-        let begun = seen.found.start.clone().ok_or_else(|| Error::user(format!("{from_place} holds a pipeline that never began")))?;
+        let begun = seen.found.start.clone().ok_or_else(|| {
+            Error::user(format!("{from_place} holds a pipeline that never began"))
+                .hint("there is nothing to copy: start the new pipeline in a place of its own")
+        })?;
         let mut base = Base { checkpoints: checkpoint.into_iter().collect(), births: BTreeMap::new(), ..seen.found.as_base() };
         (base.held, base.lanes) = (BTreeMap::new(), BTreeMap::new());
         base.start = begun;

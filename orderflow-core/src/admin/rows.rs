@@ -10,6 +10,9 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema};
 use std::sync::Arc;
 
+/// What to do about a state that contradicts itself.
+const VERIFY: &str = "`orderflow state verify` says what else is damaged; a start goes on from the older checkpoint if that one is whole";
+
 /// The rows of view `what`, or of the stored state of that number (from 0, as [`describe`](super::describe()) lists them), as of the newest checkpoint that is
 /// whole, whose epoch comes with them. All of them are in memory.
 ///
@@ -48,7 +51,7 @@ fn of(store: &dyn Store, manifest: &Manifest, what: &str) -> Result<RecordBatch>
         Error::user("this state was stored by a version that did not say how it makes rows")
             .hint("start the pipeline once: the next checkpoint says it")
     })?;
-    let wrong = |e| Error::external("the description of a stored state makes no sense").caused_by(e).permanent();
+    let wrong = |e| Error::external("the description of a stored state makes no sense").caused_by(e).hint(VERIFY).permanent();
     let about: StoredRows = serde_json::from_value(about).map_err(wrong)?;
     let trace = |files: &Vec<_>| files.iter().map(|f| read(store, f)).collect::<Result<Vec<_>>>();
     let rows = about.read(&root.traces.iter().map(trace).collect::<Result<Vec<_>>>()?)?;
@@ -56,7 +59,7 @@ fn of(store: &dyn Store, manifest: &Manifest, what: &str) -> Result<RecordBatch>
     let schema = rows.schema();
     let fits = view.columns.iter().all(|(_, i)| *i < schema.fields().len());
     if !fits {
-        return Err(Error::external("the description of a stored view makes no sense").permanent());
+        return Err(Error::external("the description of a stored view makes no sense").hint(VERIFY).permanent());
     }
     let fields = view.columns.iter().map(|(name, i)| {
         let field = schema.field(*i);

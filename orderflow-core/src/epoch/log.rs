@@ -230,7 +230,8 @@ impl Log {
                 Err(e) => return Err(e),
             }
         }
-        Err(Error::external(format!("the state in {place} changes faster than it can be read")))
+        Err(Error::external(format!("the state in {place} changes faster than it can be read"))
+            .hint("its pipeline is running and busy: try again, or look when it is quiet"))
     }
 
     /// Begins a ledger in a store that has none, from what another one knew: `writer` counts as its first opening. Until the last object is there,

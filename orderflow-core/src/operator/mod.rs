@@ -1,6 +1,6 @@
 //! The verbs. One folder or file each: what it means (`lower`: plan node to [`Node`]) and how it runs (`render`: [`Node`] to dataflow).
 //!
-//! Invariant: the two matches below are the only places that know all verbs. A node says in which canonical order its output leaves an epoch.
+//! Invariant: the matches in `lower.rs` and `render.rs` are the only places that know all verbs. A node says in which canonical order its output leaves an epoch.
 
 pub mod aggregate;
 pub mod closure;

@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A pipeline under construction. Its name names the consumer group and, later, its state.
+/// A pipeline under construction. Its name names the consumer group and, with [`state`](Pipeline::state), whose state it is.
 ///
 /// ```
 /// # use orderflow_core::{Pipeline, source::memory, sink};

@@ -101,7 +101,7 @@ impl Catalog {
 
     fn add(&mut self, name: &str, kind: InputKind, schema: SchemaRef, visible: usize) -> Result<()> {
         if name.is_empty() {
-            return Err(Error::user("a source or view needs a name"));
+            return Err(Error::user("a source or view needs a name").hint("give it one that SQL can call it by, as 'orders'"));
         }
         if self.inputs.contains_key(name) {
             return Err(

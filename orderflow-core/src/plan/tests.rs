@@ -251,7 +251,7 @@ fn what_a_stream_cannot_do_is_refused_by_name() {
         "SELECT n, count(*) FROM (SELECT city, count(*) AS n FROM orders GROUP BY city) GROUP BY n",
         "SELECT count(DISTINCT city) FILTER (WHERE qty > 2) FROM orders",
         "SELECT sum(CAST(weight AS DECIMAL(18, 2))), avg(qty), avg(price) FROM orders",
-        "SELECT to_timestamp(city), date_trunc('month', datetime), regexp_replace(city, 'a', 'b') FROM orders",
+        "SELECT to_timestamp(city), date_trunc('month', datetime), regexp_replace(city, 'a', 'b'), sha256(city), encode(city, 'hex'), sqrt(weight), array_length(make_array(qty, 1)), initcap(city), character_length(city) FROM orders",
     ] {
         let c = catalog();
         c.sql(text).and_then(|plan| c.check(&plan)).unwrap_or_else(|e| panic!("{text}: {e}"));

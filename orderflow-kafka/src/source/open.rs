@@ -103,7 +103,8 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
             (Until::Offsets(offsets), _) => prefixed(offsets),
         };
         if let Some(unknown) = named.keys().find(|p| !places.iter().any(|place| place.partition == **p)) {
-            return Err(Error::user(format!("the end names partition {unknown}, which does not exist")));
+            return Err(Error::user(format!("the end names partition {unknown}, which does not exist"))
+                .hint("take the topics and partitions of Until::Offsets from what is there, without the prefix"));
         }
         places.iter_mut().for_each(|p| p.until = Some(named.get(&p.partition).copied().unwrap_or(p.end)));
     }

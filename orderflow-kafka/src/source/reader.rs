@@ -245,7 +245,8 @@ fn failed(consumer: &Consumer, watch: &Watch, slot: &Slot, code: Code, message: 
             None
         }
         Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed => {
-            Some(Error::user(format!("the brokers at {brokers} do not allow reading {partition}")).why(message.error_text()))
+            let error = Error::user(format!("the brokers at {brokers} do not allow reading {partition}")).why(message.error_text());
+            Some(error.hint("give this client's user READ on the topic and on the consumer group (ACLs of the broker)"))
         }
         Code::NotImplemented => Some(
             Error::user(format!("a batch of {partition} after offset {} cannot be unpacked", slot.position))

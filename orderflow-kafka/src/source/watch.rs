@@ -33,7 +33,9 @@ pub(crate) enum Wanted {
 impl Wanted {
     pub(crate) fn new(topics: &Topics, prefix: &str) -> Result<Self> {
         match topics {
-            Topics::Named(names) if names.is_empty() => Err(Error::user("the Kafka source names no topic")),
+            Topics::Named(names) if names.is_empty() => {
+                Err(Error::user("the Kafka source names no topic").hint("name one at least: Kafka::topics([\"orders\"])"))
+            }
             Topics::Named(names) => {
                 let unique: BTreeSet<String> = names.iter().map(|n| format!("{prefix}{n}")).collect();
                 Ok(Self::Named(unique.into_iter().collect()))
@@ -45,7 +47,10 @@ impl Wanted {
                     (false, Some(rest)) => format!("^{}(?:{rest})", regex::escape(prefix)),
                     (false, None) => format!("^{}.*(?:{pattern})", regex::escape(prefix)),
                 };
-                let refused = |e| Error::user(format!("the topic pattern '{pattern}' is not a regular expression")).why(e);
+                let refused = |e| {
+                    let error = Error::user(format!("the topic pattern '{pattern}' is not a regular expression")).why(e);
+                    error.hint("write it for the crate regex, as ^orders\\..*: a plain name belongs into Kafka::topic")
+                };
                 Ok(Self::Matching(Regex::new(&whole).map_err(refused)?))
             }
         }
@@ -282,6 +287,8 @@ mod tests {
     #[test]
     fn a_broken_pattern_is_an_error_that_shows_it() {
         let e = Wanted::new(&Topics::Pattern("orders(".into()), "").err().unwrap();
-        assert!(e.to_string().contains("orders("), "{e}");
+        assert!(e.to_string().contains("orders(") && e.remedy().is_some(), "{e}");
+        let e = Wanted::new(&Topics::Named(vec![]), "").err().unwrap();
+        assert!(e.remedy().is_some_and(|hint| hint.contains("Kafka::topics")), "{e}");
     }
 }

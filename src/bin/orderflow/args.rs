@@ -24,7 +24,7 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// Write generated orders to a topic, a batch at a time; creates the topic if it is missing.
     Produce(Produce),
-    /// Show the records of a topic as they come, until stopped.
+    /// Show the records of a topic from its beginning and then as they come, until stopped: a line each, PARTITION:OFFSET, a tab, the value.
     Tail(Tail),
     /// Look into the state of a pipeline, check it, take rows out of it, copy it.
     #[command(subcommand)]
@@ -107,7 +107,7 @@ pub(crate) struct Topic {
     /// Where the cluster is: HOST:PORT, several with commas.
     #[arg(long, default_value = "127.0.0.1:9092", value_parser = brokers)]
     pub(crate) brokers: String,
-    /// Name of the topic.
+    /// Name of the topic; for `produce` it is created if it is missing, for `tail` it must be there.
     #[arg(long, default_value = orderflow::domain::order::TOPIC)]
     pub(crate) topic: String,
 }
@@ -126,7 +126,7 @@ pub(crate) struct Produce {
     /// Time between two batches: 2s, 500ms, 1m.
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub(crate) every: Duration,
-    /// The same seed makes the same orders.
+    /// The same seed makes the same orders; with --state it must stay the same.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
     /// Partitions of the topic if it has to be created.

@@ -280,11 +280,15 @@ impl Open {
 }
 
 fn check_header(record: Result<&[u8], String>, expected: &[String], delimiter: u8) -> Result<()> {
-    let record = record.map_err(|what| Error::user("the header cannot be read").why(what))?;
+    let unread = |what: &str| {
+        let error = Error::user("the header cannot be read").why(what);
+        error.hint("is the file CSV, and does it have a header? If not: Header::None")
+    };
+    let record = record.map_err(|what| unread(&what))?;
     let (mut next, mut names) = (Some(0), Vec::new());
     while let Some(start) = next {
         let field;
-        (field, next) = line::field(record, start, delimiter).map_err(|what| Error::user("the header cannot be read").why(what))?;
+        (field, next) = line::field(record, start, delimiter).map_err(unread)?;
         let mut name = Vec::new();
         field.unquote(&mut name);
         names.push(String::from_utf8_lossy(&name).trim().to_owned());

@@ -136,7 +136,7 @@ fn a_record_that_is_too_long_is_refused_with_its_beginning_and_the_rest_goes_on(
         let text = format!("{}\n1,a\n", long(300));
         assert_eq!(conforming(text.as_bytes(), Some(Header::Skipped), block), [(301, "1,a".into(), None)]);
         let e = read(text.as_bytes(), csv(Header::Checked), block).unwrap_err().to_string();
-        assert!(e.contains("the header cannot be read") && e.contains("300 bytes"), "{e}");
+        assert!(e.contains("the header cannot be read") && e.contains("300 bytes") && e.contains("Header::None"), "{e}");
     }
 }
 

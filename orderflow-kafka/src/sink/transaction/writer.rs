@@ -442,6 +442,7 @@ impl LaneWriter {
             let (held, known) = (held.map_or("nothing".into(), |p| p.to_string()), known.unwrap_or_default());
             return Err(Error::external(format!("topic '{}' has lost progress", self.opening.book.topic))
                 .why(format!("it holds {held}, epoch {known} was committed"))
+                .hint("was it deleted, or made anew? It must be compacted and never cleared; start again: the start says what can be done")
                 .permanent());
         }
         let doubtful = self.doubtful.take();
