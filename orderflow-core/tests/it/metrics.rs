@@ -326,6 +326,14 @@ async fn the_handle_names_the_same_numbers() {
     let mut metrics: BTreeMap<String, f64> = running.metrics().into_iter().collect();
     let updates = metrics.remove("state_updates").unwrap();
     assert!(updates > 0.0 && updates == status.state_updates as f64, "{updates}");
+    // of each partition, too: those of a file are called by its path
+    let behind: Vec<_> = status.sources.iter().map(|s| s.lags.iter().map(|l| (l.records, l.time)).collect::<Vec<_>>()).collect();
+    assert_eq!(behind, [[(Some(0), Some(Duration::ZERO))], [(Some(2), Some(Duration::from_secs(7)))]]);
+    for (source, lag) in status.sources.iter().flat_map(|s| s.lags.iter().map(move |lag| (&s.name, lag))) {
+        let labels = format!("{{source={source},partition={}}}", lag.partition);
+        assert_eq!(metrics.remove(&format!("lag{labels}")), lag.records.map(|n| n as f64), "{labels}");
+        assert_eq!(metrics.remove(&format!("lag_seconds{labels}")), lag.time.map(|t| t.as_secs_f64()), "{labels}");
+    }
     let expected = [
         ("rows{source=numbers}", 5.0),
         ("bytes{source=numbers}", RECORDS.len() as f64),
