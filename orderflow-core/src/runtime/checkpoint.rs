@@ -19,6 +19,7 @@ use crate::state::{Counts, FileRef, Manifest, RootFiles, ViewOf, generation_of, 
 use crate::store::Store;
 use crate::time::{Clock, Epoch};
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ use std::time::Duration;
 const ROWS: usize = 64 * 1024;
 /// Files of about one size that are merged at once.
 const FAN: usize = 4;
+
+/// So many rows are merged at a time, or those of one bucket if they are more.
+const ROWS_AT_ONCE: u64 = 64 << 10;
 
 /// What is to be done.
 pub(crate) enum Job {
@@ -190,29 +194,32 @@ impl CheckpointDriver {
     fn merge(&mut self, complete: Epoch) -> Result<()> {
         for root in 0..self.files.len() {
             for trace in 0..self.files[root].len() {
-                let files = &self.files[root][trace];
-                let last = files.iter().take_while(|f| f.upto <= complete.0).count();
-                let sizes: Vec<u64> = files[..last].iter().map(|f| f.bytes).collect();
-                let Some(from) = run(&sizes) else { continue };
-                let shape = self.shapes[root].traces[trace].clone();
-                let small = files[from..last].to_vec();
-                let merged = self.merged(&shape, &small)?;
-                self.state.merged_bytes += merged.as_ref().map_or(0, |f| f.bytes);
-                self.owned.extend(merged.iter().map(|f| f.name.clone()));
-                self.files[root][trace].splice(from..last, merged);
+                loop {
+                    let files = self.files[root][trace].iter().take_while(|f| f.upto <= complete.0);
+                    let Some(run) = run(&files.map(|f| f.bytes).collect::<Vec<_>>()) else { break };
+                    let shape = self.shapes[root].traces[trace].clone();
+                    let small = self.files[root][trace][run.clone()].to_vec();
+                    let merged = self.merged(&shape, &small)?;
+                    self.state.merged_bytes += merged.as_ref().map_or(0, |f| f.bytes);
+                    self.owned.extend(merged.iter().map(|f| f.name.clone()));
+                    self.files[root][trace].splice(run, merged);
+                }
             }
         }
         Ok(())
     }
 
-    /// The content of some files as one. A bucket at a time, so that no more than the files themselves is held.
+    /// The content of some files as one. Some buckets at a time, so that no more than the files themselves is held.
     fn merged(&mut self, shape: &TraceShape, files: &[FileRef]) -> Result<Option<FileRef>> {
         let contents = files.iter().map(|f| read(&*self.store, f)).collect::<Result<Vec<_>>>()?;
         let upto = files.iter().map(|f| f.upto).max().unwrap_or_default();
         self.merges += 1;
         let name = format!("roots/{upto:010}-g{:04}-m{:06}.arrow", self.generation, self.merges);
-        let batches = (0..crate::data::rowkey::BUCKETS).filter_map(|bucket| {
-            let parts = contents.iter().map(|c| shape.decode(c, bucket..bucket + 1)).collect::<Result<Vec<_>>>();
+        let (all, rows) = (crate::data::rowkey::BUCKETS, files.iter().map(|f| f.rows).sum::<u64>());
+        // a batch has its price in bytes: few rows of many buckets are one
+        let some = usize::try_from(all as u64 * ROWS_AT_ONCE / rows.max(1)).map_or(all, |n| n.clamp(1, all));
+        let batches = (0..all).step_by(some).filter_map(|bucket| {
+            let parts = contents.iter().map(|c| shape.decode(c, bucket..all.min(bucket + some))).collect::<Result<Vec<_>>>();
             let batch = parts.and_then(|parts| {
                 let content = Partials::merge(parts.into_iter().filter(|p| p.keys.count() > 0).collect());
                 shape.encode(&content, 0, content.keys.count())
@@ -231,15 +238,18 @@ impl CheckpointDriver {
     }
 }
 
-/// Where the run of files of these sizes begins that is to be merged: of the newest files, those that are not much larger than all newer ones together.
-pub(super) fn run(sizes: &[u64]) -> Option<usize> {
-    let (mut from, mut bytes) = (sizes.len(), 0);
-    while let Some(next) = from.checked_sub(1)
-        && (bytes == 0 || sizes[next] < 2 * bytes)
-    {
-        (from, bytes) = (next, bytes + sizes[next]);
-    }
-    (sizes.len() - from >= FAN).then_some(from)
+/// The newest run of files of these sizes that is to be merged: each of its files is not much larger than all newer ones of the run together. A run may stand
+/// behind newer files that are small beside it: what is merged is not as large as its parts together, nor always as small.
+pub(super) fn run(sizes: &[u64]) -> Option<Range<usize>> {
+    (FAN..=sizes.len()).rev().find_map(|to| {
+        let (mut from, mut bytes) = (to, 0);
+        while let Some(next) = from.checked_sub(1)
+            && (bytes == 0 || sizes[next] < 2 * bytes)
+        {
+            (from, bytes) = (next, bytes + sizes[next]);
+        }
+        (to - from >= FAN).then_some(from..to)
+    })
 }
 
 impl Driver for CheckpointDriver {
@@ -280,21 +290,35 @@ mod tests {
     fn files_of_about_one_size_are_merged_and_large_ones_are_left_alone() {
         assert_eq!(run(&[]), None);
         assert_eq!(run(&[5, 5, 5]), None);
-        assert_eq!(run(&[5, 5, 5, 5]), Some(0));
-        assert_eq!(run(&[1000, 5, 5, 5, 5]), Some(1));
-        assert_eq!(run(&[1000, 20, 5, 5, 5]), Some(1));
+        assert_eq!(run(&[5, 5, 5, 5]), Some(0..4));
+        assert_eq!(run(&[1000, 5, 5, 5, 5]), Some(1..5));
+        assert_eq!(run(&[1000, 20, 5, 5, 5]), Some(1..5));
         assert_eq!(run(&[1000, 400, 100, 5]), None);
+        assert_eq!(run(&[1000, 90, 90, 90, 90, 5, 5]), Some(1..5), "behind smaller ones");
         // one file a checkpoint, all of a size: each byte is written again a logarithmic number of times
         let (mut sizes, mut written) = (vec![], 0);
         for _ in 0..4096 {
             sizes.push(1u64);
-            if let Some(from) = run(&sizes) {
-                let merged = sizes.drain(from..).sum();
+            while let Some(run) = run(&sizes) {
+                let merged = sizes[run.clone()].iter().sum();
                 written += merged;
-                sizes.push(merged);
+                sizes.splice(run, [merged]);
             }
             assert!(sizes.len() <= 24, "{sizes:?}");
         }
         assert!(written < 4096 * 12, "{written}");
+    }
+
+    #[test]
+    fn files_of_rows_that_come_and_go_do_not_pile_up() {
+        // what is merged has a price of its own, and most of it cancels out: whatever is merged comes to about one size
+        let mut sizes = vec![];
+        for _ in 0..4096 {
+            sizes.push(4u64);
+            while let Some(run) = run(&sizes) {
+                sizes.splice(run, [85]);
+            }
+            assert!(sizes.len() <= 2 * FAN, "{sizes:?}");
+        }
     }
 }

@@ -87,13 +87,13 @@ impl Spool {
             bytes += self.objects[begin].bytes;
         }
         let sizes: Vec<u64> = self.objects[begin..until].iter().map(|o| o.bytes).collect();
-        let Some(first) = run(&sizes).map(|at| begin + at) else { return Ok(()) };
-        let small = &self.objects[first..until];
+        let Some(run) = run(&sizes).map(|run| begin + run.start..begin + run.end) else { return Ok(()) };
+        let small = &self.objects[run.clone()];
         let upto = small.last().map_or(to, |o| o.upto);
         let name = format!("spool/{:010}-g{:04}-j{:06}.rows", upto.0, self.generation, self.joins + 1);
         let joined = join_spool(&*self.store, name, small)?;
         self.joins += 1;
-        self.doomed.extend(self.objects.splice(first..until, [joined]).map(|o| o.name));
+        self.doomed.extend(self.objects.splice(run, [joined]).map(|o| o.name));
         Ok(())
     }
 
