@@ -362,7 +362,8 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
             positions
         });
         let (wake, clock, until) = (wake.clone(), engine.clock.clone(), found.ends.get(&source).cloned());
-        let context = SourceContext { pipeline: name.clone(), name: source.clone(), resume, until, wake, clock };
+        let stood = found.stood(&source);
+        let context = SourceContext { pipeline: name.clone(), name: source.clone(), resume, until, stood, wake, clock };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
         let bound = found.bound(&source);
         engine.sources.push(SourcePort::new(source, reader, spooled, bound));
