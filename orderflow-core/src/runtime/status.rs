@@ -64,7 +64,8 @@ pub struct Status {
     /// Each sink; the last one takes the dead letters.
     pub sinks: Vec<SinkStatus>,
     /// Bad records and rows since the pipeline began, by the source or view that refused them; withdrawn ones are taken off. It is stored with the views,
-    /// so what is read again after a crash is counted once. Where all input is read again, it is counted again with it.
+    /// so what is read again after a crash is counted once. Where all input is read again, it is counted again with it. A view whose query changed and that
+    /// reads stored views only begins anew with what it refuses of their rows; one that is gone is not named.
     pub rejected: BTreeMap<String, i64>,
     /// Updates held in kept state, before merging.
     pub state_updates: usize,
