@@ -115,9 +115,9 @@ pub struct Lag {
 pub struct SourceReport {
     /// Its name.
     pub name: String,
-    /// Records read by this run, those among them that an earlier one had read.
+    /// Records read by this run since it began at 0, those among them that an earlier one had read. What all runs read is [`SourceReport::bound`].
     pub rows: u64,
-    /// Their bytes.
+    /// Bytes of the records read by this run.
     pub bytes: u64,
     /// Records in closed epochs since the pipeline began: each counts once, however often it is read.
     pub bound: u64,
@@ -181,7 +181,7 @@ pub struct SinkStatus {
     pub kind: String,
     /// What messages and metrics call it, as no other sink of the pipeline: `console of totals`, and a second one `console of totals #2`.
     pub label: String,
-    /// Rows given to it by this run.
+    /// Rows given to it by this run since it began at 0; those that it held already are not given again. What it holds in all is its own to say.
     pub rows: u64,
     /// The newest epoch that it holds for good.
     pub committed: Epoch,

@@ -1,6 +1,7 @@
 //! What a pipeline says that it refused and read: each record counts once, however often it is read, whatever died in between.
 
 use super::*;
+use orderflow_core::Status;
 use orderflow_core::error::Retry;
 use orderflow_core::format::json::Json;
 use orderflow_core::pipeline::OnChange;
@@ -21,8 +22,8 @@ fn records() -> Topic {
 /// What is said at the end: refused rows by who refused them, and records of the source; and whether views were restored.
 type Said = (BTreeMap<String, i64>, u64, bool);
 
-/// One life; `None` if it died before its end.
-fn said(views: &[View], world: &World, dead: &dyn Fn() -> bool) -> Option<Said> {
+/// How one life ended; `None` if it died before its end.
+fn ended(views: &[View], world: &World, dead: &dyn Fn() -> bool) -> Option<Status> {
     let clock = Clock::manual(1_000_000);
     let flow = pipeline(views, world, records(), &clock).unwrap().on_change(OnChange::Rebuild);
     let mut stepper = match flow.stepper() {
@@ -37,10 +38,14 @@ fn said(views: &[View], world: &World, dead: &dyn Fn() -> bool) -> Option<Said> 
         match step.unwrap() {
             Some(true) => {}
             Some(false) => clock.advance(Duration::from_secs(1)),
-            None => break,
+            None => return Some(stepper.status()),
         }
     }
-    let status = stepper.status();
+}
+
+/// What one life said at its end.
+fn said(views: &[View], world: &World, dead: &dyn Fn() -> bool) -> Option<Said> {
+    let status = ended(views, world, dead)?;
     let rejected = status.rejected.into_iter().filter(|(_, n)| *n != 0).collect();
     Some((rejected, status.sources[0].bound, status.restored.is_some()))
 }
@@ -74,6 +79,19 @@ fn what_was_refused_is_counted_once_wherever_the_process_dies() {
         }
         assert!(restored > 3, "hardly anything was restored");
     }
+}
+
+#[test]
+fn rows_are_those_of_this_run_and_what_was_bound_and_refused_is_that_of_all() {
+    let world = World::new();
+    let life = || {
+        let status = ended(VIEWS, &world, &|| false).unwrap();
+        let given: u64 = status.sinks.iter().map(|s| s.rows).sum();
+        (status.sources[0].rows, status.sources[0].bytes > 0, given > 0, status.sources[0].bound, status.rejected["numbers"])
+    };
+    let (all, bad) = (ROWS * PARTITIONS as u64, (0..ROWS).filter(|p| p % 7 == 3).count() as i64 * i64::from(PARTITIONS));
+    assert_eq!(life(), (all, true, true, all, bad));
+    assert_eq!(life(), (0, false, false, all, bad), "nothing was read again, and nothing was given again");
 }
 
 #[test]
