@@ -1,4 +1,6 @@
 //! A source that has no end, whatever is in it: who follows waits for what may come, until stopped.
+//!
+//! Invariant: only what is new is waited for. A source that ends before what an earlier run had read has lost it, and nothing will bring that.
 
 use orderflow::Result;
 use orderflow::arrow::datatypes::SchemaRef;
@@ -28,29 +30,41 @@ impl<S: Source> Source for Endless<S> {
     }
 
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
-        Ok(Box::new(EndlessReader(Box::new(self.0).open(context)?)))
+        let stood = context.stood.clone();
+        Ok(Box::new(EndlessReader { inner: Box::new(self.0).open(context)?, stood }))
     }
 }
 
-struct EndlessReader(Box<dyn Reader>);
+struct EndlessReader {
+    inner: Box<dyn Reader>,
+    /// How far an earlier run had read.
+    stood: Positions,
+}
+
+impl EndlessReader {
+    /// Whether a partition is not as far as an earlier run was.
+    fn is_behind(&self) -> bool {
+        self.inner.status().partitions.iter().any(|p| self.stood.get(&p.partition).is_some_and(|stood| p.position < *stood))
+    }
+}
 
 impl Reader for EndlessReader {
     fn poll(&mut self) -> Result<Polled> {
-        Ok(match self.0.poll()? {
-            Polled::Ended => Polled::Idle,
+        Ok(match self.inner.poll()? {
+            Polled::Ended if !self.is_behind() => Polled::Idle,
             more => more,
         })
     }
 
     fn acknowledge(&mut self, positions: &Positions) -> Result<()> {
-        self.0.acknowledge(positions)
+        self.inner.acknowledge(positions)
     }
 
     fn status(&self) -> SourceStatus {
-        self.0.status()
+        self.inner.status()
     }
 
     fn close(&mut self) -> Result<()> {
-        self.0.close()
+        self.inner.close()
     }
 }

@@ -264,6 +264,7 @@ impl Admin {
             name: topic.into(),
             resume: Some(from.clone()),
             until: None,
+            stood: Positions::new(),
             wake: Waker::new(move || {
                 let _ = wake.send(()); // nobody waits any more
             }),

@@ -204,8 +204,15 @@ impl Format for Undecoded {
 
 fn open(orders: Orders, clock: &Clock, resume: Option<u64>) -> Result<Box<dyn Reader>> {
     let resume = resume.map(|at| Positions::from([(Partition::new("made", 0), at)]));
-    let context =
-        SourceContext { pipeline: "p".into(), name: "made".into(), resume, until: None, wake: Waker::default(), clock: clock.clone() };
+    let context = SourceContext {
+        pipeline: "p".into(),
+        name: "made".into(),
+        resume,
+        until: None,
+        stood: Positions::new(),
+        wake: Waker::default(),
+        clock: clock.clone(),
+    };
     Box::new(orders.source(Arc::new(Undecoded))).open(context)
 }
 

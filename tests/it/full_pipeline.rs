@@ -385,6 +385,34 @@ fn who_follows_with_state_and_no_broker_follows_until_stopped() {
     assert_eq!((figure(&again, "Records read:"), figure(&again, "Orders counted:")), (0, 300), "{again}");
 }
 
+#[test]
+fn orders_that_are_gone_are_missed_with_a_reason_also_by_who_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let command = |orders: &str| {
+        let mut command = program(dir.path());
+        command.args(["--state", "kept", "--checkpoint-every", "3600", "--epoch", "100", "--rate", "500", "--orders", orders]);
+        command
+    };
+    let mut child = Ended(command("100000").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    // an order changes two lines at most, and what is shown was bound
+    assert_eq!(lines.filter(|line| line.trim_start().starts_with(['+', '-'])).take(20).count(), 20, "it ended by itself");
+    drop(child); // killed: all that was bound has to be read again
+    for more in [None, Some("--follow")] {
+        let mut child = Ended(command("1").args(more).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+        let began = Instant::now();
+        while child.0.try_wait().unwrap().is_none() {
+            assert!(began.elapsed() < PATIENCE, "{more:?}: it waits for what will never come");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mut said = String::new();
+        child.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(child.0.wait().unwrap().code(), Some(1), "{more:?}: {said}");
+        let parts = ["source orders no longer holds all that epoch", "it lacks orders[0], positions 1 to ", "put the missing input back"];
+        assert!(parts.iter().all(|part| said.contains(part)), "{more:?}: {said}");
+    }
+}
+
 /// What the table of totals in a SQLite file says.
 fn table_of_totals(file: &Path) -> BTreeMap<(String, String), Total> {
     let rows: Vec<(String, String, i64, String)> = block_on(async {

@@ -11,7 +11,7 @@ use orderflow::sinks::Parquet;
 use orderflow::source::{Payload, Polled, RawBatch, Reader, Source, SourceContext, Waker};
 use orderflow::store::layer::Layer;
 use orderflow::store::{self, Store, Upload};
-use orderflow::time::{Clock, Partition};
+use orderflow::time::{Clock, Partition, Positions};
 use orderflow::{Pipeline, Running, Status, pipelines};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::reader::ChunkReader;
@@ -100,6 +100,7 @@ pub(crate) fn visit(brokers: &str, topic: &str, mut look: impl FnMut(&Partition,
         name: topic.into(),
         resume: None,
         until: None,
+        stood: Positions::new(),
         wake: Waker::new(move || {
             let _ = wake.send(()); // the test may have looked its fill
         }),

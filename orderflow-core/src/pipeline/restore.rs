@@ -4,15 +4,19 @@
 //! refused, and nothing is deleted, unless it was told to compute everything again.
 
 use super::OnChange;
+use super::change::{Fate, compare};
+use super::start::Parts;
 use crate::bug::{Bug, planted};
 use crate::epoch::{Checkpoint, Recovered};
 use crate::error::{Error, Result, Retry};
-use crate::operator::root::{Roots, StoredTrace};
+use crate::operator::Node;
+use crate::operator::root::{Roots, StoredTrace, is_live};
 use crate::runtime::Image;
 use crate::source::{Rewind, Source};
 use crate::state::{Counts, FileRef, Manifest, RootFiles, read};
 use crate::store::Store;
 use crate::time::Epoch;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What to do where no checkpoint is whole.
@@ -28,6 +32,8 @@ pub(super) struct Restored {
     pub(super) fill: bool,
     /// What was counted until then; `None` if it has to be counted again, with all input, or if an older version stored no counts.
     pub(super) counts: Option<Counts>,
+    /// What each view computed when that was counted.
+    plan: BTreeMap<String, String>,
     /// Newer checkpoints that could not be used, and why.
     pub(super) damaged: Vec<String>,
 }
@@ -77,7 +83,36 @@ impl Restored {
         }
         let show = (roots.feeds || fill || new_sinks.contains(&true)) && !planted(Bug::RootsStaySilent);
         let counts = manifest.counts.filter(|_| !fill);
-        Ok(Self { image: Image { upto: checkpoint.epoch.0, show, roots: images }, files, fill, counts, damaged: vec![] })
+        let image = Image { upto: checkpoint.epoch.0, show, roots: images };
+        Ok(Self { image, files, fill, counts, plan: manifest.plan, damaged: vec![] })
+    }
+
+    /// Leaves out what was counted of views that are gone or changed: what such a view refuses of the stored rows that it is shown is counted then. One that
+    /// reads a source is not shown again what it refused on the way to its state, which is as it was: it goes on.
+    pub(super) fn forget_counts(&mut self, parts: &Parts) {
+        let Some(counts) = &mut self.counts else { return };
+        let (mut live, mut go_on): (Vec<bool>, BTreeSet<&str>) = (vec![], BTreeSet::new());
+        for view in &parts.blueprint.views {
+            let mut from_outside = false;
+            view.node.walk(&mut |n| {
+                from_outside |= match n {
+                    Node::Source { .. } => true,
+                    Node::View { view, .. } => live[*view],
+                    _ => false,
+                }
+            });
+            if from_outside {
+                go_on.insert(&*view.name);
+            }
+            let outside = is_live(&view.node, &live);
+            live.push(outside);
+        }
+        for part in compare(&self.plan, &parts.computed.0, &[], &[]) {
+            let name = part.name.strip_prefix("view ").unwrap_or_default();
+            if matches!(part.fate, Fate::Changed | Fate::Gone) && !go_on.contains(name) {
+                counts.rejected.remove(name);
+            }
+        }
     }
 }
 

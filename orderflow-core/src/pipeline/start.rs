@@ -177,6 +177,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     // the dead letters, which come last, stay the same sink however many others there are
     let (views, sinks) = &parts.computed;
     let mut labels = kept.as_ref().map_or_else(|| change::labels(&BTreeMap::new(), sinks), |k| k.labels.clone());
+    let of_views: BTreeMap<_, _> = views.iter().map(|v| (v.name.clone(), v.text.clone())).collect();
     let computed = views.iter().map(|v| &v.name).chain(&labels).cloned().zip(views.iter().chain(sinks).map(|c| c.text.clone()));
     let plan = computed.chain(change::identities(&parts.sources)).collect();
     labels.push("dead letters".to_owned());
@@ -186,10 +187,11 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         look(kept, ledger.tail(), &parts, &labels, &context)?;
     }
     let new_sinks: Vec<bool> = labels.iter().map(|l| !found.held.contains_key(l)).collect();
-    let restored = match (&kept, &roots) {
+    let mut restored = match (&kept, &roots) {
         (Some(kept), Some(roots)) => Restored::choose(&*kept.store, &found, roots, &new_sinks, options.on_change)?,
         _ => None,
     };
+    restored.iter_mut().for_each(|r| r.forget_counts(&parts));
     let upto = restored.as_ref().map(|r| Epoch(r.image.upto));
     ledger.keep_checkpoints(|c| Some(c.epoch) <= upto);
     let fill = restored.as_ref().is_some_and(|r| r.fill);
@@ -270,7 +272,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         if let Some(roots) = &roots {
             let none = || roots.shapes.iter().map(|s| vec![vec![]; s.traces.len()]).collect();
             let files = restored.as_ref().map_or_else(none, |r| r.files.clone());
-            let driver = CheckpointDriver::new(store, generation, roots.clone(), files, engine.clock.clone());
+            let driver = CheckpointDriver::new(store, generation, (roots.clone(), of_views), files, engine.clock.clone());
             engine.checkpoints.port = port(driver, (&**name, "checkpoints"), threads, &wake)?;
             engine.checkpoints.port.give(Job::Clean { kept: engine.ledger.checkpoints().to_vec() });
         }
@@ -362,7 +364,8 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
             positions
         });
         let (wake, clock, until) = (wake.clone(), engine.clock.clone(), found.ends.get(&source).cloned());
-        let context = SourceContext { pipeline: name.clone(), name: source.clone(), resume, until, wake, clock };
+        let stood = found.stood(&source);
+        let context = SourceContext { pipeline: name.clone(), name: source.clone(), resume, until, stood, wake, clock };
         let reader = value.open(context).map_err(|e| e.at(format!("source {source}")))?;
         let bound = found.bound(&source);
         engine.sources.push(SourcePort::new(source, reader, spooled, bound));

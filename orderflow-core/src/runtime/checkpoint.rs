@@ -18,7 +18,7 @@ use crate::operator::root::{Roots, Shape, TraceShape};
 use crate::state::{Counts, FileRef, Manifest, RootFiles, ViewOf, generation_of, read, write};
 use crate::store::Store;
 use crate::time::{Clock, Epoch};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +62,8 @@ pub(crate) struct CheckpointDriver {
     generation: u64,
     shapes: Vec<Shape>,
     views: Vec<ViewOf>,
+    /// What each view computes.
+    plan: BTreeMap<String, String>,
     /// The content of each root's traces as of the newest checkpoint.
     files: Vec<Vec<Vec<FileRef>>>,
     /// Manifests that may be needed, with the names of their files.
@@ -75,12 +77,18 @@ pub(crate) struct CheckpointDriver {
 }
 
 impl CheckpointDriver {
-    /// Of these roots, which were restored from `files`.
-    pub(crate) fn new(store: Arc<dyn Store>, generation: u64, roots: Roots, files: Vec<Vec<Vec<FileRef>>>, clock: Clock) -> Self {
+    /// Of these roots, which were restored from `files`, and of views that compute what `plan` says.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        generation: u64,
+        (roots, plan): (Roots, BTreeMap<String, String>),
+        files: Vec<Vec<Vec<FileRef>>>,
+        clock: Clock,
+    ) -> Self {
         let (queue, tries, state) = (VecDeque::new(), Tries::new(clock), CheckpointState::default());
         let (manifests, owned) = (vec![], BTreeSet::new());
         let views = roots.views.into_iter().map(|v| ViewOf { view: v.view, root: v.root, columns: v.columns }).collect();
-        Self { store, generation, shapes: roots.shapes, views, files, manifests, owned, merges: 0, queue, tries, state }
+        Self { store, generation, shapes: roots.shapes, views, plan, files, manifests, owned, merges: 0, queue, tries, state }
     }
 
     fn work(&mut self) -> Result<()> {
@@ -144,7 +152,8 @@ impl CheckpointDriver {
         let rows = |s: &Shape| serde_json::to_value(&s.rows).map_err(|e| Error::internal("a root cannot be described").caused_by(e));
         let roots =
             self.shapes.iter().zip(&files).map(|(s, f)| Ok(RootFiles { text: s.text.clone(), traces: f.clone(), rows: Some(rows(s)?) }));
-        let manifest = Manifest { views: self.views.clone(), counts: Some(counts), ..Manifest::new(epoch, roots.collect::<Result<_>>()?) };
+        let (views, plan, counts) = (self.views.clone(), self.plan.clone(), Some(counts));
+        let manifest = Manifest { views, plan, counts, ..Manifest::new(epoch, roots.collect::<Result<_>>()?) };
         let checkpoint = manifest.save(&*self.store, self.generation)?;
         self.files = files;
         self.know(&checkpoint, &manifest);

@@ -22,10 +22,12 @@ use crate::data::Rejected;
 use crate::egress::canonical;
 use crate::epoch::{Entry, Idleness, Ledger, Mint, Replay};
 use crate::error::{Error, Result, Retry};
+use crate::operator::closure::panic_text;
 use crate::sink::{Closed, Progress};
 use crate::time::{Clock, Epoch, Positions};
 use arrow::array::RecordBatch;
 use crossbeam_channel::TryRecvError;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -444,7 +446,9 @@ impl Engine {
         self.checkpoints.port.close(false);
         self.log.close(false);
         for source in &mut self.sources {
-            if let Err(e) = source.reader.close() {
+            // whatever closing does, the reason of this end stays the one that is told
+            let closed = catch_unwind(AssertUnwindSafe(|| source.reader.close()));
+            if let Err(e) = closed.unwrap_or_else(|panic| Err(Error::internal("it panicked").why(panic_text(&*panic)))) {
                 tracing::warn!(source = %source.name, "closing: {e}");
             }
         }

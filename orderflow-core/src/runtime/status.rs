@@ -64,7 +64,8 @@ pub struct Status {
     /// Each sink; the last one takes the dead letters.
     pub sinks: Vec<SinkStatus>,
     /// Bad records and rows since the pipeline began, by the source or view that refused them; withdrawn ones are taken off. It is stored with the views,
-    /// so what is read again after a crash is counted once. Where all input is read again, it is counted again with it.
+    /// so what is read again after a crash is counted once. Where all input is read again, it is counted again with it. A view whose query changed and that
+    /// reads stored views only begins anew with what it refuses of their rows; one that is gone is not named.
     pub rejected: BTreeMap<String, i64>,
     /// Updates held in kept state, before merging.
     pub state_updates: usize,
@@ -114,9 +115,9 @@ pub struct Lag {
 pub struct SourceReport {
     /// Its name.
     pub name: String,
-    /// Records read by this run, those among them that an earlier one had read.
+    /// Records read by this run since it began at 0, those among them that an earlier one had read. What all runs read is [`SourceReport::bound`].
     pub rows: u64,
-    /// Their bytes.
+    /// Bytes of the records read by this run.
     pub bytes: u64,
     /// Records in closed epochs since the pipeline began: each counts once, however often it is read.
     pub bound: u64,
@@ -180,7 +181,7 @@ pub struct SinkStatus {
     pub kind: String,
     /// What messages and metrics call it, as no other sink of the pipeline: `console of totals`, and a second one `console of totals #2`.
     pub label: String,
-    /// Rows given to it by this run.
+    /// Rows given to it by this run since it began at 0; those that it held already are not given again. What it holds in all is its own to say.
     pub rows: u64,
     /// The newest epoch that it holds for good.
     pub committed: Epoch,

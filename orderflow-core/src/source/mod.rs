@@ -136,6 +136,9 @@ pub struct SourceContext {
     /// Where a bounded source ends, as [`Reader::ends`] told in an earlier run that has not finished yet: it ends there again, whatever has come since.
     /// A partition that is not named has nothing to give in this run. `None`: where it ends is to be resolved now.
     pub until: Option<Positions>,
+    /// Where each partition stood at the end of the last epoch that an earlier run closed; empty in a first run. What lies before it and behind
+    /// [`SourceContext::resume`] is asked for again: a source that cannot give it ends there ([`Polled::Ended`]), and the pipeline says what is missing.
+    pub stood: Positions,
     /// To be called from any thread when there is something to poll after [`Polled::Idle`].
     pub wake: Waker,
     /// The engine's clock.

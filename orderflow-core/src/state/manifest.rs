@@ -27,6 +27,9 @@ pub struct Manifest {
     /// What was counted until the end of the epoch; not in manifests of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
+    /// What each view computed when this was counted, as the ledger's plan has it: `view …` and its text; none in manifests of older versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plan: BTreeMap<String, String>,
 }
 
 /// What was counted since the pipeline began: no start can count it again without reading everything again.
@@ -62,7 +65,7 @@ pub struct RootFiles {
 impl Manifest {
     /// As of `epoch`.
     pub fn new(epoch: Epoch, roots: Vec<RootFiles>) -> Self {
-        Self { format: FORMAT, epoch: epoch.0, roots, views: vec![], counts: None }
+        Self { format: FORMAT, epoch: epoch.0, roots, views: vec![], counts: None, plan: BTreeMap::new() }
     }
 
     /// All files.

@@ -39,7 +39,8 @@ fn a_manifest_is_what_the_checkpoint_says() {
     let file = FileRef { name: "roots/a".into(), upto: 3, rows: 1, bytes: 2, crc: 3 };
     let roots = vec![RootFiles { text: "orders | group by city".into(), traces: vec![vec![file.clone()], vec![]], rows: None }];
     let counts = Counts { rejected: [("orders".to_owned(), 3), ("totals".to_owned(), -1)].into() };
-    let manifest = Manifest { counts: Some(counts), ..Manifest::new(Epoch(3), roots) };
+    let plan = [("view totals".to_owned(), "Projection: n".to_owned())].into();
+    let manifest = Manifest { counts: Some(counts), plan, ..Manifest::new(Epoch(3), roots) };
     let checkpoint = manifest.save(&store, 2).unwrap();
     assert_eq!(checkpoint.manifest, "checkpoints/0000000003-g0002.json");
     let loaded = Manifest::load(&store, &checkpoint).unwrap();
@@ -56,5 +57,5 @@ fn the_first_format_of_a_manifest_can_still_be_read() {
     let checkpoint = Checkpoint { epoch: Epoch(9), manifest: "checkpoints/m".into(), crc: crc32fast::hash(json) };
     let manifest = Manifest::load(&store, &checkpoint).unwrap();
     assert_eq!((manifest.epoch, manifest.roots[0].traces[0][0].name.as_str()), (9, "roots/x"));
-    assert_eq!(manifest.counts, None, "nothing was counted");
+    assert_eq!((manifest.counts, manifest.plan.len()), (None, 0), "nothing was counted");
 }

@@ -3,9 +3,12 @@
 use crate::feed::{collect, feed};
 use orderflow_core::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use orderflow_core::error::Kind;
+use orderflow_core::error::{Error, Kind, Result};
+use orderflow_core::format::Format;
 use orderflow_core::sink::files::{DataSet, JsonLines};
 use orderflow_core::sink::memory;
+use orderflow_core::source::{Polled, Reader, Source, SourceContext, SourceStatus};
+use orderflow_core::time::Positions;
 use orderflow_core::{Phase, Pipeline};
 use std::sync::Arc;
 
@@ -111,6 +114,56 @@ async fn a_panic_in_an_operator_fails_the_pipeline_and_not_the_host() {
     assert!(e.to_string().contains("out of cheese"), "{e}");
     assert!(matches!(running.status().phase, Phase::Failed(_)));
     assert!(running.query("SELECT * FROM v").await.unwrap_err().to_string().contains("out of cheese"));
+}
+
+/// A source whose reader ends badly when it is polled, and panics again when it is closed.
+struct Broken {
+    panics: bool,
+}
+
+impl Source for Broken {
+    fn schema(&self) -> SchemaRef {
+        schema()
+    }
+
+    fn format(&self) -> Option<Arc<dyn Format>> {
+        None
+    }
+
+    fn open(self: Box<Self>, _: SourceContext) -> Result<Box<dyn Reader>> {
+        Ok(self)
+    }
+}
+
+impl Reader for Broken {
+    fn poll(&mut self) -> Result<Polled> {
+        assert!(!self.panics, "out of cheese");
+        Err(Error::external("out of cheese").permanent())
+    }
+
+    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> SourceStatus {
+        SourceStatus::default()
+    }
+
+    fn close(&mut self) -> Result<()> {
+        panic!("out of crackers, too")
+    }
+}
+
+#[tokio::test]
+async fn a_panic_while_a_broken_source_is_closed_does_not_hide_what_broke_it() {
+    for panics in [true, false] {
+        let mut flow = Pipeline::new("broken");
+        flow.source("numbers", Broken { panics }).unwrap().view("v").unwrap();
+        let running = flow.start().await.unwrap();
+        let e = running.wait().await.unwrap_err().to_string();
+        assert!(e.contains("out of cheese") && !e.contains("crackers"), "{e}");
+        assert!(matches!(running.status().phase, Phase::Failed(e) if e.to_string().contains("out of cheese")));
+    }
 }
 
 #[tokio::test]

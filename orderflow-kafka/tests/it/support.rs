@@ -43,6 +43,7 @@ pub(crate) fn try_open(source: KafkaSource, pipeline: &str, resume: Option<Posit
         name: "source".into(),
         resume,
         until: None,
+        stood: Positions::new(),
         wake: Waker::new(move || {
             let _ = wake.send(());
         }),

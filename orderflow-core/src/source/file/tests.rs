@@ -14,7 +14,15 @@ fn schema() -> SchemaRef {
 }
 
 fn context(resume: Option<Positions>) -> SourceContext {
-    SourceContext { pipeline: "p".into(), name: "in".into(), resume, until: None, wake: Waker::default(), clock: Clock::manual(0) }
+    SourceContext {
+        pipeline: "p".into(),
+        name: "in".into(),
+        resume,
+        until: None,
+        stood: Positions::new(),
+        wake: Waker::default(),
+        clock: Clock::manual(0),
+    }
 }
 
 /// All records with their positions; checks that fetches follow each other without a gap.

@@ -15,7 +15,15 @@ fn rows(n: std::ops::Range<i64>) -> RecordBatch {
 
 fn open(source: ChannelSource, resume: Option<u64>, wake: Waker) -> Box<dyn Reader> {
     let resume = resume.map(|at| Positions::from([(Partition::new("in", 0), at)]));
-    let context = SourceContext { pipeline: "p".into(), name: "in".into(), resume, until: None, wake, clock: Clock::manual(0) };
+    let context = SourceContext {
+        pipeline: "p".into(),
+        name: "in".into(),
+        resume,
+        until: None,
+        stood: Positions::new(),
+        wake,
+        clock: Clock::manual(0),
+    };
     Box::new(source).open(context).unwrap()
 }
 

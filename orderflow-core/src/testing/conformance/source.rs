@@ -69,6 +69,7 @@ fn read(source: Box<dyn Source>, resume: Option<Positions>) -> Reading {
         name: "source".into(),
         resume: resume.clone(),
         until: None,
+        stood: Positions::new(),
         wake: Waker::new(move || {
             let _ = wake.try_send(()); // it is awake already
         }),

@@ -47,7 +47,7 @@ impl World {
     }
 
     /// The same with an empty place for this sink.
-    fn elsewhere(&self, sink: &'static str) -> World {
+    pub(super) fn elsewhere(&self, sink: &'static str) -> World {
         let mut sinks = self.sinks.clone();
         sinks.insert(sink, Arc::new(Memory::new()));
         World { every: self.every, state: self.state.clone(), sinks }
