@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests may do what only one room may")]
 
 mod lanes;
+mod planted;
 mod real;
 mod sink;
 mod source;

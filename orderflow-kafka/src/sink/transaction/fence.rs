@@ -9,6 +9,7 @@ use super::progress::{Held, Whose, whose};
 use crate::client::refused_property;
 use crate::ffi::{Call, Outgoing, ProducerClient, Refusal, TopicHandle};
 use crate::source::Signal;
+use orderflow_core::bug::{Bug, planted};
 use orderflow_core::sink::{Progress, WriterId};
 use orderflow_core::{Error, Result};
 use rdkafka::config::ClientConfig;
@@ -79,11 +80,12 @@ impl Opening {
         let mut config = self.config.clone();
         config.set("batch.size", batch.to_string());
         for contest in 0..CONTESTS {
-            if let Some(progress) = self.look(&self.book.glance()?, again || contest > 0)? {
+            let seen = self.book.glance()?;
+            if let Some(progress) = self.look(&seen, again || contest > 0)? {
                 return Ok(Entry::Theirs(progress));
             }
             let clients = each(lanes, |_, lane| init(&config, &self.id(lane), &self.brokers, Some(self.signal.clone())))?;
-            let pages = self.book.settled(self.me, &config)?;
+            let pages = if planted(Bug::ReadBeforeFence) { seen } else { self.book.settled(self.me, &config)? };
             // who was faster than the fence is newer, and has read before us
             if let Some(progress) = self.look(&pages, true)? {
                 return Ok(Entry::Theirs(progress));
@@ -125,7 +127,7 @@ impl Opening {
     }
 
     /// Writes a record of progress in a transaction of its own.
-    fn mark(&self, client: &Arc<ProducerClient>, id: &str, held: &Held) -> std::result::Result<(), Refusal> {
+    pub(super) fn mark(&self, client: &Arc<ProducerClient>, id: &str, held: &Held) -> std::result::Result<(), Refusal> {
         let refusal = |code: Code| Refusal { code, text: code.to_string(), again: false, abort: false };
         client.transaction(Call::Begin, Duration::ZERO)?;
         let topic = TopicHandle::new(client, &self.book.topic).ok_or_else(|| refusal(Code::UnknownTopic))?;
