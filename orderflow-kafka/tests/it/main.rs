@@ -6,5 +6,6 @@ mod planted;
 mod real;
 mod sink;
 mod source;
+mod spans;
 mod support;
 mod transactions;

@@ -36,6 +36,8 @@ pub(super) struct Opening {
     pub(super) brokers: String,
     /// Raised when a lane's producer has something to tell.
     pub(super) signal: Arc<Signal>,
+    /// What the lanes' threads run in.
+    pub(super) span: tracing::Span,
 }
 
 /// A lane that was won, and its newest record before.
@@ -165,9 +167,11 @@ fn each<T: Send>(lanes: &[u8], work: impl Fn(usize, u8) -> Result<T> + Sync) -> 
         return Ok(vec![work(0, *lane)?]);
     }
     let panicked = |_| Err(Error::internal("a thread that opens a lane panicked"));
+    let span = tracing::Span::current();
     std::thread::scope(|scope| {
-        let work = &work;
-        let threads: Vec<_> = lanes.iter().enumerate().map(|(at, lane)| scope.spawn(move || work(at, *lane))).collect();
+        let (work, span) = (&work, &span);
+        let lanes = lanes.iter().enumerate();
+        let threads: Vec<_> = lanes.map(|(at, lane)| scope.spawn(move || span.in_scope(|| work(at, *lane)))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
     })
 }
