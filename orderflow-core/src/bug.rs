@@ -58,7 +58,7 @@ pub enum Bug {
     NoRollForward,
     /// A data set's commit is recorded before its files are written.
     CommitBeforeData,
-    /// A table's rows are committed, and their progress in a transaction after that.
+    /// Rows are committed, and their progress in a transaction after that.
     ProgressOutsideTransaction,
     /// What a sink holds is read before older writers are fenced, and not again.
     ReadBeforeFence,

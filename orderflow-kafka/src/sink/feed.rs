@@ -3,11 +3,11 @@
 //! Invariant: rows leave in the order given, each to a partition that depends on the record, its place and the topic alone: an epoch that
 //! is sent again gives the same records. The word that travels with a record names its row and topic, and so its epoch and where it came from.
 
-use super::KafkaSink;
 use super::columns::{Layout, Parts, Places, Route};
 use super::partition::{partition_for_key, partition_for_place};
 use super::producers::Producers;
 use super::topics::{State, Topic, TopicId, Topics};
+use super::{KafkaSink, span};
 use crate::admin::Admin;
 use crate::ffi::{Delivery, Headers, Outgoing};
 use orderflow_core::data::{Changes, Rejected};
@@ -221,7 +221,7 @@ impl Feed {
     /// Finds the topics that have a fixed name. The other arguments are those of [`Topics::start`].
     pub(super) fn start(sink: &KafkaSink, context: &SinkContext, wake: Waker, batch: usize, pinned: BTreeMap<String, i32>) -> Result<Self> {
         let brokers = sink.settings.brokers().to_owned();
-        let mut topics = Topics::start(sink, wake, batch, pinned)?;
+        let mut topics = Topics::start(sink, span(context, "topics"), wake, batch, pinned)?;
         let fixed: Vec<Option<TopicId>> = sink
             .topics
             .iter()

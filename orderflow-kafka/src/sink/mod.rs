@@ -201,6 +201,11 @@ impl KafkaSink {
     }
 }
 
+/// The span of a thread of the sink's own.
+fn span(context: &SinkContext, part: &str) -> tracing::Span {
+    tracing::info_span!("orderflow_kafka", pipeline = %context.pipeline, sink = %format_args!("kafka of {}", context.view), part = %part)
+}
+
 impl Sink for KafkaSink {
     fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
         self.wanted_columns(&input.schema)

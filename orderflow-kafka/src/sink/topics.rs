@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tracing::Span;
 
 /// Number of a topic within its writer.
 pub(crate) type TopicId = u16;
@@ -87,9 +88,9 @@ enum Found {
 }
 
 impl Topics {
-    /// Starts the thread, which calls `wake` with every answer. `batch` is the size of the producers' batches; `pinned` are numbers of partitions that
+    /// Starts the thread, which runs in `span` and calls `wake` with every answer. `batch` is the size of the producers' batches; `pinned` are numbers of partitions that
     /// hold where a topic still has so many.
-    pub(crate) fn start(sink: &KafkaSink, wake: Waker, batch: usize, pinned: BTreeMap<String, i32>) -> Result<Self> {
+    pub(crate) fn start(sink: &KafkaSink, span: Span, wake: Waker, batch: usize, pinned: BTreeMap<String, i32>) -> Result<Self> {
         let (asks, theirs) = channel();
         let (answer, answers) = channel();
         let wake = Arc::new(wake);
@@ -104,7 +105,7 @@ impl Topics {
         };
         std::thread::Builder::new()
             .name("orderflow-kafka-topics".into())
-            .spawn(move || finder.run(&theirs, &answer))
+            .spawn(move || span.in_scope(|| finder.run(&theirs, &answer)))
             .map_err(|e| Error::external("the thread that looks up topics could not start").caused_by(e))?;
         let overflow = Topic {
             name: String::new(),

@@ -109,7 +109,9 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
         places.iter_mut().for_each(|p| p.until = Some(named.get(&p.partition).copied().unwrap_or(p.end)));
     }
     let refresh = config.get("topic.metadata.refresh.interval.ms").and_then(|ms| ms.parse().ok()).map_or(REFRESH, Duration::from_millis);
-    let assignment = Assignment { consumer, brokers: brokers.clone(), wanted, group, partitions, refresh, follow: source.until.is_none() };
+    let span = tracing::info_span!("orderflow_kafka", pipeline = %context.pipeline, source = %context.name, part = %"watch");
+    let follow = source.until.is_none();
+    let assignment = Assignment { consumer, brokers: brokers.clone(), wanted, group, partitions, refresh, follow, span };
     let ends = matches!(source.until, Some(Until::Latest))
         .then(|| places.iter().map(|p| (p.partition.clone(), p.until.unwrap_or(p.end))).collect());
     KafkaReader::new(assignment, hub, places, ends, brokers)

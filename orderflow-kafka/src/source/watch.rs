@@ -137,6 +137,8 @@ pub(crate) struct Assignment {
     pub(crate) refresh: Duration,
     /// Whether new partitions are of interest.
     pub(crate) follow: bool,
+    /// What the thread runs in.
+    pub(crate) span: tracing::Span,
 }
 
 impl Watch {
@@ -145,7 +147,7 @@ impl Watch {
         let theirs = shared.clone();
         let thread = std::thread::Builder::new()
             .name("orderflow-kafka-watch".into())
-            .spawn(move || assignment.run(&theirs))
+            .spawn(move || assignment.span.clone().in_scope(|| assignment.run(&theirs)))
             .map_err(|e| refused_property(rdkafka::error::KafkaError::ClientCreation(e.to_string())))?;
         Ok(Self { shared, thread: Some(thread) })
     }

@@ -2,8 +2,10 @@
 #![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests may do what only one room may")]
 
 mod lanes;
+mod planted;
 mod real;
 mod sink;
 mod source;
+mod spans;
 mod support;
 mod transactions;

@@ -41,7 +41,7 @@ impl Place {
         Self { brokers, prefix, topic, admin }
     }
 
-    fn sink(&self) -> KafkaSink {
+    pub(crate) fn sink(&self) -> KafkaSink {
         Kafka::sink(&self.brokers).prefix(&self.prefix).topic("t").value_sql("v").replication(1)
     }
 
@@ -49,11 +49,11 @@ impl Place {
         format!("{}test.progress", self.prefix)
     }
 
-    fn open(&self, ledger: u128, generation: u64) -> Act {
+    pub(crate) fn open(&self, ledger: u128, generation: u64) -> Act {
         self.try_open(self.sink(), ledger, generation).unwrap()
     }
 
-    fn try_open(&self, sink: KafkaSink, ledger: u128, generation: u64) -> Result<Act> {
+    pub(crate) fn try_open(&self, sink: KafkaSink, ledger: u128, generation: u64) -> Result<Act> {
         self.try_open_at(sink, ledger, generation, Clock::manual(0), schema())
     }
 
@@ -66,15 +66,34 @@ impl Place {
     }
 
     /// All values that a reader of committed transactions sees, in order.
-    fn seen(&self) -> Vec<String> {
+    pub(crate) fn seen(&self) -> Vec<String> {
         let source = Kafka::topic(&self.topic).brokers(&self.brokers).until(Until::Latest);
         read_all(source).into_iter().filter_map(|s| s.value).collect()
     }
 
     /// How many values somebody sees who does not ask for committed ones.
-    fn dirty(&self) -> usize {
+    pub(crate) fn dirty(&self) -> usize {
         let source = Kafka::topic(&self.topic).brokers(&self.brokers).until(Until::Latest).property("isolation.level", "read_uncommitted");
         read_all(source).len()
+    }
+
+    /// A producer that has won this transactional id.
+    pub(crate) fn producer(&self, id: &str) -> BaseProducer {
+        let mut config = ClientConfig::new();
+        let producer: BaseProducer = config.set("bootstrap.servers", &self.brokers).set("transactional.id", id).create().unwrap();
+        producer.init_transactions(PATIENCE).unwrap();
+        producer
+    }
+
+    /// The producer of another sink of the same pipeline, with progress that is written and not committed.
+    pub(crate) fn dead_sister(&self) -> BaseProducer {
+        let id = format!("{}test/view/other/0", self.prefix);
+        let producer = self.producer(&id);
+        producer.begin_transaction().unwrap();
+        let record = r#"{"ledger":"7","generation":1,"epoch":2,"part":0}"#;
+        producer.send(BaseRecord::to(&self.progress()).key(&id).payload(record).partition(0)).unwrap();
+        producer.flush(PATIENCE).unwrap();
+        producer
     }
 
     pub(crate) fn forget(self) {
@@ -93,7 +112,7 @@ pub(crate) struct Act {
 }
 
 impl Act {
-    fn write(&mut self, epoch: u64) {
+    pub(crate) fn write(&mut self, epoch: u64) {
         self.write_values(epoch, values(epoch));
     }
 
@@ -159,7 +178,7 @@ fn values(epoch: u64) -> Vec<String> {
     (0..10).map(|i| format!("{epoch}-{i}")).collect()
 }
 
-fn through(epochs: std::ops::RangeInclusive<u64>) -> Vec<String> {
+pub(crate) fn through(epochs: std::ops::RangeInclusive<u64>) -> Vec<String> {
     epochs.flat_map(values).collect()
 }
 
@@ -357,14 +376,7 @@ fn real_a_sisters_open_transaction_does_not_hide_progress() {
     act.write(1);
     act.until(1).unwrap();
     // another sink of the same pipeline died with its progress written and not committed
-    let id = format!("{}test/view/other/0", place.prefix);
-    let producer: BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", &place.brokers).set("transactional.id", &id).create().unwrap();
-    producer.init_transactions(PATIENCE).unwrap();
-    producer.begin_transaction().unwrap();
-    let record = r#"{"ledger":"7","generation":1,"epoch":2,"part":0}"#;
-    producer.send(BaseRecord::to(&place.progress()).key(&id).payload(record).partition(0)).unwrap();
-    producer.flush(PATIENCE).unwrap();
+    let producer = place.dead_sister();
     // what is committed after it stays hidden until it ends
     act.write(2);
     act.until(2).unwrap();

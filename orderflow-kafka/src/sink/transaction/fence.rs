@@ -9,6 +9,7 @@ use super::progress::{Held, Whose, whose};
 use crate::client::refused_property;
 use crate::ffi::{Call, Outgoing, ProducerClient, Refusal, TopicHandle};
 use crate::source::Signal;
+use orderflow_core::bug::{Bug, planted};
 use orderflow_core::sink::{Progress, WriterId};
 use orderflow_core::{Error, Result};
 use rdkafka::config::ClientConfig;
@@ -35,6 +36,8 @@ pub(super) struct Opening {
     pub(super) brokers: String,
     /// Raised when a lane's producer has something to tell.
     pub(super) signal: Arc<Signal>,
+    /// What the lanes' threads run in.
+    pub(super) span: tracing::Span,
 }
 
 /// A lane that was won, and its newest record before.
@@ -79,11 +82,12 @@ impl Opening {
         let mut config = self.config.clone();
         config.set("batch.size", batch.to_string());
         for contest in 0..CONTESTS {
-            if let Some(progress) = self.look(&self.book.glance()?, again || contest > 0)? {
+            let seen = self.book.glance()?;
+            if let Some(progress) = self.look(&seen, again || contest > 0)? {
                 return Ok(Entry::Theirs(progress));
             }
             let clients = each(lanes, |_, lane| init(&config, &self.id(lane), &self.brokers, Some(self.signal.clone())))?;
-            let pages = self.book.settled(self.me, &config)?;
+            let pages = if planted(Bug::ReadBeforeFence) { seen } else { self.book.settled(self.me, &config)? };
             // who was faster than the fence is newer, and has read before us
             if let Some(progress) = self.look(&pages, true)? {
                 return Ok(Entry::Theirs(progress));
@@ -125,7 +129,7 @@ impl Opening {
     }
 
     /// Writes a record of progress in a transaction of its own.
-    fn mark(&self, client: &Arc<ProducerClient>, id: &str, held: &Held) -> std::result::Result<(), Refusal> {
+    pub(super) fn mark(&self, client: &Arc<ProducerClient>, id: &str, held: &Held) -> std::result::Result<(), Refusal> {
         let refusal = |code: Code| Refusal { code, text: code.to_string(), again: false, abort: false };
         client.transaction(Call::Begin, Duration::ZERO)?;
         let topic = TopicHandle::new(client, &self.book.topic).ok_or_else(|| refusal(Code::UnknownTopic))?;
@@ -163,9 +167,11 @@ fn each<T: Send>(lanes: &[u8], work: impl Fn(usize, u8) -> Result<T> + Sync) -> 
         return Ok(vec![work(0, *lane)?]);
     }
     let panicked = |_| Err(Error::internal("a thread that opens a lane panicked"));
+    let span = tracing::Span::current();
     std::thread::scope(|scope| {
-        let work = &work;
-        let threads: Vec<_> = lanes.iter().enumerate().map(|(at, lane)| scope.spawn(move || work(at, *lane))).collect();
+        let (work, span) = (&work, &span);
+        let lanes = lanes.iter().enumerate();
+        let threads: Vec<_> = lanes.map(|(at, lane)| scope.spawn(move || span.in_scope(|| work(at, *lane)))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
     })
 }

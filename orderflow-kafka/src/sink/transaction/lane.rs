@@ -51,7 +51,7 @@ impl Lane {
         let thread = Thread { opening, number, client, stop: stop.clone() };
         std::thread::Builder::new()
             .name("orderflow-kafka-commit".into())
-            .spawn(move || thread.run(&theirs, &answer))
+            .spawn(move || thread.opening.span.clone().in_scope(|| thread.run(&theirs, &answer)))
             .map_err(|e| Error::external("the thread that commits transactions could not start").caused_by(e))?;
         Ok(Self { tasks, answers, stop })
     }

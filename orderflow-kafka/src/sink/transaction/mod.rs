@@ -16,10 +16,10 @@ mod split;
 mod tally;
 mod writer;
 
-use super::KafkaSink;
 use super::columns::Route;
 use super::feed::{batch_size, configuration};
 use super::topics::invalid;
+use super::{KafkaSink, span};
 use book::Book;
 use fence::{Entry, Opening};
 use lanes::{Bell, Lanes};
@@ -72,6 +72,7 @@ pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Opened> {
         me: context.writer,
         brokers: sink.settings.brokers().to_owned(),
         signal: bell.signal(),
+        span: span(context, "commit"),
         config,
     });
     let won = match opening.open_all(batch_size(&opening.config))? {

@@ -9,6 +9,7 @@
 //! a claim: the lane is taken and holds nothing yet. `opened`, in records of lane 0, is the number of lanes that writers up to this one may have opened.
 
 use super::split::Split;
+use orderflow_core::bug::{Bug, planted};
 use orderflow_core::sink::{Progress, WriterId};
 use orderflow_core::time::Epoch;
 use orderflow_core::{Error, Result};
@@ -123,7 +124,7 @@ pub(super) enum Whose {
 /// Looks before anything is written; it judges nobody's epochs, since an older writer may still commit.
 pub(super) fn whose(held: Option<&Held>, me: WriterId) -> Whose {
     match held {
-        Some(held) if held.writer.ledger != me.ledger => {
+        Some(held) if held.writer.ledger != me.ledger && !planted(Bug::LedgerIdIgnored) => {
             Whose::Theirs(held.progress().unwrap_or(Progress { writer: held.writer, epoch: Epoch(0), part: 0 }))
         }
         Some(held) if held.writer.generation > me.generation => Whose::Newer(held.writer.generation),

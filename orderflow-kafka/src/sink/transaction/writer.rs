@@ -17,6 +17,7 @@ use crate::ffi::{Call, Delivery, ProducerClient, Refusal, TopicHandle};
 use crate::sink::feed::{Feed, Flight, Manner, Sent, Share, batch_size, flight_of, named, too_large};
 use crate::sink::producers::Producers;
 use crate::sink::topics::{Topic, TopicId};
+use orderflow_core::bug::{Bug, planted};
 use orderflow_core::data::Rejected;
 use orderflow_core::error::Retry;
 use orderflow_core::sink::Progress;
@@ -243,11 +244,9 @@ impl LaneWriter {
 
     /// Puts the progress into the transaction, as its last record.
     fn conclude(&mut self, common: &Common) -> Result<()> {
-        let Some(progress) = self.covered() else { return Ok(()) };
-        let opened = if self.number == 0 { common.opened } else { 1 };
-        let at = Some((progress.epoch, progress.part));
-        let held = Held { writer: progress.writer, at, by: None, split: common.sharing.split().clone(), opened };
-        match produce(&self.marks, &self.id(), &held) {
+        let Some(held) = self.held(common) else { return Ok(()) };
+        let put = if planted(Bug::ProgressOutsideTransaction) { Ok(()) } else { produce(&self.marks, &self.id(), &held) };
+        match put {
             Ok(()) => {
                 self.stage = Stage::Flushing;
                 Ok(())
@@ -265,6 +264,14 @@ impl LaneWriter {
     fn covered(&self) -> Option<Progress> {
         let last = self.flights.get(self.taken.checked_sub(1)?)?;
         Some(Progress { writer: self.opening.me, epoch: last.epoch, part: 0 })
+    }
+
+    /// The record of that progress.
+    fn held(&self, common: &Common) -> Option<Held> {
+        let progress = self.covered()?;
+        let opened = if self.number == 0 { common.opened } else { 1 };
+        let at = Some((progress.epoch, progress.part));
+        Some(Held { writer: progress.writer, at, by: None, split: common.sharing.split().clone(), opened })
     }
 
     /// Takes the epochs at hand out of the transaction, to be sent again.
@@ -397,6 +404,12 @@ impl LaneWriter {
         let Some(answer) = self.lane.answer() else { return Ok(()) };
         match answer {
             Answer::Committed(Ok(())) => {
+                if planted(Bug::ProgressOutsideTransaction)
+                    && let Some(held) = self.held(common)
+                    && let Err(refusal) = self.opening.mark(&self.client, &self.id(), &held)
+                {
+                    return self.stumbled(&refusal);
+                }
                 let (progress, tally) = (self.covered(), std::mem::take(&mut self.tally));
                 if let Some(progress) = progress {
                     self.committed(progress, tally, &common.feed);
@@ -445,6 +458,7 @@ impl LaneWriter {
                 .hint("was it deleted, or made anew? It must be compacted and never cleared; start again: the start says what can be done")
                 .permanent());
         }
+        let held = if planted(Bug::BlindRetry) { self.progress } else { held };
         let doubtful = self.doubtful.take();
         if let Some(held) = held.filter(|held| known.is_none_or(|known| held.epoch > known)) {
             let tally = doubtful.filter(|(progress, _)| progress.epoch == held.epoch).map(|(_, tally)| tally);
