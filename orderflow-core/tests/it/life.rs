@@ -6,8 +6,9 @@ use orderflow_core::arrow::datatypes::{DataType, Field, Int64Type, Schema, Schem
 use orderflow_core::error::Kind;
 use orderflow_core::sink::files::{DataSet, JsonLines};
 use orderflow_core::sink::memory;
-use orderflow_core::{Phase, Pipeline};
+use orderflow_core::{Phase, Pipeline, source};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]))
@@ -111,6 +112,28 @@ async fn a_panic_in_an_operator_fails_the_pipeline_and_not_the_host() {
     assert!(e.to_string().contains("out of cheese"), "{e}");
     assert!(matches!(running.status().phase, Phase::Failed(_)));
     assert!(running.query("SELECT * FROM v").await.unwrap_err().to_string().contains("out of cheese"));
+}
+
+#[tokio::test]
+async fn a_handle_that_is_dropped_stops_its_pipeline() {
+    let (sender, source) = source::memory::channel(schema(), 1_000);
+    let mut flow = Pipeline::new("dropped");
+    flow.source("numbers", source).unwrap();
+    flow.view("total", "SELECT sum(n) AS n FROM numbers").unwrap();
+    let running = flow.start().await.unwrap();
+    sender.send(batch(&[1])).await.unwrap();
+    running.settled().await.unwrap();
+    drop(running);
+    let began = Instant::now();
+    // nobody waits for it, and whoever sends is told
+    let e = loop {
+        match sender.try_send(batch(&[2])) {
+            Err(e) => break e,
+            Ok(_) => assert!(began.elapsed() < Duration::from_secs(30), "it goes on"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(e.to_string().contains("the pipeline has stopped"), "{e}");
 }
 
 #[tokio::test]
