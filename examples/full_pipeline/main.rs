@@ -62,6 +62,10 @@ fn note(line: std::fmt::Arguments<'_>) {
 }
 
 async fn run(options: Options) -> Result<()> {
+    if options.no_produce && options.brokers.is_none() {
+        return Err(Error::user("--no-produce processes what a topic holds, and the embedded broker begins empty")
+            .hint("name a Kafka by --brokers HOST:PORT, or leave --no-produce away"));
+    }
     let mut interrupts = Interrupts::listen();
     let out = results_folder(&options)?;
     let embedded = if options.brokers.is_none() { Some(EmbeddedBroker::start(1)?) } else { None };

@@ -41,7 +41,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1, value_name = "N", requires = "state")]
     pub(crate) lanes: usize,
     /// How often an epoch closes, in milliseconds: what comes in later than that is in the next one
-    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    #[arg(long, default_value_t = 1000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) epoch: u64,
     /// A database that keeps count and amount in the table city_payment_totals: sqlite:FILE, mysql://… or postgres://…
     #[arg(long, value_name = "URL")]

@@ -143,8 +143,10 @@ impl Admin {
         if self.partitions(topic)?.is_some() {
             return Ok(false);
         }
-        let refused =
-            |code: Code| Error::external(format!("topic '{topic}' could not be created at {}", self.settings.brokers())).why(code);
+        let refused = |code: Code| {
+            let what = format!("topic '{topic}' could not be created at {}", self.settings.brokers());
+            Error::external(what).why(code).hint(advice(code))
+        };
         let mut created = true;
         if let Some(embedded) = &self.embedded {
             embedded.create_topic(topic, partitions)?;
@@ -179,7 +181,7 @@ impl Admin {
         let what = format!("topic '{topic}' could not be deleted");
         let answer = self.ask(|admin, options| block_on(admin.delete_topics(&[topic], options)));
         match answer.map_err(|e| self.unanswered(&what, &e))?.pop() {
-            Some(Err((_, code))) if code != Code::UnknownTopicOrPartition => Err(Error::external(what).why(code)),
+            Some(Err((_, code))) if code != Code::UnknownTopicOrPartition => Err(Error::external(what).why(code).hint(advice(code))),
             _ => Ok(()),
         }
     }
@@ -196,7 +198,7 @@ impl Admin {
         let new = NewPartitions::new(topic, total);
         let answer = self.ask(|admin, options| block_on(admin.create_partitions([&new], options)));
         match answer.map_err(|e| self.unanswered(&what, &e))?.pop() {
-            Some(Err((_, code))) => Err(Error::external(what).why(code)),
+            Some(Err((_, code))) => Err(Error::external(what).why(code).hint(advice(code))),
             _ => Ok(()),
         }
     }
@@ -277,7 +279,11 @@ impl Admin {
                 Ok(Polled::Fetch(fetch)) => records += fetch.rows as u64,
                 Ok(Polled::Ended) => break,
                 Ok(Polled::Idle) => {
-                    woken.recv_timeout(Duration::from_secs(30)).map_err(|_| Error::external(format!("reading topic '{topic}' stalled")))?;
+                    woken.recv_timeout(Duration::from_secs(30)).map_err(|_| {
+                        Error::external(format!("reading topic '{topic}' stalled"))
+                            .why("nothing came for half a minute")
+                            .hint("are the leaders of all its partitions running?")
+                    })?;
                 }
                 Err(e) if e.retry() == orderflow_core::error::Retry::Backoff => tracing::warn!("{e}"),
                 Err(e) => return Err(e),
@@ -309,6 +315,20 @@ impl Admin {
             GroupLag { committed, end: end.high, partition: end.partition }
         };
         Ok(ends.into_iter().map(lag).collect())
+    }
+}
+
+/// What to do about a topic that the cluster does not make, change or delete.
+fn advice(code: Code) -> &'static str {
+    match code {
+        Code::InvalidReplicationFactor => "ask for no more replicas than there are brokers",
+        Code::InvalidPartitions => "ask for one partition at least, and of a topic that is there for more than it has",
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            "give this client's user the right to do that (an ACL of the brokers), or let somebody do it who has it"
+        }
+        Code::PolicyViolation => "the cluster has rules of its own for topics: ask for what they allow",
+        code if passes(code) => "try again: the cluster may be starting, or electing a leader",
+        _ => "the brokers' own log says more",
     }
 }
 

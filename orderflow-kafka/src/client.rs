@@ -180,7 +180,8 @@ impl Context {
         let down = heard.down.take().filter(|_| !heard.told)?;
         heard.told = true;
         let why = heard.reason.clone().unwrap_or(down);
-        Some(Error::external(format!("no Kafka broker of {brokers} can be reached at the moment")).why(why))
+        let error = Error::external(format!("no Kafka broker of {brokers} can be reached at the moment")).why(why);
+        Some(error.hint("it goes on by itself when one answers"))
     }
 }
 
@@ -349,6 +350,7 @@ mod tests {
         down();
         let e = context.trouble("b:1").unwrap();
         assert!(e.to_string().contains("b:1") && e.to_string().contains("connection refused"), "{e}");
+        assert!(e.remedy().is_some_and(|hint| hint.contains("by itself")), "{e}");
         down();
         assert!(context.trouble("b:1").is_none());
         context.alive();

@@ -156,7 +156,8 @@ impl Producer {
         match (&self.failed, self.outstanding()) {
             (Some(e), _) => Err(e.clone()),
             (None, 0) => Ok(()),
-            (None, n) => Err(Error::external(format!("{n} records are not confirmed by {} yet", self.brokers))),
+            (None, n) => Err(Error::external(format!("{n} records are not confirmed by {} yet", self.brokers))
+                .hint("they stay with the producer: flush again to wait for them")),
         }
     }
 

@@ -245,13 +245,25 @@ fn a_program_finds_nothing_but_deltas_on_the_standard_output() {
 
 #[test]
 fn options_that_cannot_be_are_refused() {
-    for (args, part) in [(["--malformed", "2"], "--malformed"), (["--orders", "many"], "--orders"), (["--colour", "red"], "--colour")] {
+    for (args, part) in [
+        (["--malformed", "2"], "--malformed"),
+        (["--orders", "many"], "--orders"),
+        (["--epoch", "0"], "--epoch"),
+        (["--colour", "red"], "--colour"),
+    ] {
         let output = program(Path::new(".")).args(args).output().unwrap();
         assert!(output.status.code() == Some(2) && text(&output.stderr).contains(part), "{}", text(&output.stderr));
     }
     let dir = tempfile::tempdir().unwrap();
     let said = bad(program(dir.path()).args(["--workers", "0"]));
     assert!(said.contains("0 workers") && said.contains("hint"), "{said}");
+    // its own broker holds nothing but what it makes, also with a state
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["--no-produce"][..], &["--no-produce", "--state", "kept"]] {
+        let said = bad(program(dir.path()).args(args));
+        assert!(said.contains("begins empty") && said.contains("hint: name a Kafka by --brokers"), "{said}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+    }
 }
 
 #[test]

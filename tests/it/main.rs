@@ -9,6 +9,7 @@ mod dependencies;
 mod doors;
 mod exactly_once;
 mod example_embed;
+mod example_readers;
 mod full_pipeline;
 mod killed;
 mod layers;

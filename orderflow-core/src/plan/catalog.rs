@@ -275,3 +275,40 @@ impl ContextProvider for Catalog {
         self.builtin.windows.keys().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::TimeUnit;
+    use datafusion::logical_expr::Volatility;
+
+    /// Lists of arguments, one of which suits most functions: a text, a number, a float, a time, a list, and several of them.
+    const ARGUMENTS: [&str; 13] = ["", "t", "n", "x", "at", "[n]", "t, t", "n, n", "x, x", "t, n", "'day', at", "[n], n", "t, t, t"];
+
+    #[test]
+    fn every_scalar_function_of_datafusion_is_known_and_passes_if_it_always_gives_the_same_answer() {
+        let mut catalog = Catalog::new();
+        let time = DataType::Timestamp(TimeUnit::Millisecond, None);
+        let columns = [("t", DataType::Utf8), ("n", DataType::Int64), ("x", DataType::Float64), ("at", time)];
+        let fields: Vec<Field> = columns.into_iter().map(|(name, of)| Field::new(name, of, true)).collect();
+        catalog.add_source("s", Arc::new(Schema::new(fields)), vec![]).unwrap();
+        let (mut passed, mut refused) = (0, 0);
+        for function in SessionStateDefaults::default_scalar_functions() {
+            let (name, same) = (function.name(), function.signature().volatility == Volatility::Immutable);
+            let mut planned = false;
+            for arguments in ARGUMENTS {
+                // in quotes, since some names are words of SQL
+                match catalog.sql(&format!("SELECT \"{name}\"({arguments}) AS y FROM s")) {
+                    Ok(plan) => {
+                        assert_eq!(catalog.check(&plan).is_ok(), same, "{name}({arguments})");
+                        planned = true;
+                    }
+                    Err(e) => assert!(!e.to_string().starts_with("unknown function"), "{e}"),
+                }
+            }
+            passed += usize::from(planned && same);
+            refused += usize::from(planned && !same);
+        }
+        assert!(passed > 60 && refused >= 5, "{passed} passed and {refused} were refused");
+    }
+}

@@ -86,9 +86,10 @@ impl Custom {
 }
 
 fn unqualified(schema: &SchemaRef) -> Result<DFSchemaRef> {
-    DFSchema::try_from(schema.clone())
-        .map(Arc::new)
-        .map_err(|e| Error::user("an operator's columns need names of their own").why(e.strip_backtrace()))
+    DFSchema::try_from(schema.clone()).map(Arc::new).map_err(|e| {
+        let error = Error::user("an operator's columns need names of their own").why(e.strip_backtrace());
+        error.hint("rename one of them in the schema that the operator is given")
+    })
 }
 
 fn node<T: 'static>(plan: &LogicalPlan) -> Option<&T> {

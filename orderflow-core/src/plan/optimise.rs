@@ -110,7 +110,9 @@ fn constants_fit(plan: &LogicalPlan, options: &Arc<ConfigOptions>) -> Result<()>
         if let Ok(constant) = physical::physical(expr, &nothing, options)
             && let Err(e) = constant.evaluate(&one_row)
         {
-            let e = Error::user(format!("the constant {expr} has no value")).why(e.strip_backtrace());
+            let e = Error::user(format!("the constant {expr} has no value"))
+                .why(e.strip_backtrace())
+                .hint("write a smaller one, or cast to DECIMAL");
             return Err(DataFusionError::External(Box::new(e)));
         }
         Ok(TreeNodeRecursion::Continue)

@@ -7,10 +7,11 @@ use orderflow_core::error::{Error, Kind, Result};
 use orderflow_core::format::Format;
 use orderflow_core::sink::files::{DataSet, JsonLines};
 use orderflow_core::sink::memory;
-use orderflow_core::source::{Polled, Reader, Source, SourceContext, SourceStatus};
+use orderflow_core::source::{self, Polled, Reader, Source, SourceContext, SourceStatus};
 use orderflow_core::time::Positions;
 use orderflow_core::{Phase, Pipeline};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]))
@@ -164,6 +165,28 @@ async fn a_panic_while_a_broken_source_is_closed_does_not_hide_what_broke_it() {
         assert!(e.contains("out of cheese") && !e.contains("crackers"), "{e}");
         assert!(matches!(running.status().phase, Phase::Failed(e) if e.to_string().contains("out of cheese")));
     }
+}
+
+#[tokio::test]
+async fn a_handle_that_is_dropped_stops_its_pipeline() {
+    let (sender, source) = source::memory::channel(schema(), 1_000);
+    let mut flow = Pipeline::new("dropped");
+    flow.source("numbers", source).unwrap();
+    flow.view("total", "SELECT sum(n) AS n FROM numbers").unwrap();
+    let running = flow.start().await.unwrap();
+    sender.send(batch(&[1])).await.unwrap();
+    running.settled().await.unwrap();
+    drop(running);
+    let began = Instant::now();
+    // nobody waits for it, and whoever sends is told
+    let e = loop {
+        match sender.try_send(batch(&[2])) {
+            Err(e) => break e,
+            Ok(_) => assert!(began.elapsed() < Duration::from_secs(30), "it goes on"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(e.to_string().contains("the pipeline has stopped"), "{e}");
 }
 
 #[tokio::test]

@@ -9,6 +9,9 @@ use orderflow_core::arrow::compute::cast;
 use orderflow_core::arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use orderflow_core::{Error, Result};
 
+/// What to do about a column that is no text and cannot become one.
+const CAST: &str = "cast it to text in the expression that the sink is given, or select its parts";
+
 /// A column whose cells are bytes.
 #[derive(Clone, Debug)]
 pub(crate) enum Cells {
@@ -31,7 +34,7 @@ impl Cells {
             DataType::BinaryView => Self::BinaryView(column.as_binary_view().clone()),
             other => {
                 let text = cast(column, &DataType::Utf8)
-                    .map_err(|e| Error::user(format!("a column of type {other} cannot be written as text")).caused_by(e))?;
+                    .map_err(|e| Error::user(format!("a column of type {other} cannot be written as text")).caused_by(e).hint(CAST))?;
                 Self::Utf8(text.as_string().clone())
             }
         })
@@ -52,7 +55,10 @@ impl Cells {
 /// A column of whole numbers: milliseconds since 1970, or offsets.
 pub(crate) fn numbers(column: &ArrayRef) -> Result<orderflow_core::arrow::array::Int64Array> {
     let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
-    let refused = |e| Error::user(format!("a column of type {} is no timestamp", column.data_type())).caused_by(e);
+    let refused = |e| {
+        let error = Error::user(format!("a column of type {} is no timestamp", column.data_type())).caused_by(e);
+        error.hint("give the sink a TIMESTAMP, or milliseconds since 1970 as a BIGINT")
+    };
     let column = if column.data_type().is_temporal() { cast(column, &millis).map_err(refused)? } else { column.clone() };
     Ok(cast(&column, &DataType::Int64).map_err(refused)?.as_primitive::<Int64Type>().clone())
 }

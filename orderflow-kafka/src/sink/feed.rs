@@ -234,12 +234,14 @@ impl Feed {
         for id in fixed.iter().flatten() {
             match &topics.get(*id).state {
                 State::Ready { .. } => {}
-                State::Refused(why) => return Err(Error::user("the Kafka sink's topic cannot be written").why(why)),
+                State::Refused(why) => {
+                    let error = Error::user("the Kafka sink's topic cannot be written").why(why);
+                    return Err(error.hint("name another topic, make it beforehand, or let the sink make more (max_new_topics)"));
+                }
                 State::Asked => {
                     let what = format!("topic '{}' could not be looked up or created at {brokers} in time", topics.get(*id).name);
-                    return Err(
-                        Error::external(what).hint("an embedded cluster creates topics only through its handle: .embedded(&broker)")
-                    );
+                    return Err(Error::external(what)
+                        .hint("is the cluster busy? An embedded one creates topics only through its handle: .embedded(&broker)"));
                 }
             }
         }

@@ -221,4 +221,5 @@ fn real_a_topic_that_the_cluster_refuses_to_create_is_named() {
     // more replicas than any test cluster has brokers
     let e = try_write(Kafka::sink(&brokers).topic("t").prefix(&prefix).replication(77), &rows.schema()).err().unwrap();
     assert!(e.to_string().contains(&format!("'{prefix}t'")) && e.retry() == Retry::Never, "{e}");
+    assert!(e.remedy().is_some_and(|hint| hint.contains("no more replicas than there are brokers")), "{e}");
 }

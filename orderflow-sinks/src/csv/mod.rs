@@ -30,9 +30,9 @@ impl FileFormat for Lines {
         }
         // an empty batch shows whether every column can be printed
         let mut probe = Vec::new();
-        Writer::new(&mut probe)
-            .write(&RecordBatch::new_empty(schema.clone()))
-            .map_err(|e| Error::user("a column cannot be written as CSV").caused_by(e))?;
+        Writer::new(&mut probe).write(&RecordBatch::new_empty(schema.clone())).map_err(|e| {
+            Error::user("a column cannot be written as CSV").caused_by(e).hint("cast it to text in the query, or write Parquet")
+        })?;
         Ok(Box::new(LinesEncoder { header: true }))
     }
 }

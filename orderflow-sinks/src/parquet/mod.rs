@@ -63,7 +63,7 @@ impl FileFormat for Columns {
             .set_max_row_group_bytes(Some(GROUP_BYTES))
             .build();
         let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))
-            .map_err(|e| Error::user("a column cannot be written as Parquet").caused_by(e))?;
+            .map_err(|e| Error::user("a column cannot be written as Parquet").caused_by(e).hint("cast it in the query"))?;
         Ok(Box::new(ColumnsEncoder { writer: Some(writer) }))
     }
 }

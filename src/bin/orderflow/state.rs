@@ -102,7 +102,10 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
 fn write(out: &Output, rows: &RecordBatch) -> Result<()> {
     // written aside first, and renamed when it is whole
     let aside = out.path.with_added_extension("part");
-    let failed = |e: &dyn std::fmt::Display| Error::external(format!("cannot write {}", out.path.display())).why(e);
+    let failed = |e: &dyn std::fmt::Display| {
+        let error = Error::external(format!("cannot write {}", out.path.display())).why(e);
+        error.hint("name a file in a folder that is there, can be written and has room, by --out")
+    };
     let copy = || -> Result<()> {
         let file = BufWriter::new(File::create(&aside).map_err(|e| failed(&e))?);
         match out.format {

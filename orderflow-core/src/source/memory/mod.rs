@@ -273,7 +273,7 @@ impl Sender {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
         RecordBatch::try_new_with_options(ours.clone(), rows.columns().to_vec(), &options)
-            .map_err(|e| Error::user("the rows that were sent do not fit the channel's columns").caused_by(e).permanent())
+            .or_else(|e| refuse(format!("the rows that were sent do not fit the channel's columns: {e}")))
     }
 }
 

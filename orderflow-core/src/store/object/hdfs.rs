@@ -18,6 +18,7 @@ pub(in crate::store) fn open(url: &str, rest: &str, options: &[(&str, &str)], lo
     if let Some(runtime) = &background.0 {
         builder = builder.with_io_runtime(runtime.handle().clone());
     }
-    let store = builder.build().map_err(|e| Error::user(format!("{url} cannot be used")).caused_by(e))?;
+    let unusable = |e| Error::user(format!("{url} cannot be used")).caused_by(e).hint("write hdfs://namenode:port/folder");
+    let store = builder.build().map_err(unusable)?;
     Objects::opened(Arc::new(store), folder.trim_end_matches('/'), url.into(), background, looks)
 }

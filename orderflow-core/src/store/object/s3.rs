@@ -34,7 +34,11 @@ pub(in crate::store) fn open(url: &str, rest: &str, options: &[(&str, &str)], lo
     if endpoints.iter().any(|key| builder.get_config_value(key).is_some_and(|e| e.starts_with("http://"))) {
         builder = builder.with_allow_http(true);
     }
-    let store = Arc::new(builder.build().map_err(|e| Error::user(format!("{url} cannot be used")).caused_by(e))?);
+    let unusable = |e| {
+        let error = Error::user(format!("{url} cannot be used")).caused_by(e);
+        error.hint("write s3://bucket/prefix; region, endpoint and credentials come from AWS_… in the environment, or by open_with")
+    };
+    let store = Arc::new(builder.build().map_err(unusable)?);
     let background = Arc::new(Background::new()?);
     Ok(Objects::opened(store.clone(), prefix.trim_end_matches('/'), url.into(), background, looks)?.in_parts(store, PART))
 }
