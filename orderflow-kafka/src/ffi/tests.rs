@@ -1,4 +1,4 @@
-//! The native calls alone, against an embedded cluster, or against a broker of a few lines that leaves its cluster.
+//! The native calls alone, against an embedded cluster.
 //!
 //! Memory was checked with
 //!     valgrind --leak-check=full target/debug/deps/orderflow_kafka-<hash> --test-threads 1 ffi
@@ -6,15 +6,13 @@
 //! No invalid access; the only losses are the wrapper's own (216 bytes a client: it never gives back the queue for its logs),
 //! beside the threads of an embedded cluster that is still ending when the process does.
 
+mod forgotten;
+
 use super::*;
 use crate::embedded::EmbeddedBroker;
 use crate::source::Hub;
 use orderflow_core::source::Waker;
 use rdkafka::Offset;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -103,111 +101,4 @@ fn what_cannot_leave_is_given_up_when_the_client_is_dropped() {
     let record = Outgoing { partition: 0, key: None, value: Some(b"v"), timestamp: None, headers: None, opaque: 0 };
     producer.produce(&topic, record).unwrap();
     assert!(producer.outstanding() > 0);
-}
-
-/// The only broker of a cluster, which knows two requests: which ones it knows, and where brokers are.
-#[derive(Default)]
-struct Broker {
-    port: u16,
-    /// It is on its way out, and names no broker.
-    leaves: AtomicBool,
-    /// How often it said that there are no brokers.
-    left: AtomicUsize,
-}
-
-impl Broker {
-    fn start() -> Arc<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let broker = Arc::new(Self { port: listener.local_addr().unwrap().port(), ..Self::default() });
-        let theirs = broker.clone();
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let broker = theirs.clone();
-                // until the client hangs up
-                std::thread::spawn(move || broker.serve(client));
-            }
-        });
-        broker
-    }
-
-    fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    fn serve(&self, mut client: TcpStream) -> std::io::Result<()> {
-        loop {
-            let mut length = [0; 4];
-            client.read_exact(&mut length)?;
-            let mut request = vec![0; u32::from_be_bytes(length) as usize];
-            client.read_exact(&mut request)?;
-            let answer = match request[..2] {
-                // error, then ApiVersions 0 to 4 and Metadata 0 to 1, then a time
-                [0, 18] => vec![0, 0, 3, 0, 18, 0, 0, 0, 4, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0],
-                [0, 3] => self.metadata(),
-                _ => return Ok(()),
-            };
-            let answer = [&request[4..8], &answer[..]].concat();
-            client.write_all(&(answer.len() as u32).to_be_bytes())?;
-            client.write_all(&answer)?;
-        }
-    }
-
-    fn metadata(&self) -> Vec<u8> {
-        // one: its number, host, port, and no rack
-        let itself = [&[0_u8, 0, 0, 1, 0, 0, 0, 1, 0, 9][..], b"127.0.0.1", &u32::from(self.port).to_be_bytes(), &[0xff, 0xff]].concat();
-        let brokers = if self.leaves.load(Ordering::SeqCst) {
-            self.left.fetch_add(1, Ordering::SeqCst);
-            vec![0; 4]
-        } else {
-            itself
-        };
-        // the controller, then one topic without a leader: an error, its name, not internal, no partitions
-        [&brokers[..], &[0, 0, 0, 1], &[0, 0, 0, 1, 0, 5, 0, 1], b"t", &[0; 5]].concat()
-    }
-
-    fn assert_found_by(&self, client: &Client<Context>) {
-        let found = client.fetch_metadata(None, WAIT).expect("the client asks nobody any more");
-        let ports: Vec<i32> = found.brokers().iter().map(|b| b.port()).collect();
-        assert_eq!(ports, [i32::from(self.port)]);
-    }
-
-    /// Leaves, and comes back when the client has forgotten it.
-    fn be_forgotten_by(&self, client: &Client<Context>) {
-        self.assert_found_by(client);
-        self.left.store(0, Ordering::SeqCst);
-        self.leaves.store(true, Ordering::SeqCst);
-        let deadline = Instant::now() + WAIT;
-        while self.left.load(Ordering::SeqCst) == 0 {
-            let _ = client.fetch_metadata(None, A_WHILE); // an error, if the broker was forgotten meanwhile
-            assert!(Instant::now() < deadline, "the client does not ask");
-        }
-        // answers that are under way come in
-        let _ = client.fetch_metadata(None, A_WHILE);
-        self.leaves.store(false, Ordering::SeqCst);
-        assert!(client.fetch_metadata(None, A_WHILE).is_err(), "librdkafka forgets nothing any more: it need not be reminded");
-    }
-}
-
-const A_WHILE: Duration = Duration::from_millis(500);
-
-#[test]
-fn a_client_whose_last_broker_said_that_there_are_none_finds_it_again() {
-    let broker = Broker::start();
-    let mut config = ClientConfig::new();
-    // librdkafka may begin anew by itself where it counts all brokers as down: here it is to forget every time
-    config.set("bootstrap.servers", broker.address()).set("metadata.recovery.strategy", "none");
-    let producer = Arc::new(ProducerClient::new(&config).unwrap());
-    broker.be_forgotten_by(&producer.client);
-    let topic = TopicHandle::new(&producer, "t").unwrap();
-    let record = Outgoing { partition: 0, key: None, value: Some(b"v"), timestamp: None, headers: None, opaque: 0 };
-    producer.produce(&topic, record).unwrap();
-    producer.waited(Some(Duration::from_secs(4)));
-    assert!(producer.client.fetch_metadata(None, A_WHILE).is_err(), "it was silent for a moment only");
-    producer.waited(Some(Duration::from_secs(1)));
-    broker.assert_found_by(&producer.client);
-
-    let consumer: Consumer = config.create_with_context(Context::default()).unwrap();
-    broker.be_forgotten_by(consumer.client());
-    remind(consumer.client(), &broker.address());
-    broker.assert_found_by(consumer.client());
 }
