@@ -136,7 +136,7 @@ pub struct SourceReport {
 impl SourceReport {
     /// Records between what was read and the end of every partition, where the end is known.
     pub fn lag(&self) -> u64 {
-        self.status.partitions.iter().filter_map(|p| p.end.map(|e| e.saturating_sub(p.position))).sum()
+        self.status.partitions.iter().filter_map(PartitionStatus::lag).sum()
     }
 
     /// The time up to which every partition has been read that is not [idle](SourceReport::idle), in milliseconds since 1970: the least of their
@@ -157,17 +157,13 @@ impl SourceReport {
     /// [`SourceReport::lags`] at wall-clock time `now`, in milliseconds since 1970.
     pub(super) fn lags_at(&self, now: i64) -> Vec<Lag> {
         let time = |p: &PartitionStatus| {
-            if p.position >= p.end? {
+            if p.lag()? == 0 {
                 return Some(Duration::ZERO);
             }
             let age = now.saturating_sub(*self.watermarks.get(&p.partition)?);
             Some(Duration::from_millis(u64::try_from(age).unwrap_or(0)))
         };
-        let lag = |p: &PartitionStatus| Lag {
-            partition: p.partition.clone(),
-            records: p.end.map(|end| end.saturating_sub(p.position)),
-            time: time(p),
-        };
+        let lag = |p: &PartitionStatus| Lag { partition: p.partition.clone(), records: p.lag(), time: time(p) };
         self.status.partitions.iter().map(lag).collect()
     }
 }

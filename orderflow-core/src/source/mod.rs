@@ -290,6 +290,13 @@ pub struct PartitionStatus {
     pub end: Option<Position>,
 }
 
+impl PartitionStatus {
+    /// Positions between what was polled and the end; `None` where the end is not known.
+    pub fn lag(&self) -> Option<u64> {
+        self.end.map(|end| end.saturating_sub(self.position))
+    }
+}
+
 /// Pinned hash of positions, sizes and timestamps: the sum of one FNV-1a hash a record, so that it does not depend on where
 /// fetches were cut and two of them add up. It knows the newest timestamp, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

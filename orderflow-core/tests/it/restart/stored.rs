@@ -87,6 +87,11 @@ fn a_flipped_bit_in_the_newest_checkpoint_makes_the_older_one_do() {
     }
 }
 
+/// Names of all that is stored of views.
+fn there(world: &World) -> Vec<String> {
+    [world.state.list("roots/").unwrap(), world.state.list("checkpoints/").unwrap()].concat()
+}
+
 #[test]
 fn with_both_checkpoints_damaged_a_start_is_refused_and_deletes_nothing_until_it_is_told_to_begin_again() {
     let views = &[TOTALS, EXTREMES];
@@ -96,12 +101,11 @@ fn with_both_checkpoints_damaged_a_start_is_refused_and_deletes_nothing_until_it
     for manifest in &manifests {
         world.state.put_bytes(manifest, b"{").unwrap();
     }
-    let there = || [world.state.list("roots/").unwrap(), world.state.list("checkpoints/").unwrap()].concat();
-    let (before, rows) = (there(), world.rows());
+    let (before, rows) = (there(&world), world.rows());
     let e = live(views, &world, log()).unwrap_err();
     assert_eq!(e.kind(), Kind::User);
     assert!(manifests.iter().all(|m| e.to_string().contains(m.as_str())) && e.remedy().unwrap().contains("Rebuild"), "{e}");
-    assert_eq!((there(), world.rows()), (before, rows));
+    assert_eq!((there(&world), world.rows()), (before, rows));
     let verified = orderflow_core::admin::verify(&world.state, "state").unwrap();
     assert!(verified.advice.unwrap().ends_with(e.remedy().unwrap()), "who looks is told what who starts is told");
     let clock = Clock::manual(1_000_000);
@@ -121,8 +125,7 @@ fn a_flipped_bit_in_a_file_that_both_checkpoints_need_is_refused_by_its_name_and
     let [.., older, newest] = &manifests[..] else { panic!("two are kept: {manifests:?}") };
     let shared: Vec<String> = files_of(&world, older).intersection(&files_of(&world, newest)).cloned().collect();
     assert!(!shared.is_empty(), "what did not change is written once");
-    let there = || [world.state.list("roots/").unwrap(), world.state.list("checkpoints/").unwrap()].concat();
-    let (before, rows) = (there(), world.rows());
+    let (before, rows) = (there(&world), world.rows());
     for name in shared {
         let whole = world.state.get(&name).unwrap().unwrap();
         let mut bad = whole.clone();
@@ -130,7 +133,7 @@ fn a_flipped_bit_in_a_file_that_both_checkpoints_need_is_refused_by_its_name_and
         world.state.put_bytes(&name, &bad).unwrap();
         let e = live(views, &world, log()).unwrap_err();
         assert!(e.kind() == Kind::User && e.to_string().contains(&name) && e.remedy().unwrap().contains("Rebuild"), "{name}: {e}");
-        assert_eq!((there(), world.rows()), (before.clone(), rows.clone()), "{name}");
+        assert_eq!((there(&world), world.rows()), (before.clone(), rows.clone()), "{name}");
         world.state.put_bytes(&name, &whole).unwrap();
     }
     survive(views, &world);
