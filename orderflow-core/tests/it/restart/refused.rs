@@ -235,11 +235,16 @@ impl Place {
         numbers
     }
 
-    /// How often the sink told, if it holds every good number once and every other one has one letter.
+    /// How often the sink told, if it holds every good number once, every other one has one letter, and nothing is stored of them any more.
     fn judged(&self) -> std::result::Result<usize, String> {
         let (good, bad): (Vec<i64>, Vec<i64>) = (0..NUMBERS).partition(|n| !is_refused(*n));
         let (rows, letters) = (self.sink.held().rows.clone(), self.letters());
-        if (&rows, &letters) == (&good, &bad) { Ok(self.sink.held().told) } else { Err(format!("rows {rows:?}, letters {letters:?}")) }
+        let stored = self.state.list("spool/").unwrap();
+        if (&rows, &letters, stored.len()) == (&good, &bad, 0) {
+            Ok(self.sink.held().told)
+        } else {
+            Err(format!("rows {rows:?}, letters {letters:?}, stored {stored:?}"))
+        }
     }
 }
 
