@@ -72,12 +72,16 @@ pub enum Bug {
     BlindRetry,
     /// A commit of a data set counts although a newer record is there, because the older ones that stood in its way were deleted.
     CommitsInAHole,
+    /// A sink may commit before the rows that it leaves out are stored.
+    CommitsUnstored,
+    /// Letters count although their sink did not commit what it had told them of.
+    BelievesWhatWasTold,
 }
 
 #[cfg(any(test, feature = "testing"))]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 33] = [
+    pub const ALL: [Bug; 35] = [
         Bug::FileNotSynced,
         Bug::NameNotSynced,
         Bug::OpenTrustsCache,
@@ -111,6 +115,8 @@ impl Bug {
         Bug::NewPartitionFromLatest,
         Bug::BlindRetry,
         Bug::CommitsInAHole,
+        Bug::CommitsUnstored,
+        Bug::BelievesWhatWasTold,
     ];
 }
 

@@ -4,7 +4,7 @@
 //! is refused by whoever opens it.
 
 use super::settled;
-use crate::epoch::{Base, Checkpoint, Log};
+use crate::epoch::{Base, Checkpoint, Log, Outbox};
 use crate::error::{Error, Result};
 use crate::sink::WriterId;
 use crate::state::{Manifest, copy, copy_spool};
@@ -49,6 +49,9 @@ pub fn fork(from: &Arc<dyn Store>, from_place: &str, to: &Arc<dyn Store>, to_pla
         })?;
         let mut base = Base { checkpoints: checkpoint.into_iter().collect(), births: BTreeMap::new(), ..seen.found.as_base() };
         (base.held, base.lanes) = (BTreeMap::new(), BTreeMap::new());
+        // new sinks refuse again what they do not take
+        base.letters = Outbox::default();
+        base.after.iter_mut().for_each(|binding| binding.letters.clear());
         base.start = begun;
         // its sinks are nobody's yet
         base.start.plan.retain(|name, _| !name.starts_with("sink "));

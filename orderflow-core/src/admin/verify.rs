@@ -118,7 +118,8 @@ fn checkpoints(store: &Arc<dyn Store>, seen: &Seen) -> Result<Verification> {
         }
     }
     let good_files = found.is_good();
-    for object in seen.found.segments.iter().chain(&seen.found.bindings).flat_map(|b| &b.spool) {
+    let rows = seen.found.segments.iter().chain(&seen.found.bindings).flat_map(|b| &b.spool);
+    for object in rows.chain(seen.found.letters.objects()) {
         needed.insert(object.name.clone());
         match read_spool(&**store, object) {
             Ok(fetches) => {
@@ -133,8 +134,8 @@ fn checkpoints(store: &Arc<dyn Store>, seen: &Seen) -> Result<Verification> {
     let all = [store.list("roots/")?, store.list("checkpoints/")?, store.list("spool/")?].concat();
     found.unneeded = all.into_iter().filter(|name| !needed.contains(name)).collect();
     found.advice = (!found.is_good()).then(|| match good {
-        _ if good_files => "rows of a source that cannot give them again are damaged: a start that needs them refuses, so restore the folder from a copy \
-             before the next one"
+        _ if good_files => "rows of a source that cannot give them again, or that a sink refused, are damaged: a start that needs them refuses, so restore the \
+             folder from a copy before the next one"
             .to_owned(),
         Some(epoch) if seen.found.checkpoints.last().is_some_and(|c| c.epoch == epoch) => {
             "the newest checkpoint is whole: nothing is lost, and the damaged one goes with the next checkpoints; look at the disk".to_owned()

@@ -1,10 +1,10 @@
 //! A bad row is data: it leaves the stream with its bytes, its place and the reason, and nothing else stops.
 
 use crate::data::Changes;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::time::Partition;
-use arrow::array::{BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Array, AsArray, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use std::sync::{Arc, LazyLock};
 
 /// One refused record or row.
@@ -59,8 +59,48 @@ impl Rejected {
         Ok(Changes::signed(batch, rows.iter().map(|r| r.diff).collect()))
     }
 
+    /// The rows of which [`Rejected::to_changes`] made these.
+    ///
+    /// # Errors
+    /// Other columns than [`Rejected::schema`].
+    pub fn from_changes(changes: &Changes) -> Result<Vec<Rejected>> {
+        let columns = changes.rows().columns();
+        let text = |i: usize| columns.get(i)?.as_string_opt::<i32>();
+        let numbers = || {
+            let (partition, offset) = (columns.get(2)?.as_primitive_opt::<Int32Type>()?, columns.get(3)?.as_primitive_opt::<Int64Type>()?);
+            Some((partition, offset, columns.get(5)?.as_binary_opt::<i32>()?))
+        };
+        let (Some(from), Some(topic), Some(reason), Some((partition, offset, bytes))) = (text(0), text(1), text(4), numbers()) else {
+            return Err(Error::internal("these columns are not those of dead letters"));
+        };
+        let place = |i: usize| topic.is_valid(i).then(|| (Partition::new(topic.value(i), partition.value(i)), offset.value(i) as u64));
+        let row = |(i, diff): (usize, i64)| Rejected {
+            from: from.value(i).into(),
+            place: place(i),
+            bytes: bytes.value(i).to_vec(),
+            reason: reason.value(i).to_owned(),
+            diff,
+        };
+        Ok(changes.diff_iter().enumerate().map(row).collect())
+    }
+
     /// The canonical order of dead letters within an epoch: source, partition, offset, then reason and bytes.
     pub fn sort(rows: &mut [Rejected]) {
         rows.sort_by(|a, b| (&a.from, &a.place, &a.reason, &a.bytes, a.diff).cmp(&(&b.from, &b.place, &b.reason, &b.bytes, b.diff)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_read_as_they_were_written() {
+        let letter =
+            |place, bytes: &[u8], diff| Rejected { from: "v".into(), place, bytes: bytes.to_vec(), reason: "too large".into(), diff };
+        let letters = vec![letter(Some((Partition::new("t", 3), 7)), b"\x00\xff", 1), letter(None, b"{}", -1), letter(None, b"", 1)];
+        assert_eq!(Rejected::from_changes(&Rejected::to_changes(&letters).unwrap()).unwrap(), letters);
+        let other = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as arrow::array::ArrayRef)]).unwrap();
+        assert!(Rejected::from_changes(&Changes::inserts(other)).is_err());
     }
 }

@@ -21,6 +21,8 @@ pub struct Binding {
     pub idle: BTreeSet<Input>,
     /// Where the rows are stored that their sources cannot give again, the oldest first.
     pub spool: Vec<SpoolRef>,
+    /// Names of the objects with [`Letters`](super::Letters) that the dead letters are given with this epoch; none once every sink holds it.
+    pub letters: Vec<String>,
 }
 
 /// A stored object with rows of spooled sources, and what it must be.
@@ -87,6 +89,7 @@ impl Binding {
         (self.epoch, self.minted_at) = (next.epoch, next.minted_at);
         self.idle = next.idle;
         self.spool.extend(next.spool);
+        self.letters.extend(next.letters);
         for (partition, range) in next.ranges {
             let so_far = self.ranges.entry(partition).or_insert(Range::empty(range.from));
             so_far.to = so_far.to.max(range.to);

@@ -7,7 +7,7 @@
 //! Invariant: an entry that is read is the one that was written, in the slot it was written for, or an error that names the object.
 //! Numbers beyond 2⁵³ are text, because most readers of JSON end there. Sources are named, not numbered: a pipeline may be rearranged.
 
-use super::{Binding, Input, Range, SpoolRef};
+use super::{Binding, Input, Letters, Outbox, Range, SpoolRef};
 use crate::error::{Error, Result};
 use crate::sink::{Progress, WriterId};
 use crate::time::{Epoch, Partition, Positions};
@@ -16,8 +16,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Version of the format, written into every entry. Version 1 had no checkpoints, and one binding in a base; version 2 no births of sinks, no
-/// times of openings and no spooled sources; version 3 no watermarks, no idle partitions and no ends; version 4 no lanes.
-const FORMAT: u32 = 5;
+/// times of openings and no spooled sources; version 3 no watermarks, no idle partitions and no ends; version 4 no lanes; version 5 no
+/// letters of rows that sinks refused.
+const FORMAT: u32 = 6;
 
 /// One fact about a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Entry {
     Ends(BTreeMap<Arc<str>, Positions>),
     /// The input of an epoch.
     Bound(Binding),
+    /// What a sink leaves out of what it commits next.
+    Refused(Letters),
     /// Everything up to an epoch, as one: its entries are not needed any more.
     Base(Base),
 }
@@ -66,6 +69,8 @@ pub struct Base {
     pub checkpoints: Vec<Checkpoint>,
     /// Rows of spooled sources up to this epoch are stored no more.
     pub dropped: Epoch,
+    /// Letters that the dead letters do not hold yet, or that do not count yet.
+    pub letters: Outbox,
 }
 
 impl Base {
@@ -121,6 +126,7 @@ enum Stored {
         positions: Vec<StoredPosition>,
     },
     Bound(StoredBinding),
+    Refused(StoredLetters),
     Base {
         start: StoredStart,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -140,6 +146,8 @@ enum Stored {
         checkpoints: Vec<StoredCheckpoint>,
         #[serde(default, skip_serializing_if = "is_zero")]
         dropped: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        letters: Vec<StoredLetters>,
     },
 }
 
@@ -177,6 +185,20 @@ struct StoredBinding {
     idle: Vec<StoredInput>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     spool: Vec<StoredSpool>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    letters: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredLetters {
+    sink: String,
+    lane: usize,
+    after: u64,
+    upto: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    object: Option<StoredSpool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epoch: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -264,9 +286,9 @@ impl StoredBinding {
             watermark: r.watermark,
         };
         let input = |(source, p): &Input| StoredInput { source: source.to_string(), topic: p.topic.to_string(), partition: p.id };
-        let object = |o: &SpoolRef| StoredSpool { upto: o.upto.0, name: o.name.clone(), bytes: o.bytes, crc: format!("{:08x}", o.crc) };
         let (ranges, idle) = (b.ranges.iter().map(range).collect(), b.idle.iter().map(input).collect());
-        Self { epoch: b.epoch.0, minted_at: b.minted_at, ranges, idle, spool: b.spool.iter().map(object).collect() }
+        let (spool, letters) = (b.spool.iter().map(StoredSpool::new).collect(), b.letters.clone());
+        Self { epoch: b.epoch.0, minted_at: b.minted_at, ranges, idle, spool, letters }
     }
 
     fn binding(self) -> std::result::Result<Binding, String> {
@@ -276,11 +298,31 @@ impl StoredBinding {
             let range = Range { from: r.from, to: r.to, rows: r.rows, bytes: r.bytes, fingerprint, watermark: r.watermark };
             ranges.insert((r.source.into(), Partition::new(r.topic, r.partition)), range);
         }
-        let object =
-            |o: StoredSpool| hex(&o.crc).map(|crc| SpoolRef { upto: Epoch(o.upto), name: o.name, bytes: o.bytes, crc: crc as u32 });
-        let spool = self.spool.into_iter().map(object).collect::<std::result::Result<_, _>>()?;
+        let spool = self.spool.into_iter().map(StoredSpool::object).collect::<std::result::Result<_, _>>()?;
         let idle = self.idle.into_iter().map(|i| (i.source.into(), Partition::new(i.topic, i.partition))).collect();
-        Ok(Binding { epoch: Epoch(self.epoch), ranges, minted_at: self.minted_at, idle, spool })
+        Ok(Binding { epoch: Epoch(self.epoch), ranges, minted_at: self.minted_at, idle, spool, letters: self.letters })
+    }
+}
+
+impl StoredSpool {
+    fn new(o: &SpoolRef) -> Self {
+        Self { upto: o.upto.0, name: o.name.clone(), bytes: o.bytes, crc: format!("{:08x}", o.crc) }
+    }
+
+    fn object(self) -> std::result::Result<SpoolRef, String> {
+        Ok(SpoolRef { upto: Epoch(self.upto), crc: hex(&self.crc)? as u32, name: self.name, bytes: self.bytes })
+    }
+}
+
+impl StoredLetters {
+    fn new(l: &Letters) -> Self {
+        let (object, epoch) = (l.object.as_ref().map(StoredSpool::new), l.epoch.map(|e| e.0));
+        Self { sink: l.sink.clone(), lane: l.lane, after: l.after.0, upto: l.upto.0, object, epoch }
+    }
+
+    fn letters(self) -> std::result::Result<Letters, String> {
+        let (object, epoch) = (self.object.map(StoredSpool::object).transpose()?, self.epoch.map(Epoch));
+        Ok(Letters { sink: self.sink, lane: self.lane, after: Epoch(self.after), upto: Epoch(self.upto), object, epoch })
     }
 }
 
@@ -292,6 +334,7 @@ impl Entry {
             Entry::Started(start) => Stored::Started(StoredStart::new(start)),
             Entry::Ends(ends) => Stored::Ends { positions: stored(ends) },
             Entry::Bound(b) => Stored::Bound(StoredBinding::new(b)),
+            Entry::Refused(letters) => Stored::Refused(StoredLetters::new(letters)),
             Entry::Base(base) => Stored::Base {
                 start: StoredStart::new(&base.start),
                 ends: stored(&base.ends),
@@ -319,6 +362,7 @@ impl Entry {
                     .map(|c| StoredCheckpoint { epoch: c.epoch.0, manifest: c.manifest.clone(), crc: format!("{:08x}", c.crc) })
                     .collect(),
                 dropped: base.dropped.0,
+                letters: base.letters.iter().map(StoredLetters::new).collect(),
             },
         };
         let envelope = Envelope { format: FORMAT, slot, nonce: format!("{nonce:016x}"), entry };
@@ -347,7 +391,8 @@ impl Entry {
             Stored::Started(start) => Entry::Started(start.start()),
             Stored::Ends { positions: ends } => Entry::Ends(positions(ends)),
             Stored::Bound(b) => Entry::Bound(b.binding()?),
-            Stored::Base { start, ends, binding, segments, after, held, lanes, births, checkpoints, dropped } => {
+            Stored::Refused(letters) => Entry::Refused(letters.letters()?),
+            Stored::Base { start, ends, binding, segments, after, held, lanes, births, checkpoints, dropped, letters } => {
                 let bindings =
                     |b: Vec<StoredBinding>| b.into_iter().map(StoredBinding::binding).collect::<std::result::Result<Vec<_>, _>>();
                 let checkpoint = |c: StoredCheckpoint| -> std::result::Result<_, String> {
@@ -363,6 +408,7 @@ impl Entry {
                     births,
                     checkpoints: checkpoints.into_iter().map(checkpoint).collect::<std::result::Result<_, _>>()?,
                     dropped: Epoch(dropped),
+                    letters: Outbox::new(letters.into_iter().map(StoredLetters::letters).collect::<std::result::Result<_, _>>()?),
                 };
                 for (sink, p) in held {
                     let progress = |p: StoredProgress| -> std::result::Result<Progress, String> {
@@ -379,96 +425,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entries() -> Vec<Entry> {
-        let writer = WriterId { ledger: u128::MAX - 5, generation: 3 };
-        let range = Range { from: 1, to: 9, rows: 7, bytes: 700, fingerprint: u64::MAX - 1, watermark: Some(-3) };
-        let ranges = BTreeMap::from([(("orders".into(), Partition::new("a.b", 3)), range)]);
-        let spool = vec![SpoolRef { upto: Epoch(5), name: "spool/5".into(), bytes: 9, crc: 0xfe }];
-        let idle = [("orders".into(), Partition::new("a.b", 4))].into();
-        let binding = Binding { epoch: Epoch(5), ranges, minted_at: -1, idle, spool };
-        let positions = BTreeMap::from([("orders".into(), Positions::from([(Partition::new("a.b", 3), 1)]))]);
-        let progress = Progress { writer, epoch: Epoch(4), part: 1 };
-        let start = Start { positions, plan: [("view totals".to_owned(), "a\nb".to_owned())].into() };
-        vec![
-            Entry::Opened(writer, Some(1_700_000_000_000)),
-            Entry::Opened(writer, None),
-            Entry::Started(start.clone()),
-            Entry::Ends(start.positions.clone()),
-            Entry::Bound(binding.clone()),
-            Entry::Base(Base {
-                start,
-                segments: vec![binding.clone(), binding.clone()],
-                after: vec![binding],
-                checkpoints: vec![Checkpoint { epoch: Epoch(5), manifest: "checkpoints/x".into(), crc: 0xfe }],
-                dropped: Epoch(3),
-                ends: [("orders".into(), Positions::from([(Partition::new("a.b", 3), 99)]))].into(),
-                held: [("parquet of totals".to_owned(), Some(progress)), ("b".to_owned(), None)].into(),
-                lanes: [("parquet of totals".to_owned(), vec![Epoch(4), Epoch(9)])].into(),
-                births: [("b".to_owned(), 3)].into(),
-            }),
-        ]
-    }
-
-    #[test]
-    fn every_entry_is_read_as_it_was_written() {
-        for entry in entries() {
-            let bytes = entry.encode(7, 42).unwrap();
-            assert_eq!(Entry::decode(&bytes, 7).unwrap(), (entry, 42));
-        }
-    }
-
-    #[test]
-    fn any_flipped_bit_and_any_cut_is_noticed() {
-        for entry in entries() {
-            let bytes = entry.encode(7, 42).unwrap();
-            for i in 0..bytes.len() * 8 {
-                let mut bad = bytes.clone();
-                bad[i / 8] ^= 1 << (i % 8);
-                // an 'a' that became an 'A' in the checksum's own text says the same
-                if bad[..9].eq_ignore_ascii_case(&bytes[..9]) && i < 64 {
-                    continue;
-                }
-                assert!(Entry::decode(&bad, 7).is_err(), "bit {i}");
-            }
-            for n in 0..bytes.len() {
-                assert!(Entry::decode(&bytes[..n], 7).is_err());
-            }
-            assert!(Entry::decode(&bytes, 8).unwrap_err().contains("slot 7"));
-        }
-    }
-
-    #[test]
-    fn older_formats_can_still_be_read() {
-        let stored = "{\"epoch\":1,\"minted_at\":5,\"ranges\":[{\"source\":\"orders\",\"topic\":\"t\",\"partition\":0,\"from\":0,\"to\":3,\
-                       \"rows\":3,\"bytes\":9,\"fingerprint\":\"00000000000000ff\"}]}";
-        let read = |format: u32, entry: String| {
-            let written = format!("{{\"format\":{format},\"slot\":2,\"nonce\":\"000000000000002a\",\"entry\":{entry}}}");
-            let bytes = format!("{:08x}\n{written}", crc32fast::hash(written.as_bytes()));
-            Entry::decode(bytes.as_bytes(), 2).unwrap()
-        };
-        let range = Range { from: 0, to: 3, rows: 3, bytes: 9, fingerprint: 255, watermark: None };
-        let ranges = BTreeMap::from([(("orders".into(), Partition::new("t", 0)), range)]);
-        let binding = Binding { epoch: Epoch(1), ranges, minted_at: 5, ..Binding::default() };
-        for format in [1, 2, 3, 4] {
-            assert_eq!(read(format, format!("{{\"Bound\":{stored}}}")), (Entry::Bound(binding.clone()), 42));
-        }
-        let base = format!(
-            "{{\"Base\":{{\"start\":{{\"positions\":[],\"plan\":{{}}}},\"binding\":{stored},\"after\":[{stored}],\"held\":{{}}}}}}"
-        );
-        let expected = Base { segments: vec![binding.clone()], after: vec![binding.clone()], ..Base::default() };
-        assert_eq!(read(1, base), (Entry::Base(expected), 42));
-        let writer = WriterId { ledger: 255, generation: 4 };
-        assert_eq!(read(2, "{\"Opened\":{\"ledger\":\"ff\",\"generation\":4}}".to_owned()), (Entry::Opened(writer, None), 42));
-        let base = format!(
-            "{{\"Base\":{{\"start\":{{\"positions\":[],\"plan\":{{}}}},\"segments\":[{stored}],\"after\":[],\
-             \"held\":{{\"sink 0, jsonl of v\":{{\"ledger\":\"ff\",\"generation\":4,\"epoch\":1,\"part\":0}}}},\
-             \"checkpoints\":[{{\"epoch\":1,\"manifest\":\"m\",\"crc\":\"fe\"}}]}}}}"
-        );
-        let Entry::Base(base) = read(2, base).0 else { panic!("a base") };
-        assert_eq!((base.segments, base.dropped, base.lanes.len()), (vec![binding], Epoch(0), 0));
-        assert_eq!((base.held.len(), base.births.len(), base.checkpoints[0].crc), (1, 0, 0xfe));
-    }
-}
+mod tests;

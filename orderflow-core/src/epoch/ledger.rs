@@ -3,7 +3,7 @@
 //! Invariant: the epochs that are retired and those that are not make up all that was ever bound, without a gap. Retired ones are kept as few
 //! bindings, but never as one across a checkpoint: what came after it can then be told from what came before.
 
-use super::{Base, Binding, Checkpoint, Recovered, Start};
+use super::{Base, Binding, Checkpoint, Letters, Outbox, Recovered, Start};
 use crate::bug::{Bug, planted};
 use crate::sink::{Progress, WriterId};
 use crate::time::{Epoch, Positions};
@@ -29,6 +29,7 @@ pub struct Ledger {
     segments: Vec<Binding>,
     bindings: VecDeque<Binding>,
     births: BTreeMap<String, u64>,
+    letters: Outbox,
     /// Complete ones, the oldest first, and the epoch of the one under way.
     checkpoints: Vec<Checkpoint>,
     under_way: Option<Epoch>,
@@ -51,6 +52,7 @@ impl Ledger {
             segments: found.segments.clone(),
             bindings: found.bindings.iter().cloned().collect(),
             births: found.births.clone(),
+            letters: found.letters.clone(),
             checkpoints: found.checkpoints.clone(),
             under_way: None,
             base: found.base(),
@@ -124,15 +126,33 @@ impl Ledger {
         !std::mem::take(&mut self.ends).is_empty()
     }
 
+    /// Letters that somebody may still need.
+    pub fn letters(&self) -> &Outbox {
+        &self.letters
+    }
+
+    /// A sink was opened: see [`Outbox::settle`].
+    pub fn settle(&mut self, sink: &str, held: impl Fn(usize) -> Epoch) {
+        self.letters.settle(sink, held);
+    }
+
+    /// A sink told what it leaves out.
+    pub fn tell(&mut self, letters: Letters) {
+        self.letters.tell(letters);
+    }
+
     /// Appends a binding.
     pub fn append(&mut self, binding: Binding) {
+        self.letters.bind(binding.epoch, &binding.letters);
         self.bindings.push_back(binding);
     }
 
     /// Every sink holds all epochs up to `epoch`: gives the positions that they ended at, by source.
     pub fn retire(&mut self, epoch: Epoch) -> BTreeMap<Arc<str>, Positions> {
         let mut ends: BTreeMap<Arc<str>, Positions> = BTreeMap::new();
-        while let Some(binding) = self.bindings.pop_front_if(|b| b.epoch <= epoch) {
+        self.letters.retire(epoch);
+        while let Some(mut binding) = self.bindings.pop_front_if(|b| b.epoch <= epoch) {
+            binding.letters.clear();
             for ((source, partition), range) in &binding.ranges {
                 ends.entry(source.clone()).or_default().insert(partition.clone(), range.to);
             }
@@ -161,6 +181,7 @@ impl Ledger {
             checkpoints: self.checkpoints.clone(),
             // what is stored, and where, is known to whoever stores it
             dropped: Epoch(0),
+            letters: self.letters.clone(),
         })
     }
 }

@@ -9,7 +9,7 @@
 //! [`Base`](super::Base) behind them is durable and says what they said; those of an opening never are.
 
 use super::entry::{Base, Checkpoint, Entry, Start};
-use super::{Binding, Input};
+use super::{Binding, Input, Outbox};
 use crate::bug::{Bug, planted};
 use crate::error::{Error, Result, Retry};
 use crate::sink::{Progress, WriterId};
@@ -43,6 +43,8 @@ pub struct Recovered {
     pub checkpoints: Vec<Checkpoint>,
     /// Rows of spooled sources up to this epoch are stored no more.
     pub dropped: Epoch,
+    /// As in [`Base::letters`].
+    pub letters: Outbox,
 }
 
 impl Recovered {
@@ -88,6 +90,7 @@ impl Recovered {
             births: self.births.clone(),
             checkpoints: self.checkpoints.clone(),
             dropped: self.dropped,
+            letters: self.letters.clone(),
         }
     }
 
@@ -103,6 +106,7 @@ impl Recovered {
     /// Forgets what a sink held, and gives it.
     pub fn forget(&mut self, sink: &str) -> Option<Progress> {
         self.lanes.remove(sink);
+        self.letters.forget(sink);
         self.held.remove(sink).flatten()
     }
 
@@ -377,8 +381,10 @@ impl Log {
                     if binding.epoch != last.unwrap_or_default().next() {
                         return Err(self.damaged(slot, format!("epoch {} follows epoch {}", binding.epoch, last.unwrap_or_default())));
                     }
+                    recovered.letters.bind(binding.epoch, &binding.letters);
                     recovered.bindings.push(binding);
                 }
+                Entry::Refused(letters) => recovered.letters.tell(letters),
                 Entry::Base(base) => {
                     recovered.start = Some(base.start);
                     recovered.ends = base.ends;
@@ -389,6 +395,7 @@ impl Log {
                     recovered.births = base.births;
                     recovered.checkpoints = base.checkpoints;
                     recovered.dropped = base.dropped;
+                    recovered.letters = base.letters;
                 }
             }
         }

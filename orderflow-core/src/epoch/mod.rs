@@ -7,6 +7,7 @@ mod idle;
 mod ledger;
 mod log;
 mod mint;
+mod outbox;
 mod replay;
 mod resume;
 
@@ -16,6 +17,7 @@ pub use idle::Idleness;
 pub use ledger::Ledger;
 pub use log::{Log, Opening, Recovered, Seen};
 pub use mint::{Limits, Mint};
+pub use outbox::{Letters, Outbox};
 pub use replay::{Admit, Replay};
 pub use resume::{Known, Resume, judge_lanes, resume};
 

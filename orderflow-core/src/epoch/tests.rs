@@ -91,6 +91,32 @@ fn a_log_gives_back_what_was_written_and_counts_its_openings() {
     assert_eq!(store.list("ledger/").unwrap().len(), 5, "three openings, a base and a binding");
 }
 
+#[test]
+fn a_log_gives_back_letters_as_they_stand() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let told = |name: &str, after: u64, upto: u64| {
+        let object = Some(SpoolRef { upto: Epoch(upto), name: name.into(), bytes: 1, crc: 2 });
+        Letters { sink: "s".into(), lane: 0, after: Epoch(after), upto: Epoch(upto), object, epoch: None }
+    };
+    let (mut log, _) = open(&store).unwrap();
+    log.write(&Entry::Started(start())).unwrap();
+    for letters in [told("a", 0, 2), told("b", 0, 1), told("c", 1, 2)] {
+        log.write(&Entry::Refused(letters)).unwrap();
+    }
+    log.write(&Entry::Bound(Binding { letters: vec!["b".into()], ..binding(1, 0, 5) })).unwrap();
+    let (mut second, found) = open(&store).unwrap();
+    let stand = Outbox::new(vec![Letters { epoch: Some(Epoch(1)), ..told("b", 0, 1) }, told("c", 1, 2)]);
+    assert_eq!(found.letters, stand);
+    second.write(&Entry::Base(found.as_base())).unwrap();
+    assert_eq!(open(&store).unwrap().1.letters, stand);
+
+    // once every sink holds the epoch, what it had is not needed any more
+    let mut ledger = Ledger::of(second.writer(), &found);
+    ledger.retire(Epoch(1));
+    let base = ledger.base_due(true, false, Default::default).unwrap();
+    assert_eq!((base.letters, base.segments), (Outbox::new(vec![told("c", 1, 2)]), vec![binding(1, 0, 5)]));
+}
+
 /// A store whose n-th reading call is preceded by what another process does meanwhile.
 #[derive(Debug)]
 struct Meanwhile {

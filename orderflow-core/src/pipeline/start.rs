@@ -13,9 +13,9 @@ use crate::operator::root::Roots;
 use crate::operator::{Lowering, Node, Order};
 use crate::plan::{Function, InputKind};
 use crate::runtime::{
-    Begin, Blueprint, Bounds, CheckpointDriver, Checkpoints, Core, Driver, DriverThread, Engine, Flight, Job, LogDriver, LogJob, LogState,
-    Output, OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort, Spool,
-    Spooling, Status, ToWorker, ViewPlan, WorkerPort, queue, start_engine, start_workers,
+    Begin, Blueprint, Bounds, CheckpointDriver, Checkpoints, Core, Driver, DriverThread, Engine, Flight, Job, Letterbox, LogDriver, LogJob,
+    LogState, Output, OutputPlan, Phase, Port, Request, SinkDriver, SinkPort, SinkState, SinkStatus, SinkThread, SourcePlan, SourcePort,
+    Spool, Spooling, Status, ToWorker, ViewPlan, WorkerPort, queue, start_engine, start_workers,
 };
 use crate::sink::{Guarantee, Progress, Sink, SinkContext};
 use crate::source::{Rewind, SourceContext, Waker};
@@ -229,7 +229,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         status: shared.status,
         phase: Phase::Running,
         next_worker: 0,
-        refused: vec![],
+        letterbox: Letterbox::default(),
         retired: Epoch(0),
         settling: vec![],
         written: LogState { durable: ledger.tail(), ..LogState::default() },
@@ -244,8 +244,12 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
     };
     let opened = open(&mut engine, parts, Ends { orders, labels, context }, &found, &wake, threads).and_then(|()| {
         let Some(Kept { store, mut log, difference, .. }) = kept else { return Ok(()) };
-        if !difference.is_empty() {
-            // before anything leaves: a sink that begins a new life must be known by then
+        let settled = engine.ledger.letters().clone();
+        let is_settled = settled == found.letters;
+        let found = Recovered { letters: settled, ..found };
+        engine.letterbox = Letterbox::open(&*store, &found.letters)?;
+        if !difference.is_empty() || !is_settled {
+            // before anything leaves: a sink that begins a new life must be known by then, and what it told and did not commit be forgotten
             log.write(&Entry::Base(Base { checkpoints: engine.ledger.checkpoints().to_vec(), ..found.as_base() }))?;
         }
         if found.start.is_none() {
@@ -339,6 +343,8 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
         if let (Some(lanes), Some(_)) = (found.lanes.get(&ledger_label).filter(|_| keeps_progress), progress.filter(ours)) {
             judge_lanes(&title, &opened.writer.lanes(), told, lanes)?;
         }
+        let lanes = opened.writer.lanes();
+        engine.ledger.settle(&ledger_label, |lane| lanes.get(lane).copied().unwrap_or(told));
         let gate = match resume(&title, known, progress, |epoch| epoch >= found.base() || engine.replay.ends(epoch))? {
             Resume::After(epoch) if planted(Bug::GateTooLow) => Epoch(epoch.0.saturating_sub(1)),
             Resume::After(epoch) if planted(Bug::GateTooHigh) => epoch.next(),

@@ -13,6 +13,7 @@
 use super::background::Port;
 use super::checkpoints::{CheckpointReply, Checkpoints};
 use super::ledger::{LogDriver, LogState};
+use super::letterbox::Letterbox;
 use super::ports::{Flight, Output, SourcePort, WorkerPort};
 use super::spool::Spooling;
 use super::status::{Phase, Status};
@@ -114,7 +115,7 @@ pub(crate) struct Engine {
     pub(crate) flight: Flight,
     pub(crate) phase: Phase,
     pub(crate) next_worker: usize,
-    pub(crate) refused: Vec<Rejected>,
+    pub(crate) letterbox: Letterbox,
     pub(crate) retired: Epoch,
     /// Who waits for what was handed in: until which epoch (none: sources were not found idle yet).
     pub(crate) settling: Vec<(Option<Epoch>, tokio::sync::oneshot::Sender<()>)>,
@@ -209,13 +210,15 @@ impl Engine {
 
     /// Looks how far the ledger is written.
     fn step_log(&mut self) -> Result<bool> {
-        let state = self.log.step().unwrap_or(LogState { durable: Epoch(u64::MAX), ..LogState::default() });
+        let state = self.log.step().unwrap_or(LogState { durable: Epoch(u64::MAX), letters: u64::MAX, ..LogState::default() });
         if let Some(e) = state.failed {
             return Err(e);
         }
         let before = std::mem::replace(&mut self.written, state);
         self.acknowledge_spooled()?;
-        Ok((before.durable, before.bases) != (self.written.durable, self.written.bases))
+        self.bind_refused();
+        let stands = |s: &LogState| (s.durable, s.bases, s.letters);
+        Ok(stands(&before) != stands(&self.written))
     }
 
     fn read(&mut self, views: &[usize], reply: ReadReply) {
@@ -274,7 +277,7 @@ impl Engine {
     /// Hands a complete epoch to every sink. Its binding survives a crash.
     fn egress(&mut self, epoch: Epoch, shares: Vec<Share>) -> Result<()> {
         let mut by_output: Vec<Vec<crate::data::Changes>> = self.outputs.iter().map(|_| vec![]).collect();
-        let mut rejected = std::mem::take(&mut self.refused);
+        let mut rejected = self.letterbox.take(epoch);
         let (mut updates, mut unsaved) = (0, 0);
         for share in shares {
             share.outputs.into_iter().for_each(|(o, c)| by_output[o].push(c));
@@ -301,20 +304,19 @@ impl Engine {
     }
 
     fn step_sinks(&mut self) -> Result<bool> {
-        let (mut busy, mut letters) = (false, vec![]);
-        let dead = self.outputs.len() - 1;
-        for (i, output) in self.outputs.iter_mut().enumerate() {
+        let mut busy = false;
+        for i in 0..self.outputs.len() {
+            let output = &mut self.outputs[i];
             let before = (output.state.done, output.state.pending);
             output.state = output.port.step();
-            // a letter of a letter would be refused as well, and so on without end
-            let refused = if i == dead { &mut letters } else { &mut self.refused };
-            refused.append(&mut output.state.refused);
             if let Some(e) = &output.state.failed {
                 return Err(e.clone());
             }
-            busy |= before != (output.state.done, output.state.pending);
+            let refused = std::mem::take(&mut output.state.refused);
+            busy |= before != (output.state.done, output.state.pending) || !refused.is_empty();
+            self.take_refused(i, refused)?;
+            busy |= self.count_refused(i);
         }
-        self.tell_refused_letters(&letters);
         Ok(busy)
     }
 
@@ -382,7 +384,7 @@ impl Engine {
             && self.mint.is_empty()
             && self.flight.minted.is_empty()
             && self.sources.iter().all(|s| s.held.is_none());
-        if !quiet || !self.refused.is_empty() || self.ledger.tail() == Epoch(0) {
+        if !quiet || self.letterbox.has_due() || self.ledger.tail() == Epoch(0) {
             return Ok(false);
         }
         let all = self.outputs.iter().all(|o| o.state.done >= self.flight.complete && o.port.is_idle(&o.state));

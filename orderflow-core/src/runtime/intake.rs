@@ -185,7 +185,7 @@ impl Engine {
         let hurry = matches!(self.phase, Phase::Draining | Phase::Paused) || self.settling.iter().any(|s| s.0.is_some());
         let due = match self.mint.due(now, hurry) {
             // rows that sinks refused still have to reach the dead letters, also if no record comes any more
-            None if !self.refused.is_empty() && self.flight.minted.is_empty() => Duration::ZERO,
+            None if self.letterbox.has_due() && self.flight.minted.is_empty() => Duration::ZERO,
             // an aggregate without groups has a row even before the first record
             None if hurry && self.ledger.tail() == Epoch(0) => Duration::ZERO,
             None => return false,
@@ -200,8 +200,9 @@ impl Engine {
                 self.idleness.see(&source.name, &source.reader.status().partitions, now);
             }
         }
-        let binding = self.mint.close(self.clock.unix_millis(), self.idleness.idle(now));
+        let mut binding = self.mint.close(self.clock.unix_millis(), self.idleness.idle(now));
         let epoch = binding.epoch;
+        binding.letters = self.letterbox.bind(epoch);
         tracing::debug!(pipeline = %self.pipeline, epoch = epoch.0, rows = binding.rows(), "epoch closed");
         for source in &mut self.sources {
             source.report.bound += binding.rows_of(&source.name);

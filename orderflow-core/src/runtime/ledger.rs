@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// What is to be done.
 pub(crate) enum LogJob {
-    /// Write an entry; of a binding, after these rows.
+    /// Write an entry; of a binding, or of what a sink refuses, after these rows.
     Write { entry: Entry, rows: Vec<Spooled> },
     /// Write an entry that says what is stored.
     Prepared(Entry),
@@ -38,6 +38,8 @@ pub(crate) struct LogState {
     pub(crate) durable: Epoch,
     /// Bases written by this process.
     pub(crate) bases: u64,
+    /// Entries written by this process of rows that sinks refuse.
+    pub(crate) letters: u64,
     /// The rows that were read last, until they are taken.
     pub(crate) read: Arc<Mutex<Option<Vec<Spooled>>>>,
     /// Why it is waiting, if it is.
@@ -83,6 +85,7 @@ impl LogDriver {
                 self.log.write(entry)?;
                 match entry {
                     Entry::Bound(binding) => self.state.durable = binding.epoch,
+                    Entry::Refused(_) => self.state.letters += 1,
                     Entry::Base(_) => {
                         self.state.bases += 1;
                         self.spool.sweep();

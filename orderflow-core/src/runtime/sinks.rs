@@ -5,9 +5,8 @@
 
 use super::backoff::Backoff;
 use crate::bug::{Bug, planted};
-use crate::data::Rejected;
 use crate::error::{Error, Result, Retry};
-use crate::sink::{Closed, Writer};
+use crate::sink::{Closed, Refused, Writer};
 use crate::time::{Clock, Epoch};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,8 +32,8 @@ pub(crate) struct SinkState {
     pub(crate) waits: Option<String>,
     /// Why it is out of order.
     pub(crate) failed: Option<Error>,
-    /// Rows that it refused since the last look.
-    pub(crate) refused: Vec<Rejected>,
+    /// What it told since the last look of rows that it leaves out, and which epoch the lane held then.
+    pub(crate) refused: Vec<(Epoch, Refused)>,
     /// Whether it has let go of the outside.
     pub(crate) closed: bool,
 }
@@ -172,11 +171,14 @@ impl SinkDriver {
         let committed = writer.poll(wait)?;
         self.state.lanes = writer.lanes();
         (self.held, self.unheard) = (committed.pending_bytes, 0);
-        self.state.refused.extend(committed.refused);
         if let Some(p) = committed.progress {
             self.committed = self.committed.max(p.epoch);
             self.told = self.told.max(p.epoch);
         }
+        let (lanes, told) = (&self.state.lanes, self.told);
+        let held = |lane: usize| lanes.get(lane).copied().unwrap_or(told);
+        let refused: Vec<_> = committed.refused.into_iter().map(|r| (held(r.lane), r)).collect();
+        self.state.refused.extend(refused);
         Ok(())
     }
 

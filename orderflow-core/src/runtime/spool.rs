@@ -1,4 +1,5 @@
-//! Rows of sources that cannot give them again: stored with the binding of their epoch, and read from there after a crash.
+//! Rows of sources that cannot give them again: stored with the binding of their epoch, and read from there after a crash. The rows that sinks refuse
+//! lie beside them, until the ledger names them no more (see [`letterbox`](super::letterbox)).
 //!
 //! ```text
 //!   mint closes e ─► the log's thread: rows ─► spool/e ─► entry that names it ─► durable: output of e may leave, the source is acknowledged
@@ -34,6 +35,8 @@ pub(crate) struct Spool {
     keep: bool,
     /// What the ledger names, the oldest first.
     objects: Vec<SpoolRef>,
+    /// What sinks refused and the ledger names, or named before it was told otherwise.
+    letters: Vec<SpoolRef>,
     dropped: Epoch,
     /// To be deleted when a base is durable.
     doomed: Vec<String>,
@@ -44,7 +47,8 @@ impl Spool {
     /// Of a ledger that was found so, for writers of `generation`; `keep`: nothing may be dropped.
     pub(crate) fn new(store: Arc<dyn Store>, generation: u64, found: &Recovered, keep: bool) -> Self {
         let objects = found.segments.iter().chain(&found.bindings).flat_map(|b| b.spool.iter().cloned()).collect();
-        Self { store, generation, keep, objects, dropped: found.dropped, doomed: vec![], joins: 0 }
+        let letters = found.letters.objects().cloned().collect();
+        Self { store, generation, keep, objects, letters, dropped: found.dropped, doomed: vec![], joins: 0 }
     }
 
     /// Does what must be durable before the entry, and says in the entry what was done; called again only after an error.
@@ -54,6 +58,12 @@ impl Spool {
                 let object = write_spool(&*self.store, spool_name(binding.epoch, self.generation), binding.epoch, rows)?;
                 self.objects.push(object.clone());
                 binding.spool = vec![object];
+            }
+            Entry::Refused(letters) => {
+                if let Some(object) = letters.object.as_mut() {
+                    *object = write_spool(&*self.store, object.name.clone(), object.upto, rows)?;
+                    self.letters.push(object.clone());
+                }
             }
             Entry::Base(base) => self.place(base)?,
             _ => {}
@@ -75,6 +85,11 @@ impl Spool {
         }
         base.place(&self.objects);
         base.dropped = self.dropped;
+        base.letters.place(&self.letters);
+        let is_needed = |o: &SpoolRef| base.letters.objects().any(|named| named.name == o.name);
+        let (needed, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.letters).into_iter().partition(is_needed);
+        self.doomed.extend(gone.into_iter().map(|o| o.name));
+        self.letters = needed;
         Ok(())
     }
 
@@ -113,7 +128,7 @@ impl Spool {
     pub(super) fn clean(&self) -> Result<()> {
         for name in self.store.list("spool/")? {
             let older = generation_of(&name).is_some_and(|g| g < self.generation);
-            if older && self.objects.iter().all(|o| o.name != name) && !self.doomed.contains(&name) {
+            if older && self.objects.iter().chain(&self.letters).all(|o| o.name != name) && !self.doomed.contains(&name) {
                 match self.store.delete(&name) {
                     Err(e) if e.retry() == Retry::Never => tracing::warn!("rows of epochs that were never bound could not be deleted: {e}"),
                     outcome => outcome?,

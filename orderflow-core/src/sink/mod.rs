@@ -5,6 +5,7 @@
 //!   look ─► Progress it seems to hold                    (nothing is touched: a state that is not its own is refused now)
 //!   open(generation) ─► Progress it already holds       (win, fence, only then read)
 //!   write(closed epoch) … poll ─► Committed             one act stores the data and the progress
+//!                          └► Refused: rows that the act leaves out ─► bound ─► and only then is it committed
 //! ```
 //! Invariant: an epoch whose progress a writer reported is in the outside world for good; a writer is never given an epoch at
 //! or below the progress it reported when it was opened. All calls come from one thread, which may be the sink's own.
@@ -12,7 +13,10 @@
 pub mod dead_letter;
 pub mod files;
 pub mod memory;
+mod refused;
 pub mod signed;
+
+pub use refused::{Bound, Refused};
 
 use crate::data::Changes;
 use crate::error::Result;
@@ -208,9 +212,8 @@ pub struct Committed {
     pub progress: Option<Progress>,
     /// Bytes taken and not yet out: the engine stops giving epochs while this is above its bound.
     pub pending_bytes: usize,
-    /// Rows that the outside refuses for good (too large, one topic too many): the engine sends them to the dead letters. Each is reported once,
-    /// when the rest of its epoch is committed: with a process that dies before the dead letters have it, it is lost.
-    pub refused: Vec<crate::data::Rejected>,
+    /// Rows that acts under way leave out, each act told once: it waits until they are [bound](Refused::bound).
+    pub refused: Vec<Refused>,
 }
 
 /// All output of one epoch for one sink, in canonical order: never empty batches, possibly no batch at all.

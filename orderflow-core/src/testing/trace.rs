@@ -60,7 +60,7 @@ impl Noting {
         let Some(Ok((entry, _))) = slot.parse().ok().map(|slot| Entry::decode(bytes, slot)) else { return };
         match entry {
             Entry::Opened(writer, _) => self.trace.note(Act::Opened(writer.generation)),
-            Entry::Started(_) | Entry::Ends(_) => {}
+            Entry::Started(_) | Entry::Ends(_) | Entry::Refused(_) => {}
             Entry::Bound(binding) => self.trace.note(Act::Bound(binding.epoch, binding.rows())),
             Entry::Base(base) => {
                 let Some(newest) = base.checkpoints.last() else { return };

@@ -9,8 +9,9 @@ use super::producers::Producers;
 use crate::client::refused_property;
 use crate::ffi::{Delivery, ProducerClient};
 use orderflow_core::data::Rejected;
-use orderflow_core::sink::{Closed, Committed, Progress, SinkContext, Writer, WriterId};
+use orderflow_core::sink::{Closed, Committed, Progress, Refused, SinkContext, Writer, WriterId};
 use orderflow_core::source::Waker;
+use orderflow_core::time::Epoch;
 use orderflow_core::{Error, Result};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -124,11 +125,11 @@ impl Writer for KafkaWriter {
         if let Some(trouble) = self.client.context().trouble(&self.feed.brokers) {
             return Err(trouble);
         }
-        Ok(Committed {
-            progress: self.progress,
-            pending_bytes: self.flights.iter().map(|f| f.memory() + f.unconfirmed_bytes).sum(),
-            refused: std::mem::take(&mut self.refused),
-        })
+        // nothing waits here: they are told as of what is out
+        let (rows, out) = (std::mem::take(&mut self.refused), self.progress.map_or(Epoch(0), |p| p.epoch));
+        let refused = if rows.is_empty() { vec![] } else { vec![Refused::new(0, out, rows)] };
+        let pending_bytes = self.flights.iter().map(|f| f.memory() + f.unconfirmed_bytes).sum();
+        Ok(Committed { progress: self.progress, pending_bytes, refused })
     }
 
     fn close(self: Box<Self>) -> Result<()> {

@@ -3,7 +3,7 @@
 use orderflow_core::arrow::array::{ArrayRef, RecordBatch};
 use orderflow_core::arrow::datatypes::SchemaRef;
 use orderflow_core::data::{Changes, Rejected};
-use orderflow_core::sink::{Closed, Opened, Sink, SinkContext, Writer, WriterId};
+use orderflow_core::sink::{Closed, Opened, Refused, Sink, SinkContext, Writer, WriterId};
 use orderflow_core::source::{Payload, Polled, Reader, Source, SourceContext, Waker};
 use orderflow_core::time::{Clock, Epoch, Partition, Positions};
 use orderflow_core::{Error, Result};
@@ -192,7 +192,7 @@ impl Writing {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let committed = self.writer.poll(Duration::from_millis(50))?;
-            self.refused.extend(committed.refused);
+            self.refused.extend(committed.refused.into_iter().flat_map(Refused::bind));
             if committed.progress.is_some_and(|p| p.epoch >= Epoch(epoch)) {
                 assert_eq!(committed.progress.unwrap().writer, WriterId { ledger: 7, generation: 1 });
                 return Ok(());

@@ -9,7 +9,7 @@ use orderflow_core::arrow::array::{ArrayRef, StringArray};
 use orderflow_core::arrow::datatypes::SchemaRef;
 use orderflow_core::data::{Changes, Rejected};
 use orderflow_core::error::{Kind, Retry};
-use orderflow_core::sink::{Closed, Guarantee, Opened, Progress, Sink, SinkContext, Writer, WriterId};
+use orderflow_core::sink::{Closed, Guarantee, Opened, Progress, Refused, Sink, SinkContext, Writer, WriterId};
 use orderflow_core::testing::conformance::{self, SeenRow, SinkSubject};
 use orderflow_core::time::{Clock, Epoch};
 use orderflow_core::{Error, Result};
@@ -129,7 +129,7 @@ impl Act {
             self.clock.advance(Duration::from_millis(20));
             match self.writer.poll(Duration::from_millis(50)) {
                 Ok(committed) => {
-                    self.refused.extend(committed.refused);
+                    self.refused.extend(committed.refused.into_iter().flat_map(Refused::bind));
                     if committed.progress.is_some_and(|p| p.epoch >= Epoch(epoch)) {
                         return Ok(());
                     }
@@ -345,6 +345,35 @@ fn real_a_record_that_is_too_large_leaves_its_transaction_and_nothing_else_does(
     rows.retain(|r| r.len() == 100);
     rows.extend(values(3));
     assert_eq!((place.seen(), counters.total()), (rows, 2008));
+    place.forget();
+}
+
+#[test]
+fn real_what_a_transaction_leaves_out_is_told_before_it_is_committed() {
+    let Some(place) = Place::new("told", &[("max.message.bytes", "20000")]) else { return };
+    let values = || vec!["x".repeat(50_000), "good".to_owned()];
+    let mut act = place.open(7, 1);
+    act.write_values(1, values());
+    act.writer.flush().unwrap();
+    let (deadline, mut told) = (Instant::now() + PATIENCE, vec![]);
+    while told.is_empty() {
+        act.clock.advance(Duration::from_millis(20));
+        told.extend(act.writer.poll(Duration::from_millis(50)).unwrap().refused);
+        assert!(Instant::now() < deadline, "nothing is told");
+    }
+    assert_eq!((told[0].lane, told[0].upto, told[0].rows.len()), (0, Epoch(1), 1));
+    for _ in 0..20 {
+        act.clock.advance(Duration::from_millis(20));
+        let committed = act.writer.poll(Duration::from_millis(5)).unwrap();
+        assert!(committed.progress.is_none() && committed.refused.is_empty());
+    }
+    // whoever was told did not live to store it
+    drop(act);
+    let mut act = place.open(7, 2);
+    assert_eq!(act.held, None);
+    act.write_values(1, values());
+    act.until(1).unwrap();
+    assert_eq!((act.refused.len(), place.seen()), (1, vec!["good".to_owned()]));
     place.forget();
 }
 

@@ -1,9 +1,9 @@
 //! One act: a transaction that stores rows and progress, or neither.
 //!
 //! ```text
-//!   BEGIN ─► take the progress row ─► ours, and not yet there? ─► rows ─► progress ─► COMMIT
-//!                                        │ another's: stop           │ a row is refused: ROLLBACK, and once more with
-//!                                        └ there already: done       └ savepoints, which find the guilty ones
+//!   BEGIN ─► take the progress row ─► ours, and not yet there? ─► rows ─► progress ─► COMMIT, if no row was left out
+//!                                        │ another's: stop           │                └ else ready: COMMIT when these are bound
+//!                                        └ there already: done       └ a row is refused: ROLLBACK, and once more with savepoints, which find the guilty ones
 //! ```
 //! Invariant: whatever became of an act, doing it again is right, for it begins by asking under lock whether it has happened. An act that may have
 //! happened is done again with the same content only.
@@ -50,13 +50,27 @@ pub(super) struct Act {
     net: Option<Net>,
 }
 
-/// How an act ended.
+/// How a part of an act ended.
 pub(super) struct Done {
-    /// What can be used again.
+    /// What can be used again; in a transaction that is open, if the act is ready.
     pub(super) connection: Option<Box<dyn Connection>>,
-    pub(super) outcome: Result<Verdict, Failure>,
-    /// Rows that were left out; those of the newest attempt that got as far as COMMIT.
-    pub(super) refused: Option<Vec<Rejected>>,
+    pub(super) outcome: Result<Stand, Failure>,
+    /// Whether COMMIT was sent.
+    pub(super) committing: bool,
+}
+
+/// How far an act is.
+pub(super) enum Stand {
+    /// It has happened.
+    Happened,
+    /// All is written but these rows, and nothing is committed.
+    Ready(Vec<Rejected>),
+}
+
+impl Done {
+    fn failed(failure: Failure) -> Self {
+        Self { connection: None, outcome: Err(failure), committing: false }
+    }
 }
 
 impl Act {
@@ -87,8 +101,22 @@ fn bug(e: &impl std::fmt::Display) -> Failure {
     Failure::Permanent(e.to_string(), "this is a bug in orderflow: please report it with this message")
 }
 
-/// Does `act` for `me`, on `connection` or a new one.
-pub(super) async fn perform(target: Arc<Target>, me: WriterId, act: Arc<Act>, connection: Option<Box<dyn Connection>>) -> Done {
+/// Commits an act that is ready.
+pub(super) async fn commit(mut connection: Box<dyn Connection>) -> Done {
+    match connection.execute("COMMIT", vec![]).await {
+        Ok(()) => Done { connection: Some(connection), outcome: Ok(Stand::Happened), committing: true },
+        Err(failure) => Done { connection: None, outcome: Err(failure), committing: true },
+    }
+}
+
+/// Does `act` for `me`, on `connection` or a new one. It is not committed if it leaves rows out, or `tells` that it leaves none out.
+pub(super) async fn perform(
+    target: Arc<Target>,
+    me: WriterId,
+    act: Arc<Act>,
+    connection: Option<Box<dyn Connection>>,
+    tells: bool,
+) -> Done {
     let begin = target.table.dialect.begin();
     let mut open = None;
     if let Some(mut idle) = connection {
@@ -96,7 +124,7 @@ pub(super) async fn perform(target: Arc<Target>, me: WriterId, act: Arc<Act>, co
         match idle.execute(begin, vec![]).await {
             Ok(()) => open = Some(idle),
             Err(Failure::Passing(_)) => {}
-            Err(failure) => return Done { connection: None, outcome: Err(failure), refused: None },
+            Err(failure) => return Done::failed(failure),
         }
     }
     let mut connection = match open {
@@ -109,11 +137,11 @@ pub(super) async fn perform(target: Arc<Target>, me: WriterId, act: Arc<Act>, co
             };
             match connected.await {
                 Ok(new) => new,
-                Err(failure) => return Done { connection: None, outcome: Err(failure), refused: None },
+                Err(failure) => return Done::failed(failure),
             }
         }
     };
-    let mut attempt = Attempt { target: &target, act: &act, me, careful: false, refused: vec![], committing: false };
+    let mut attempt = Attempt { target: &target, act: &act, me, careful: false, tells, refused: vec![], committing: false };
     let mut outcome = attempt.run(connection.as_mut()).await;
     if matches!(outcome, Err(Failure::Row(_))) && !attempt.committing {
         attempt.careful = true;
@@ -124,13 +152,13 @@ pub(super) async fn perform(target: Arc<Target>, me: WriterId, act: Arc<Act>, co
         }
         .await;
     }
-    let refused = attempt.committing.then_some(attempt.refused);
+    let committing = attempt.committing;
     let connection = match &outcome {
         Ok(_) => Some(connection),
         // nobody knows what it does: letting go of it ends its transaction
         Err(_) => None,
     };
-    Done { connection, outcome, refused }
+    Done { connection, outcome, committing }
 }
 
 /// What a statement does with its rows.
@@ -148,18 +176,20 @@ struct Attempt<'a> {
     me: WriterId,
     /// With a savepoint before every statement, so that the rows it refuses can be looked for.
     careful: bool,
+    /// Whether what is left out is to be told, also if it is nothing.
+    tells: bool,
     refused: Vec<Rejected>,
     /// Whether COMMIT was sent.
     committing: bool,
 }
 
 impl Attempt<'_> {
-    async fn run(&mut self, connection: &mut dyn Connection) -> Result<Verdict, Failure> {
+    async fn run(&mut self, connection: &mut dyn Connection) -> Result<Stand, Failure> {
         self.refused.clear();
         let said = self.target.progress.read(connection, true).await?;
         if at_writing(said, self.me, self.act.first, self.act.last)? == Verdict::Held {
             connection.execute("ROLLBACK", vec![]).await?;
-            return Ok(Verdict::Held);
+            return Ok(Stand::Happened);
         }
         match &self.act.net {
             None => {
@@ -174,9 +204,12 @@ impl Attempt<'_> {
             connection.execute(self.target.table.dialect.begin(), vec![]).await?;
         }
         self.target.progress.write(connection, Progress { writer: self.me, epoch: self.act.last, part: 0 }).await?;
+        if self.tells || !self.refused.is_empty() {
+            return Ok(Stand::Ready(std::mem::take(&mut self.refused)));
+        }
         self.committing = true;
         connection.execute("COMMIT", vec![]).await?;
-        Ok(Verdict::Write)
+        Ok(Stand::Happened)
     }
 
     /// Keys that are to be gone first, then the rows. No unique index finds a null, so a key with one is deleted and inserted again.

@@ -3,14 +3,13 @@
 //! The client library is asynchronous and a sink has a thread of its own, so the writer owns a small runtime that runs while [`Writer::poll`] waits and at no
 //! other time; an act under way is a future that is kept from one poll to the next.
 //!
-//! Invariant: an act whose outcome is unknown stays the current one, with the same epochs, until an answer under lock says what became of it.
+//! Invariant: an act whose outcome is unknown stays the current one, with the same epochs, until an answer under lock says what became of it. One that leaves
+//! rows out tells them and waits, with its transaction open, until they are bound; every later try of it tells again.
 
-use super::act::{Act, Done, perform};
+use super::act::{Act, Done, Stand, commit, perform};
 use super::connection::{Connection, Failure};
-use super::progress::Verdict;
 use super::target::Target;
-use orderflow_core::data::Rejected;
-use orderflow_core::sink::{Closed, Committed, Progress, Writer, WriterId};
+use orderflow_core::sink::{Bound, Closed, Committed, Progress, Refused, Writer, WriterId};
 use orderflow_core::time::Epoch;
 use orderflow_core::{Error, Result};
 use std::collections::VecDeque;
@@ -61,10 +60,12 @@ pub(super) struct SqlWriter {
     act: Option<Arc<Act>>,
     work: Option<Work>,
     connection: Option<Box<dyn Connection>>,
+    /// The connection of an act that is ready, and what lets it be committed.
+    ready: Option<(Box<dyn Connection>, Bound)>,
     committed: Option<Progress>,
-    /// Rows that are out as refused, and those of an act that may have happened.
-    refused: Vec<Rejected>,
-    uncertain: Vec<Rejected>,
+    /// What the act leaves out, until it is told, and whether it told before.
+    refused: Option<Refused>,
+    tells: bool,
     /// Last, so that what it drives goes before it.
     driver: Driver,
 }
@@ -85,9 +86,10 @@ impl SqlWriter {
             act: None,
             work: None,
             connection: Some(connection),
+            ready: None,
             committed: progress,
-            refused: vec![],
-            uncertain: vec![],
+            refused: None,
+            tells: false,
             driver,
         }
     }
@@ -108,22 +110,30 @@ impl SqlWriter {
             }
         }
         let Some(act) = &self.act else { return Ok(None) };
-        let start = || Box::pin(perform(self.target.clone(), self.me, act.clone(), self.connection.take())) as Work;
+        if self.ready.as_ref().is_some_and(|(_, bound)| !bound.is_bound()) {
+            return Ok(None);
+        }
+        let start = || match self.ready.take() {
+            Some((connection, _)) => Box::pin(commit(connection)) as Work,
+            None => Box::pin(perform(self.target.clone(), self.me, act.clone(), self.connection.take(), self.tells)) as Work,
+        };
         Ok(Some(self.work.get_or_insert_with(start)))
     }
 
     fn finish(&mut self, done: Done) -> Result<()> {
         self.work = None;
-        self.connection = done.connection;
-        let may_have_happened = done.refused.is_some();
-        if let Some(refused) = done.refused {
-            self.uncertain = refused;
-        }
         match done.outcome {
-            Ok(Verdict::Write | Verdict::Held) => {
+            Ok(Stand::Happened) => {
+                self.connection = done.connection;
                 let epoch = self.act.take().map(|act| act.last);
                 self.committed = epoch.map(|epoch| Progress { writer: self.me, epoch, part: 0 }).or(self.committed);
-                self.refused.append(&mut self.uncertain);
+                self.tells = false;
+                Ok(())
+            }
+            Ok(Stand::Ready(rows)) => {
+                let refused = Refused::new(0, self.act.as_ref().map(|act| act.last).unwrap_or_default(), rows);
+                self.ready = done.connection.map(|connection| (connection, refused.bound()));
+                (self.refused, self.tells) = (Some(refused), true);
                 Ok(())
             }
             // found only when all was to be made final: nothing was, and no single row can be blamed
@@ -131,7 +141,7 @@ impl SqlWriter {
                 Err(Failure::Permanent(why, "a constraint that is checked at the end cannot be blamed on a row: make it immediate")
                     .error(self.doing()))
             }
-            Err(failure @ Failure::Passing(_)) if may_have_happened => {
+            Err(failure @ Failure::Passing(_)) if done.committing => {
                 Err(failure.error(format!("{}: whether the last commit happened is not known yet", self.doing())))
             }
             Err(failure) => Err(failure.error(self.doing())),
@@ -168,7 +178,7 @@ impl Writer for SqlWriter {
             }
         }
         let pending_bytes = self.queue.iter().map(Closed::memory).sum::<usize>() + self.act.as_ref().map_or(0, |a| a.memory);
-        Ok(Committed { progress: self.committed, pending_bytes, refused: std::mem::take(&mut self.refused) })
+        Ok(Committed { progress: self.committed, pending_bytes, refused: self.refused.take().into_iter().collect() })
     }
 
     fn close(mut self: Box<Self>) -> Result<()> {
@@ -178,7 +188,9 @@ impl Writer for SqlWriter {
         {
             self.connection = done.connection;
         }
-        if let Some(connection) = self.connection.take() {
+        // a transaction that waits to be committed ends without that
+        let connection = self.connection.take().or(self.ready.take().map(|(connection, _)| connection));
+        if let Some(connection) = connection {
             // whether the database hears it changes nothing
             let _ = self.driver.run(async { tokio::time::timeout(LAST_WORDS, connection.close()).await })?;
         }

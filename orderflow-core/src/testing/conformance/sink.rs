@@ -1,11 +1,12 @@
-//! The sink contract as a suite: what is committed stays, in order and once; what is not is not seen; and of two writers only the newer one counts.
+//! The sink contract as a suite: what is committed stays, in order and once; what is not is not seen; of two writers only the newer one counts; and an
+//! epoch with rows that the outside refuses is not committed before they are bound.
 //!
 //! Invariant: the suite behaves as the engine does: it never gives an epoch at or below the progress, and after a restart it
 //! goes on after what the sink itself remembers or, for a sink that promises less, after what it had acknowledged.
 
 use crate::data::Changes;
 use crate::error::Retry;
-use crate::sink::{Closed, Guarantee, Progress, Sink, SinkContext, Writer, WriterId};
+use crate::sink::{Closed, Guarantee, Progress, Refused, Sink, SinkContext, Writer, WriterId};
 use crate::time::{Clock, Epoch};
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -26,6 +27,11 @@ pub trait SinkSubject {
     /// Whether a commit that was asked for goes on by itself, so that it may come through after the writer is gone.
     fn commits_unheard(&self) -> bool {
         false
+    }
+
+    /// Epoch `epoch` with rows of the suite's columns all of which the outside refuses; `None` if it takes every row there is.
+    fn refuses(&mut self, _epoch: u64) -> Option<Closed> {
+        None
     }
 }
 
@@ -118,8 +124,63 @@ pub fn sink(subject: &mut dyn SinkSubject) {
     if subject.sink().guarantee(true) == Guarantee::ExactlyOnce {
         committed = late(subject, 11, committed, 0);
         committed = late(subject, 13, committed, 3);
+        committed = refusing(subject, 15, committed);
     }
-    Run::open(subject, 15, committed).close();
+    Run::open(subject, 20, committed).close();
+}
+
+/// Rows that the outside refuses are told, whole, by every writer that tries to commit their epoch, and nothing of it is committed before they are bound. The
+/// epochs have no other rows. Gives what is committed then.
+fn refusing(subject: &mut dyn SinkSubject, generation: u64, committed: u64) -> u64 {
+    let is_empty = |n: &u64| expected(*n).is_empty();
+    let epoch = (committed + 1..).find(is_empty).unwrap_or_default();
+    let Some(bad) = subject.refuses(epoch) else { return committed };
+    let mut run = Run::open(subject, generation, committed);
+    for n in committed + 1..epoch {
+        run.write(n);
+        run.commit(n);
+    }
+    run.close();
+    // three that die before the rows are bound
+    for generation in generation + 1..generation + 4 {
+        let opened = subject.sink().open(context(1, generation, &schema())).expect("opens");
+        assert_eq!(opened.progress.map_or(0, |p| p.epoch.0), epoch - 1, "an epoch was committed whose refused rows were never bound");
+        let mut writer = opened.writer;
+        let told = tell(subject, &mut *writer, &bad);
+        assert_eq!((told.upto, told.rows.len()), (bad.epoch, bad.rows()), "{told:?}");
+        for _ in 0..20 {
+            subject.between_polls();
+            let answer = writer.poll(Duration::from_millis(1)).expect("polls");
+            assert!(answer.progress.is_none_or(|p| p.epoch.0 < epoch), "committed before its refused rows were bound");
+            assert!(answer.refused.is_empty(), "told twice: {:?}", answer.refused);
+        }
+        writer.close().expect("closes");
+        check(subject, generation, epoch - 1, epoch - 1);
+    }
+    let mut writer = subject.sink().open(context(1, generation + 4, &schema())).expect("opens").writer;
+    assert_eq!(tell(subject, &mut *writer, &bad).bind().len(), bad.rows());
+    commit(subject, &mut *writer, epoch);
+    writer.close().expect("closes");
+    check(subject, generation + 4, epoch, epoch);
+    epoch
+}
+
+/// Gives the writer an epoch of which it has to tell something.
+fn tell(subject: &mut dyn SinkSubject, writer: &mut dyn Writer, bad: &Closed) -> Refused {
+    writer.write(bad.clone()).expect("takes an epoch");
+    writer.flush().expect("flushes");
+    for _ in 0..2000 {
+        subject.between_polls();
+        match writer.poll(Duration::from_millis(5)) {
+            Err(e) if e.retry() == Retry::Backoff => {}
+            answer => {
+                if let Some(refused) = answer.expect("polls").refused.pop() {
+                    return refused;
+                }
+            }
+        }
+    }
+    panic!("epoch {} has rows that are refused, and nobody is told", bad.epoch);
 }
 
 /// A writer that sleeps while a newer one takes its place, and wakes up when that has committed so many epochs: what it had taken fails, or nothing comes
@@ -285,131 +346,4 @@ fn check(subject: &mut dyn SinkSubject, generation: u64, committed: u64, most: u
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::{Error, Result};
-    use crate::operator::closure::panic_text;
-    use crate::sink::{Column, Committed, Input, Opened};
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::sync::{Mutex, MutexGuard};
-
-    /// Who may commit.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Fence {
-        /// Whoever opened it last.
-        Newest,
-        /// Whoever brings what is not there yet.
-        Progress,
-        /// Everybody.
-        Nobody,
-    }
-
-    /// Rows and progress, stored in one act.
-    #[derive(Default)]
-    struct Held {
-        rows: Vec<SeenRow>,
-        progress: Option<Progress>,
-        newest: u64,
-    }
-
-    #[derive(Clone)]
-    struct Shelf(Arc<Mutex<Held>>, Fence);
-
-    impl Shelf {
-        fn held(&self) -> MutexGuard<'_, Held> {
-            self.0.lock().unwrap()
-        }
-    }
-
-    impl Sink for Shelf {
-        fn columns(&self, _: &Input) -> Result<Option<Vec<Column>>> {
-            Ok(None)
-        }
-
-        fn guarantee(&self, _kept: bool) -> Guarantee {
-            Guarantee::ExactlyOnce
-        }
-
-        fn kind(&self) -> &'static str {
-            "shelf"
-        }
-
-        fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
-            let mut held = self.held();
-            held.newest = context.writer.generation;
-            let progress = held.progress;
-            drop(held);
-            let writer = ShelfWriter { shelf: *self, writer: context.writer, taken: vec![], due: false, progress };
-            Ok(Opened { writer: Box::new(writer), progress })
-        }
-    }
-
-    struct ShelfWriter {
-        shelf: Shelf,
-        writer: WriterId,
-        taken: Vec<Epoch>,
-        due: bool,
-        progress: Option<Progress>,
-    }
-
-    impl Writer for ShelfWriter {
-        fn write(&mut self, closed: Closed) -> Result<()> {
-            self.taken.push(closed.epoch);
-            Ok(())
-        }
-
-        fn flush(&mut self) -> Result<()> {
-            self.due = !self.taken.is_empty();
-            Ok(())
-        }
-
-        fn poll(&mut self, _: Duration) -> Result<Committed> {
-            if std::mem::take(&mut self.due)
-                && let (Some(first), Some(last)) = (self.taken.first().copied(), self.taken.last().copied())
-            {
-                let mut held = self.shelf.held();
-                let may = match self.shelf.1 {
-                    Fence::Newest => held.newest == self.writer.generation,
-                    Fence::Progress => held.progress.is_none_or(|p| p.epoch < first),
-                    Fence::Nobody => true,
-                };
-                if !may {
-                    return Err(Error::external("another writer has taken over").permanent());
-                }
-                held.rows.extend(self.taken.drain(..).flat_map(|epoch| expected(epoch.0)));
-                held.progress = Some(Progress { writer: self.writer, epoch: last, part: 0 });
-                self.progress = held.progress;
-            }
-            Ok(Committed { progress: self.progress, ..Committed::default() })
-        }
-
-        fn close(self: Box<Self>) -> Result<()> {
-            Ok(())
-        }
-    }
-
-    impl SinkSubject for Shelf {
-        fn sink(&mut self) -> Box<dyn Sink> {
-            Box::new(self.clone())
-        }
-
-        fn seen(&mut self) -> Vec<SeenRow> {
-            self.held().rows.clone()
-        }
-    }
-
-    /// What the suite says of such a sink.
-    fn judged(fence: Fence) -> std::result::Result<(), String> {
-        let run = || sink(&mut Shelf(Arc::default(), fence));
-        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
-    }
-
-    #[test]
-    fn a_sink_that_does_not_fence_its_older_writer_fails() {
-        assert_eq!(judged(Fence::Newest), Ok(()));
-        for fence in [Fence::Progress, Fence::Nobody] {
-            let said = judged(fence).unwrap_err();
-            assert!(said.contains("a writer that was replaced says that it committed"), "{fence:?}: {said}");
-        }
-    }
-}
+mod tests;

@@ -251,7 +251,7 @@ impl Writer for Lanes {
         Ok(Committed {
             progress: Some(progress).filter(|p| p.epoch > self.held),
             pending_bytes: rows + self.lanes.iter().map(LaneWriter::unconfirmed).sum::<usize>(),
-            refused: self.lanes.iter_mut().flat_map(LaneWriter::refused).collect(),
+            refused: self.lanes.iter_mut().filter_map(|lane| lane.told.take()).collect(),
         })
     }
 

@@ -14,6 +14,7 @@ mod lanes;
 mod progress;
 mod split;
 mod tally;
+mod told;
 mod writer;
 
 use super::columns::Route;

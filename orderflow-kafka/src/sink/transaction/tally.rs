@@ -1,6 +1,6 @@
 //! What a transaction did.
 //!
-//! Invariant: it is told when the transaction is committed, once, or never.
+//! Invariant: counts are told when the transaction is committed, once, or never; the rows that it leaves out are told before.
 
 use crate::sink::feed::Feed;
 use crate::sink::topics::TopicId;
@@ -10,6 +10,7 @@ use orderflow_core::data::Rejected;
 pub(super) struct Tally {
     /// Records confirmed, by the number of their topic.
     records: Vec<u64>,
+    /// Rows that it leaves out, until they are told.
     pub(super) refused: Vec<Rejected>,
 }
 
@@ -22,11 +23,10 @@ impl Tally {
         self.records[topic] += 1;
     }
 
-    /// Tells the topics, and gives the rows that were refused.
-    pub(super) fn tell(self, feed: &Feed) -> Vec<Rejected> {
+    /// Tells the topics.
+    pub(super) fn tell(self, feed: &Feed) {
         for (topic, records) in (0..).zip(self.records).filter(|(_, records)| *records > 0) {
             feed.topics.get(topic).delivered(records);
         }
-        self.refused
     }
 }

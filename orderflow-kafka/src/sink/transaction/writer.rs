@@ -1,11 +1,11 @@
 //! The writer of one lane: its rows of epochs and the progress that says so become visible in one act, or not at all.
 //! ```text
 //!   Ready ─begin─► Open: rows of all epochs at hand ─ record of progress ─► Flushing ─ all confirmed ─► Committing ─► Ready, progress told
-//!                   │ a record is refused, a step fails                                                 │ the outcome is unknown, the broker gave up
-//!                   └─► Aborting ─► Ready: written again, without it                                    └─► Reopening: fence, read progress, drop what it covers
+//!                   │ a record is refused, a step fails                        │ it leaves rows out       ▲           │ the outcome is unknown, the broker gave up
+//!                   └─► Aborting ─► Ready: written again, without it           └─► Waiting ─ bound ───────┘           └─► Reopening: fence, read progress, drop what it covers
 //! ```
 //! Invariant: an epoch is kept until its commit is known or read from the topic of progress; progress covers exactly the lane's rows of its transaction,
-//! which may be none. Counts and refused rows belong to a transaction and are told when it is committed. An epoch at or below the gate is never taken.
+//! which may be none. Counts belong to a transaction and are told when it is committed, the rows that it leaves out before, also by each that stands for it. An epoch at or below the gate is never taken.
 //! Nothing blocks here: what blocks is done by the [`Lane`].
 
 use super::fence::{Entry, MARK, Opening, fenced, forbidden, produce};
@@ -13,6 +13,7 @@ use super::lane::{Answer, Lane, Task};
 use super::lanes::Common;
 use super::progress::Held;
 use super::tally::Tally;
+use super::told::Told;
 use crate::ffi::{Call, Delivery, ProducerClient, Refusal, TopicHandle};
 use crate::sink::feed::{Feed, Flight, Manner, Sent, Share, batch_size, flight_of, named, too_large};
 use crate::sink::producers::Producers;
@@ -43,6 +44,8 @@ enum Stage {
     Open,
     /// Everything is on its way; the commit follows when all of it is confirmed.
     Flushing,
+    /// What it leaves out is told; the commit follows when that is bound.
+    Waiting,
     Committing,
     Aborting,
     Reopening,
@@ -83,7 +86,8 @@ pub(super) struct LaneWriter {
     due: Duration,
     flush: bool,
     progress: Option<Progress>,
-    refused: Vec<Rejected>,
+    /// What the transaction leaves out.
+    pub(super) told: Told,
 }
 
 fn marks(client: &Arc<ProducerClient>, topic: &str) -> Result<TopicHandle> {
@@ -125,7 +129,7 @@ impl LaneWriter {
             due: Duration::ZERO,
             flush: false,
             progress: None,
-            refused: vec![],
+            told: Told::default(),
         })
     }
 
@@ -164,11 +168,6 @@ impl LaneWriter {
     /// Bytes of records that were sent and are not confirmed.
     pub(super) fn unconfirmed(&self) -> usize {
         self.flights.iter().map(|f| f.unconfirmed_bytes).sum()
-    }
-
-    /// The rows refused since the last look, whose transactions are committed.
-    pub(super) fn refused(&mut self) -> Vec<Rejected> {
-        std::mem::take(&mut self.refused)
     }
 
     /// That no broker can be reached: said once in each outage.
@@ -215,6 +214,21 @@ impl LaneWriter {
             if self.client.outstanding() > 0 {
                 return Ok(());
             }
+            let (rows, upto) = (std::mem::take(&mut self.tally.refused), self.covered().map_or(self.gate, |p| p.epoch));
+            if self.told.tell(self.number, upto, rows) {
+                self.stage = Stage::Waiting;
+                return Ok(());
+            }
+        }
+        if self.stage == Stage::Waiting && !self.told.is_bound() {
+            return Ok(());
+        }
+        if self.stage == Stage::Waiting && now.saturating_sub(self.begun) > self.timeout / 2 {
+            // no fault of the brokers, which may have given it up by now
+            self.attempts = 0;
+            return self.abort("it waited too long for the rows that it leaves out to be stored");
+        }
+        if matches!(self.stage, Stage::Flushing | Stage::Waiting) {
             (self.stage, self.asked) = (Stage::Committing, now);
             return self.lane.ask(Task::Commit);
         }
@@ -278,6 +292,7 @@ impl LaneWriter {
     fn rewind(&mut self) -> Tally {
         self.flights.iter_mut().for_each(Flight::rewind);
         (self.taken, self.broken) = (0, None);
+        self.told.rewind();
         std::mem::take(&mut self.tally)
     }
 
@@ -358,7 +373,7 @@ impl LaneWriter {
 
     fn confirmed(&mut self, delivery: &Delivery<'_>, feed: &Feed, failed: &mut Option<Error>) {
         let (topic, row) = named(delivery.opaque);
-        let counts = matches!(self.stage, Stage::Open | Stage::Flushing | Stage::Committing);
+        let counts = matches!(self.stage, Stage::Open | Stage::Flushing | Stage::Waiting | Stage::Committing);
         if counts
             && delivery.opaque != MARK
             && let Some(flight) = flight_of(&mut self.flights, row)
@@ -476,12 +491,13 @@ impl LaneWriter {
         let first = self.flights.front().map_or(u64::MAX, Flight::first);
         self.spoiled.retain(|word, _| named(*word).1 >= first);
         self.flush &= !self.flights.is_empty();
-        self.refused.extend(tally.tell(feed));
+        self.told.committed();
+        tally.tell(feed);
     }
 
     /// Begins to let go: readers wait for the end of an open transaction, so it is not left to its time-out.
     pub(super) fn leave(&mut self) -> Result<()> {
-        if !matches!(self.stage, Stage::Open | Stage::Flushing) {
+        if !matches!(self.stage, Stage::Open | Stage::Flushing | Stage::Waiting) {
             return Ok(());
         }
         self.rewind();

@@ -3,6 +3,7 @@
 //! Invariant: after whatever went wrong, the table holds every epoch once, and the one who may write is the newest.
 
 use super::super::connection::{Answer, Server};
+use super::refusals::checked;
 use super::*;
 use orderflow_core::sink::WriterId;
 use orderflow_core::testing::{self, Fate, tier};
@@ -12,6 +13,7 @@ use std::sync::Mutex;
 everywhere!(
     whatever_dies_every_epoch_is_there_once,
     a_commit_whose_answer_was_lost_is_not_done_again,
+    every_try_tells_what_it_leaves_out_and_waits,
     a_writer_that_was_overtaken_stops_and_writes_nothing,
     a_transaction_that_was_left_open_does_not_get_in_between,
     a_database_that_is_locked_holds_up_no_poll,
@@ -277,6 +279,36 @@ pub(super) fn a_commit_whose_answer_was_lost_is_not_done_again(db: &Db) {
     commit(writer.as_mut(), 2).unwrap();
     assert_eq!(db.read(&table, &["k", "epoch"]), ["1 1", "2 2"]);
     assert_eq!(way.commits() - commits, 2);
+}
+
+fn every_try_tells_what_it_leaves_out_and_waits(db: &Db) {
+    for fault in [Fault::Before, Fault::After] {
+        let (table, way) = (db.table(), Faulty::counting(db));
+        checked(db, &table, "");
+        let mut writer = open(db.append(&table).through(way.clone()), 1);
+        writer.write(closed(1, &[(Some(1), 1, 1), (Some(2), 5_000, 1)])).unwrap();
+        let mut poll = || {
+            let mut answer = writer.poll(PATIENCE)?;
+            Ok::<_, Error>((answer.refused.pop(), answer.progress.map(|p| p.epoch)))
+        };
+        let (told, progress) = poll().unwrap();
+        let told = told.unwrap();
+        assert_eq!((told.lane, told.upto, told.rows.len(), progress), (0, Epoch(1), 1, None));
+        assert!(matches!(poll(), Ok((None, None))), "it waits, and has told");
+        way.at_the_next_commit(fault);
+        told.bind();
+        assert_eq!(poll().unwrap_err().retry(), Retry::Backoff);
+        let (again, progress) = poll().unwrap();
+        if fault == Fault::Before {
+            let again = again.expect("nothing was committed: another try, which tells as well");
+            assert_eq!((again.upto, again.rows.len(), progress), (Epoch(1), 1, None));
+            again.bind();
+            assert!(matches!(poll(), Ok((None, Some(Epoch(1))))));
+        } else {
+            assert!(again.is_none() && progress == Some(Epoch(1)), "it had happened");
+        }
+        assert_eq!(db.read(&table, &["k"]), ["1"]);
+    }
 }
 
 fn a_writer_that_was_overtaken_stops_and_writes_nothing(db: &Db) {

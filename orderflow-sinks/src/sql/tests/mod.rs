@@ -17,7 +17,7 @@ use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArra
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use orderflow_core::data::{Changes, Rejected};
 use orderflow_core::error::Retry;
-use orderflow_core::sink::{Closed, Input, Opened, Progress, Sink, SinkContext, Writer};
+use orderflow_core::sink::{Closed, Input, Opened, Progress, Refused, Sink, SinkContext, Writer};
 use orderflow_core::testing::conformance::context;
 use orderflow_core::time::Epoch;
 use orderflow_core::{Error, Result};
@@ -168,7 +168,7 @@ fn commit(writer: &mut dyn Writer, epoch: u64) -> Result<Vec<Rejected>> {
     for _ in 0..1000 {
         match writer.poll(PATIENCE) {
             Ok(answer) => {
-                refused.extend(answer.refused);
+                refused.extend(answer.refused.into_iter().flat_map(Refused::bind));
                 if answer.progress.is_some_and(|p: Progress| p.epoch.0 >= epoch) {
                     return Ok(refused);
                 }

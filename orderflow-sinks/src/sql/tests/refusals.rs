@@ -10,7 +10,8 @@ everywhere!(
     a_table_that_is_there_keeps_its_other_columns
 );
 
-fn checked(db: &Db, table: &str, key: &str) {
+/// Makes a table that takes no `v` of 1,000 or more.
+pub(super) fn checked(db: &Db, table: &str, key: &str) {
     let (text, name) = if db.dialect() == Dialect::Postgres { ("TEXT", "\"v\"") } else { ("VARCHAR(100)", "v") };
     db.execute(&format!("CREATE TABLE {table} (k BIGINT {key}, v BIGINT CHECK ({name} < 1000), name {text}, diff BIGINT, epoch BIGINT)"));
 }

@@ -81,10 +81,23 @@ impl SinkSubject for Appended<'_> {
             |r: Vec<Option<String>>| SeenRow { epoch: number(&r[3]) as u64, diff: number(&r[2]), id: number(&r[0]), name: r[1].clone() };
         db.rows(&format!("SELECT {} FROM {table}{order}", db.list(&["id", "name", "diff", "epoch"]))).into_iter().map(row).collect()
     }
+
+    fn refuses(&mut self, epoch: u64) -> Option<Closed> {
+        let (ids, names) = (Int64Array::from(vec![-1, -2, -3]), StringArray::from(vec!["x"; 3]));
+        let batch = RecordBatch::try_new(conformance::schema(), vec![Arc::new(ids), Arc::new(names)]).unwrap();
+        Some(Closed { epoch: Epoch(epoch), changes: vec![Changes::inserts(batch)] })
+    }
 }
 
 fn conforms(db: &Db) {
-    conformance::sink(&mut Appended(db, db.table()));
+    let table = db.table();
+    let (text, id) = match db.dialect() {
+        Dialect::Sqlite => ("TEXT", "id"),
+        Dialect::MySql => ("VARCHAR(100) CHARACTER SET utf8mb4", "id"),
+        Dialect::Postgres => ("TEXT", "\"id\""),
+    };
+    db.execute(&format!("CREATE TABLE {table} (id BIGINT NOT NULL CHECK ({id} >= 0), name {text}, diff BIGINT, epoch BIGINT)"));
+    conformance::sink(&mut Appended(db, table));
 }
 
 /// Columns, and their values as the database prints them: SQLite, MySQL, PostgreSQL.
