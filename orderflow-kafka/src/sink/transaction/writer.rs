@@ -8,14 +8,16 @@
 //! which may be none. Counts belong to a transaction and are told when it is committed, the rows that it leaves out before, also by each that stands for it. An epoch at or below the gate is never taken.
 //! Nothing blocks here: what blocks is done by the [`Lane`].
 
-use super::fence::{Entry, MARK, Opening, fenced, forbidden, produce};
+mod deliveries;
+
+use super::fence::{Entry, Opening, fenced, forbidden, produce};
 use super::lane::{Answer, Lane, Task};
 use super::lanes::Common;
 use super::progress::Held;
 use super::tally::Tally;
 use super::told::Told;
-use crate::ffi::{Call, Delivery, ProducerClient, Refusal, TopicHandle};
-use crate::sink::feed::{Feed, Flight, Manner, Sent, Share, batch_size, flight_of, named, too_large};
+use crate::ffi::{Call, ProducerClient, Refusal, TopicHandle};
+use crate::sink::feed::{Feed, Flight, Manner, Sent, Share, batch_size, named};
 use crate::sink::producers::Producers;
 use crate::sink::topics::{Topic, TopicId};
 use orderflow_core::bug::{Bug, planted};
@@ -355,62 +357,6 @@ impl LaneWriter {
         match self.stage {
             Stage::Open | Stage::Ready if !self.flights.is_empty() && !left.is_zero() => Some(wait.min(left)),
             _ => due.then_some(wait),
-        }
-    }
-
-    /// Takes answers of brokers that have come.
-    pub(super) fn serve(&mut self, common: &Common, failed: &mut Option<Error>) {
-        let client = self.client.clone();
-        let mut answered = false;
-        client.serve(Duration::ZERO, &mut |delivery| {
-            answered |= delivery.error.is_none();
-            self.confirmed(&delivery, &common.feed, failed);
-        });
-        if answered {
-            client.context().alive();
-        }
-    }
-
-    fn confirmed(&mut self, delivery: &Delivery<'_>, feed: &Feed, failed: &mut Option<Error>) {
-        let (topic, row) = named(delivery.opaque);
-        let counts = matches!(self.stage, Stage::Open | Stage::Flushing | Stage::Waiting | Stage::Committing);
-        if counts
-            && delivery.opaque != MARK
-            && let Some(flight) = flight_of(&mut self.flights, row)
-        {
-            flight.unconfirmed = flight.unconfirmed.saturating_sub(1);
-            flight.unconfirmed_bytes = flight.unconfirmed_bytes.saturating_sub(delivery.bytes);
-        }
-        match delivery.error {
-            None if counts && delivery.opaque != MARK => self.tally.count(topic),
-            None => {}
-            Some(code) if too_large(code) && delivery.opaque != MARK => {
-                if let Some(flight) = flight_of(&mut self.flights, row) {
-                    let letter = feed.letter(flight, delivery, code);
-                    // with every such record one failure less is possible
-                    self.attempts = 0;
-                    self.spoiled.insert(delivery.opaque, letter);
-                }
-                self.broken.get_or_insert_with(|| format!("a record is refused: {code}"));
-            }
-            // these follow from a failure that the lane or the client tells
-            Some(Code::PurgeQueue | Code::PurgeInflight | Code::State | Code::Fatal) => {
-                self.broken.get_or_insert_with(|| "it has failed at a broker".into());
-            }
-            Some(code) if fenced(code) => {}
-            Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopicId)
-                if delivery.opaque == MARK =>
-            {
-                let topic = &self.opening.book.topic;
-                let e = Error::external(format!("topic '{topic}' of the sink's progress was deleted while the pipeline wrote to it"));
-                failed.get_or_insert(e.permanent());
-            }
-            Some(code) if delivery.opaque == MARK => {
-                self.broken.get_or_insert_with(|| format!("the progress is refused: {code}"));
-            }
-            Some(code) => {
-                failed.get_or_insert(feed.undeliverable(delivery.opaque, code));
-            }
         }
     }
 
