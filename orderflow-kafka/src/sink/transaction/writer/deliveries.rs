@@ -14,7 +14,7 @@ use std::time::Duration;
 
 impl LaneWriter {
     /// Takes answers of brokers that have come.
-    pub(super) fn serve(&mut self, common: &Common, failed: &mut Option<Error>) {
+    pub(in super::super) fn serve(&mut self, common: &Common, failed: &mut Option<Error>) {
         let client = self.client.clone();
         let mut answered = false;
         client.serve(Duration::ZERO, &mut |delivery| {
