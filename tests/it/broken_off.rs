@@ -9,7 +9,7 @@
 
 use crate::full_pipeline::{Ended, good, program};
 use crate::real::{Cluster, alone, block_on, cluster, hash};
-use crate::support::{PATIENCE, deltas, letters, sum, visit};
+use crate::support::{PATIENCE, deltas, letters, sum, topics, visit};
 use crate::tier;
 use orderflow::domain::Order;
 use orderflow::generator::{Orders, Share, Total, expected};
@@ -245,6 +245,10 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
     good(&mut command());
 
     judge(&cluster, &recipe);
+    let there = topics(&cluster.admin, &cluster.prefix);
+    for pipeline in ["full_pipeline", "full_pipeline_producer"] {
+        assert!(there.contains_key(&format!("{pipeline}.progress")), "the prefix stands once before every topic: {there:?}");
+    }
     let expected = expected(&recipe, u64::MAX);
     assert_eq!(sum(&deltas(&dir.path().join("out/city_payment_totals"))), expected.totals);
     assert_eq!(letters(&dir.path().join("out/dead_letters")).len() as u64, expected.rejected);
