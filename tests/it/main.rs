@@ -17,6 +17,7 @@ mod metrics_table;
 mod orders;
 mod orders_killed;
 mod orders_stream;
+mod peak;
 mod promises;
 mod real;
 mod soak;

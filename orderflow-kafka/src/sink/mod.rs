@@ -14,6 +14,8 @@ mod cells;
 mod columns;
 mod counters;
 mod feed;
+#[cfg(test)]
+mod in_flight;
 mod partition;
 mod producers;
 mod topics;
