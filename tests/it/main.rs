@@ -20,6 +20,7 @@ mod orders_stream;
 mod peak;
 mod promises;
 mod real;
+mod rolled_back;
 mod soak;
 mod state_tools;
 mod support;
