@@ -15,7 +15,9 @@ mod limit;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use hashbrown::HashMap;
-use limit::{ByCustomer, CUSTOMERS, Discard, FETCH, POOL, Pool, PoolSource, Routed, Sent, TOTALS, Totals, aggregate, answer, cents, run};
+use limit::{
+    ByCustomer, CUSTOMERS, Discard, FETCH, POOL, Parser, Pool, PoolSource, Routed, Sent, TOTALS, Totals, aggregate, answer, cents, run,
+};
 use orderflow::arrow::util::display::array_value_to_string;
 use orderflow::domain::order;
 use orderflow::epoch::Limits;
@@ -168,9 +170,9 @@ fn filter_and_route(c: &mut Criterion) {
             Ok(flow)
         },
         by_hand: |input| {
-            let mut router = Router::default();
+            let (mut router, mut parser) = (Router::default(), Parser::default());
             for record in input.iter() {
-                let order: Routed<'_> = sonic_rs::from_slice(record).unwrap();
+                let order: Routed<'_> = parser.read(record);
                 if order.payment_txn_success == "N" {
                     router.put(record, order.payment_type, order.payment_txn_success);
                 }
@@ -236,6 +238,7 @@ struct Needed<'a> {
 /// The whole pipeline by hand: every record is parsed once, routed, and counted in three views.
 #[derive(Default)]
 struct Whole {
+    parser: Parser,
     router: Router,
     totals: Totals,
     categories: Totals,
@@ -245,7 +248,7 @@ struct Whole {
 impl Whole {
     #[inline]
     fn add(&mut self, record: &[u8]) {
-        let order: Needed<'_> = sonic_rs::from_slice(record).unwrap();
+        let order: Needed<'_> = self.parser.read(record);
         self.router.put(record, order.payment_type, order.payment_txn_success);
         self.totals.count(order.city, order.payment_type, i128::from(order.qty) * cents(order.price));
         self.categories.count(order.payment_type, order.payment_txn_success, 0);

@@ -1,10 +1,16 @@
 //! What benches share: orders in memory, ends of a pipeline that cost next to nothing, and the loop that one would write by hand.
 //!
 //! Invariant: the loop gets the same bytes and comes to the same answer as the engine; the benches compare both answers.
-#![allow(dead_code, reason = "each bench uses its part")]
+#![allow(dead_code, unused_imports, reason = "each bench uses its part")]
 #![allow(clippy::unwrap_used, reason = "a bench that goes wrong ends")]
 
-use hashbrown::{Equivalent, HashMap};
+mod parser;
+mod totals;
+
+pub(crate) use parser::Parser;
+pub(crate) use totals::Totals;
+
+use hashbrown::HashMap;
 use orderflow::arrow::array::{AsArray, RecordBatch};
 use orderflow::arrow::datatypes::SchemaRef;
 use orderflow::arrow::util::display::array_value_to_string;
@@ -15,8 +21,7 @@ use orderflow::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progr
 use orderflow::source::{Fetch, Fingerprint, Payload, Polled, RawBatch, RawRecord, Reader, Source, SourceContext, SourceStatus};
 use orderflow::time::{Partition, Positions};
 use orderflow::{Pipeline, Result, Running};
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash, Hasher};
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -364,67 +369,6 @@ pub(crate) struct All<'a> {
     pub(crate) failure_reason: Option<&'a str>,
 }
 
-#[derive(PartialEq, Eq)]
-struct Group(Box<str>, Box<str>);
-
-struct GroupRef<'a>(&'a str, &'a str);
-
-impl Hash for Group {
-    fn hash<H: Hasher>(&self, h: &mut H) {
-        GroupRef(&self.0, &self.1).hash(h);
-    }
-}
-
-impl Hash for GroupRef<'_> {
-    fn hash<H: Hasher>(&self, h: &mut H) {
-        self.0.hash(h);
-        self.1.hash(h);
-    }
-}
-
-impl Equivalent<Group> for GroupRef<'_> {
-    fn equivalent(&self, key: &Group) -> bool {
-        *self.0 == *key.0 && *self.1 == *key.1
-    }
-}
-
-/// The hand-written totals, of each (city, payment type) or of another pair of texts.
-#[derive(Default)]
-pub(crate) struct Totals(HashMap<Group, (u64, i128)>);
-
-impl Totals {
-    /// Parses one record and adds it.
-    #[inline]
-    pub(crate) fn add(&mut self, record: &[u8]) {
-        let o: Needed<'_> = sonic_rs::from_slice(record).unwrap();
-        self.count(o.city, o.payment_type, i128::from(o.qty) * cents(o.price));
-    }
-
-    /// Adds one to the count of a pair, and `amount` to its sum.
-    #[inline]
-    pub(crate) fn count(&mut self, first: &str, second: &str, amount: i128) {
-        match self.0.get_mut(&GroupRef(first, second)) {
-            Some((n, sum)) => {
-                *n += 1;
-                *sum += amount;
-            }
-            None => {
-                self.0.insert(Group(first.into(), second.into()), (1, amount));
-            }
-        }
-    }
-
-    pub(crate) fn answer(&self) -> (u64, i128) {
-        self.0.values().fold((0, 0), |a, v| (a.0 + v.0, a.1 + v.1))
-    }
-
-    /// A line for each group: the view, the pair, the count and the sum, which in money has two places.
-    pub(crate) fn rows(&self, view: &str) -> BTreeSet<String> {
-        let row = |(group, (n, sum)): (&Group, &(u64, i128))| format!("{view}|{}|{}|{n}|{}.{:02}", group.0, group.1, sum / 100, sum % 100);
-        self.0.iter().map(row).collect()
-    }
-}
-
 #[derive(Default)]
 struct Slot {
     orders: u64,
@@ -445,6 +389,7 @@ pub(crate) struct Deltas {
 /// The hand-written totals by customer, with the old and the new row of every customer that an epoch touched.
 #[derive(Default)]
 pub(crate) struct ByCustomer {
+    parser: Parser,
     slots: HashMap<i64, Slot>,
     touched: Vec<(i64, u64, i128)>,
     epoch: u64,
@@ -453,7 +398,7 @@ pub(crate) struct ByCustomer {
 impl ByCustomer {
     #[inline]
     pub(crate) fn add(&mut self, record: &[u8]) {
-        let o: Customer = sonic_rs::from_slice(record).unwrap();
+        let o: Customer = self.parser.read(record);
         let slot = self.slots.entry(o.customer_id).or_insert_with(|| Slot { epoch: u64::MAX, ..Slot::default() });
         if slot.epoch != self.epoch {
             slot.epoch = self.epoch;

@@ -4,7 +4,7 @@
 //! idempotent producer with the key and the partition that orderflow would give it.
 #![allow(unsafe_code, reason = "the Rust wrapper has no batches: the limit must not pay for a poll per message")]
 
-use crate::limit::{Routed, Totals};
+use crate::limit::{Parser, Routed, Totals};
 use orderflow::domain::order::{FAILED_TOPIC, SUCCESSFUL_TOPIC, payment_topic};
 use orderflow::generator::Orders;
 use orderflow::kafka::{Admin, Producer, Record, partition_for_key};
@@ -172,8 +172,9 @@ pub(crate) fn route(brokers: &str, topic: &str, n: u64, prefix: &str) -> u64 {
     let mut by_type: HashMap<String, *mut sys::rd_kafka_topic_t> = HashMap::new();
     let (good, bad) = (handle(&format!("{prefix}{SUCCESSFUL_TOPIC}")), handle(&format!("{prefix}{FAILED_TOPIC}")));
     let (mut stored, mut sent) = (0, 0u64);
+    let mut parser = Parser::default();
     consume(brokers, topic, PARTITIONS, n, |value, key| {
-        let order: Routed<'_> = sonic_rs::from_slice(value).unwrap();
+        let order: Routed<'_> = parser.read(value);
         let of_type = match by_type.get(order.payment_type) {
             Some(topic) => *topic,
             None => {
