@@ -127,7 +127,10 @@ impl Engine {
         match self.work() {
             Ok(step) => step,
             Err(e) => {
-                self.look();
+                // whatever a source does when it is asked once more, the reason of this end stays the one that is told
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.look())) {
+                    tracing::warn!(pipeline = %self.pipeline, "a source panicked when it was asked how it stands: {}", panic_text(&*panic));
+                }
                 Step::Finished(Err(self.fail(e)))
             }
         }

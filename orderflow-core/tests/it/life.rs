@@ -117,9 +117,10 @@ async fn a_panic_in_an_operator_fails_the_pipeline_and_not_the_host() {
     assert!(running.query("SELECT * FROM v").await.unwrap_err().to_string().contains("out of cheese"));
 }
 
-/// A source whose reader ends badly when it is polled, and panics again when it is closed.
+/// A source whose reader ends badly when it is polled, and panics again when it is asked how it stands and when it is closed.
 struct Broken {
     panics: bool,
+    polled: bool,
 }
 
 impl Source for Broken {
@@ -138,6 +139,7 @@ impl Source for Broken {
 
 impl Reader for Broken {
     fn poll(&mut self) -> Result<Polled> {
+        self.polled = true;
         assert!(!self.panics, "out of cheese");
         Err(Error::external("out of cheese").permanent())
     }
@@ -147,6 +149,7 @@ impl Reader for Broken {
     }
 
     fn status(&self) -> SourceStatus {
+        assert!(!self.polled, "out of crackers");
         SourceStatus::default()
     }
 
@@ -156,10 +159,10 @@ impl Reader for Broken {
 }
 
 #[tokio::test]
-async fn a_panic_while_a_broken_source_is_closed_does_not_hide_what_broke_it() {
+async fn a_panic_while_a_broken_source_is_asked_or_closed_does_not_hide_what_broke_it() {
     for panics in [true, false] {
         let mut flow = Pipeline::new("broken");
-        flow.source("numbers", Broken { panics }).unwrap().view("v").unwrap();
+        flow.source("numbers", Broken { panics, polled: false }).unwrap().view("v").unwrap();
         let running = flow.start().await.unwrap();
         let e = running.wait().await.unwrap_err().to_string();
         assert!(e.contains("out of cheese") && !e.contains("crackers"), "{e}");
