@@ -1,7 +1,8 @@
-//! A pipeline that runs for long at a steady rate, while groups come and go and it is stopped and started: nothing piles up.
+//! A pipeline that runs for long at a steady rate, while groups come and go and it is stopped, killed and started: nothing piles up.
 //!
 //! The test runs itself as a child, whose memory is read from `/proc`. Its source is a tide of rows: each is withdrawn when so many more have come, so the
-//! views have the same size for ever, and whatever grows after a while, is a leak. Invariant: flatness is judged by what a straight line through the samples
+//! views have the same size for ever, and whatever grows after a while, is a leak. A process that is really killed takes its memory with it, so here a kill cuts
+//! the [`Line`] to the outside: from one call to the next nothing gets through, nothing is tidied up, and the memory stays where it can be seen. Invariant: flatness is judged by what a straight line through the samples
 //! after the warm-up gains, never by time; and at the end table and files say what a batch computation over the rows that are left says.
 
 use crate::support::data_files;
@@ -10,10 +11,13 @@ use orderflow::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use orderflow::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use orderflow::data::Changes;
 use orderflow::format::Format;
+use orderflow::sink::dead_letter::DeadLetters;
+use orderflow::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer};
 use orderflow::sinks::{Parquet, Sql};
 use orderflow::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, Reader, Source, SourceContext, SourceStatus};
-use orderflow::time::{Clock, Partition, Positions};
-use orderflow::{Pipeline, Result};
+use orderflow::store::{Folder, Store, Upload};
+use orderflow::time::{Clock, Epoch, Partition, Positions};
+use orderflow::{Error, Pipeline, Result};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sqlx::{ConnectOptions, Row, sqlite};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +25,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Rows that are there at any time.
@@ -126,19 +131,125 @@ impl Reader for TideReader {
     }
 }
 
+/// What leads from one life of the pipeline to the outside.
+#[derive(Clone, Debug, Default)]
+struct Line(Arc<AtomicBool>);
+
+impl Line {
+    fn cut(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn through<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.0.load(Ordering::SeqCst) { Err(Error::external("the line is cut")) } else { call() }
+    }
+}
+
+/// Something at the other end of a line.
+#[derive(Debug)]
+struct Beyond<T>(T, Line);
+
+impl Store for Beyond<Folder> {
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.1.through(|| self.0.get(name))
+    }
+
+    fn put(&self, name: &str) -> Result<Box<dyn Upload>> {
+        let upload = self.1.through(|| self.0.put(name))?;
+        Ok(Box::new(Beyond(upload, self.1.clone())))
+    }
+
+    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        self.1.through(|| self.0.put_if_absent(name, bytes))
+    }
+
+    fn publish(&self, staged: &str, name: &str) -> Result<bool> {
+        self.1.through(|| self.0.publish(staged, name))
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>> {
+        self.1.through(|| self.0.list(folder))
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.1.through(|| self.0.delete(name))
+    }
+}
+
+impl Upload for Beyond<Box<dyn Upload>> {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.1.through(|| self.0.write(bytes))
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.1.through(|| self.0.finish())
+    }
+}
+
+impl<S: Sink> Sink for Beyond<S> {
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
+        self.0.columns(input)
+    }
+
+    fn guarantee(&self, kept: bool) -> Guarantee {
+        self.0.guarantee(kept)
+    }
+
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        self.0.look(context)
+    }
+
+    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
+        let Beyond(sink, line) = *self;
+        let opened = Box::new(sink).open(context)?;
+        Ok(Opened { writer: Box::new(Beyond(opened.writer, line)), ..opened })
+    }
+}
+
+impl Writer for Beyond<Box<dyn Writer>> {
+    fn write(&mut self, closed: Closed) -> Result<()> {
+        self.1.through(|| self.0.write(closed))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.1.through(|| self.0.flush())
+    }
+
+    fn poll(&mut self, wait: Duration) -> Result<Committed> {
+        self.1.through(|| self.0.poll(wait))
+    }
+
+    fn lanes(&self) -> Vec<Epoch> {
+        self.0.lanes()
+    }
+
+    /// Behind a line that is cut the writer is dropped, without a goodbye.
+    fn close(self: Box<Self>) -> Result<()> {
+        let Beyond(writer, line) = *self;
+        line.through(|| writer.close())
+    }
+}
+
 const GROUPS: &str =
     "SELECT g, count(*) AS n, sum(v) AS total, min(v) AS low, max(v) AS high, count(DISTINCT who) AS people FROM tide GROUP BY g";
 
-fn flow(dir: &Path, workers: usize) -> Result<Pipeline> {
+fn flow(dir: &Path, workers: usize, line: &Line) -> Result<Pipeline> {
     let mut flow = Pipeline::new("soak");
     flow.source("tide", Tide)?;
     let table = Sql::upsert(format!("sqlite:{}", dir.join("tables.db").display()), "groups");
-    flow.view("groups", GROUPS)?.sink(table)?.sink(Parquet::append(dir.join("groups")).roll_after(Duration::from_secs(2)))?;
+    let files = Parquet::append(dir.join("groups")).roll_after(Duration::from_secs(2));
+    flow.view("groups", GROUPS)?.sink(Beyond(table, line.clone()))?.sink(Beyond(files, line.clone()))?;
     flow.view("sizes", "SELECT n, count(*) AS groups, max(high) AS high FROM groups GROUP BY n")?;
     flow.view("people", "SELECT who, min(v) AS low, max(v) AS high, count(DISTINCT g) AS groups FROM tide GROUP BY who")?;
     flow.view("values_seen", "SELECT DISTINCT v, who FROM tide")?;
     let flow = flow.workers(workers).epoch_interval(Duration::from_millis(100)).checkpoint_every(Duration::from_secs(1));
-    Ok(flow.state(dir.join("state")))
+    // as the default, which a state in a store has not
+    let flow = flow.dead_letters(DeadLetters::append(dir.join("state/dead_letters")));
+    Ok(flow.state_on(Arc::new(Beyond(Folder::open(dir.join("state"))?, line.clone())), "state"))
 }
 
 #[test]
@@ -150,9 +261,19 @@ fn child() {
     let run = async {
         let mut position = 0;
         for n in 0..lives {
-            let running = flow(&dir, 1 + n as usize % 2)?.start().await?;
+            let line = Line::default();
+            let running = flow(&dir, 1 + n as usize % 2, &line)?.start().await?;
             tokio::time::sleep(Duration::from_millis(life)).await;
-            let status = if n % 2 == 0 && n + 1 < lives { running.stop().await? } else { running.drain().await? };
+            let status = match n % 4 {
+                _ if n + 1 == lives => running.drain().await?,
+                0 | 2 => {
+                    line.cut();
+                    let _ = running.stop().await; // the dead have nothing to say
+                    running.status()
+                }
+                1 => running.stop().await?,
+                _ => running.drain().await?,
+            };
             assert!(n == 0 || status.restored.is_some(), "it goes on after a checkpoint");
             position = status.sources[0].status.partitions[0].position;
             fs::write(dir.join("updates"), status.state_updates.to_string()).unwrap();
@@ -269,7 +390,7 @@ fn summed(dir: &Path) -> Groups {
 #[test]
 fn a_pipeline_that_runs_for_long_neither_grows_nor_litters() {
     let dir = tempfile::tempdir().unwrap();
-    // 15 s, 5 minutes and half an hour; stopped and started so often that each life has several checkpoints
+    // 15 s, 5 minutes and half an hour; killed or stopped, and started, so often that each life has several checkpoints
     let (life, lives): (u64, u64) = (tier::of(3_000, 30_000, 180_000), tier::of(5, 10, 10));
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "soak::child", "--ignored", "--nocapture"]).env("ORDERFLOW_SOAK_DIR", dir.path());

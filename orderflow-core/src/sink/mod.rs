@@ -7,6 +7,9 @@
 //!   write(closed epoch) … poll ─► Committed             one act stores the data and the progress
 //!                          └► Refused: rows that the act leaves out ─► bound ─► and only then is it committed
 //! ```
+//! A commit that ended in an error may have happened. The writer that is polled again asks the outside before it does the same act once more; one that is opened
+//! reads it. `testing::conformance::sink` lets commits of a sink fail in both ways (`docs/testing.md` has an example that is compiled).
+//!
 //! Invariant: an epoch whose progress a writer reported is in the outside world for good; a writer is never given an epoch at
 //! or below the progress it reported when it was opened. All calls come from one thread, which may be the sink's own.
 

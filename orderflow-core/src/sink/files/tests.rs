@@ -7,13 +7,14 @@ use crate::sink::{Closed, Progress, Writer};
 use crate::store::faulty::{Fault, Faulty};
 use crate::store::layer::{Layer, Layered};
 use crate::store::{Folder, Memory, Upload};
-use crate::testing::conformance::{self, SeenRow, SinkSubject, closed, context, expected, schema};
+use crate::testing::conformance::{self, SeenRow, SinkReport, SinkSubject, closed, context, expected, schema};
 use crate::testing::tier;
 use crate::time::{Clock, Epoch};
 use arrow::array::Int64Array;
 use arrow::datatypes::{DataType, Field, Schema};
 use proptest::prelude::*;
 use serde_json::Value;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 mod records;
@@ -76,6 +77,50 @@ impl SinkSubject for InFolder {
         }
         seen(&*copy)
     }
+}
+
+/// A store that the suite lets refuse or not answer the act that is the commit: writing its record.
+#[derive(Clone, Debug, Default)]
+struct Unsure {
+    below: Memory,
+    next: Arc<Mutex<Option<conformance::Fault>>>,
+}
+
+impl Layer for Unsure {
+    fn below(&self) -> &dyn Store {
+        &self.below
+    }
+
+    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        let fault = if name.starts_with("_commits/") { self.next.lock().unwrap().take() } else { None };
+        let failed = || Error::external(format!("{name}: failed on purpose"));
+        match fault {
+            None => self.below.put_if_absent(name, bytes),
+            Some(conformance::Fault::Before) => Err(failed()),
+            Some(conformance::Fault::After) => self.below.put_if_absent(name, bytes).and_then(|_| Err(failed())),
+        }
+    }
+}
+
+impl SinkSubject for Unsure {
+    fn sink(&mut self) -> Box<dyn Sink> {
+        Box::new(DataSet::on(Arc::new(Layered(self.clone())), "the data set", JsonLines))
+    }
+
+    fn seen(&mut self) -> Vec<SeenRow> {
+        seen(&self.below)
+    }
+
+    fn fail_next(&mut self, fault: conformance::Fault) -> bool {
+        *self.next.lock().unwrap() = Some(fault);
+        true
+    }
+}
+
+#[test]
+fn conforms_when_commits_fail_and_are_not_answered() {
+    let report = conformance::sink(&mut Unsure::default());
+    assert_eq!(report, SinkReport { failed: 5, unanswered: 5, refused: false });
 }
 
 #[test]

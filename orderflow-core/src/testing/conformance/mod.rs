@@ -3,5 +3,5 @@
 mod sink;
 mod source;
 
-pub use sink::{SeenRow, SinkSubject, closed, context, expected, schema, sink};
+pub use sink::{Fault, SeenRow, SinkReport, SinkSubject, closed, context, expected, schema, sink};
 pub use source::{SeenRecord, source};

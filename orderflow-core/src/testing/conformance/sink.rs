@@ -1,16 +1,22 @@
-//! The sink contract as a suite: what is committed stays, in order and once; what is not is not seen; of two writers only the newer one counts; and an
-//! epoch with rows that the outside refuses is not committed before they are bound.
+//! The sink contract as a suite: what is committed stays, in order and once; what is not is not seen; of two writers only the newer one counts; an
+//! epoch with rows that the outside refuses is not committed before they are bound; and a commit that failed, or was not answered, is never guessed about.
 //!
 //! Invariant: the suite behaves as the engine does: it never gives an epoch at or below the progress, and after a restart it
 //! goes on after what the sink itself remembers or, for a sink that promises less, after what it had acknowledged.
 
-use crate::data::Changes;
-use crate::error::Retry;
-use crate::sink::{Closed, Guarantee, Progress, Refused, Sink, SinkContext, Writer, WriterId};
-use crate::time::{Clock, Epoch};
-use arrow::array::{Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use std::sync::Arc;
+mod faults;
+mod rows;
+
+pub use faults::Fault;
+pub use rows::{SeenRow, closed, expected, schema};
+
+use crate::error::{Result, Retry};
+use crate::sink::{Closed, Guarantee, Input, Opened, Progress, Refused, Sink, SinkContext, Writer, WriterId};
+use crate::time::Clock;
+use arrow::datatypes::SchemaRef;
+use faults::{Failing, failing};
+use rows::{given, is_empty, seen, wanted};
+use std::fmt;
 use std::time::Duration;
 
 /// What is tested: a place in the outside world.
@@ -29,28 +35,42 @@ pub trait SinkSubject {
         false
     }
 
+    /// Lets the next commit meet `fault`, so that its writer hears of it, and what comes after it work again; or answers `false` and lets nothing fail: then the
+    /// suite does not try it, and its report says so.
+    fn fail_next(&mut self, _fault: Fault) -> bool {
+        false
+    }
+
+    /// Whether the place holds the rows that are there now, one for each `id`, and not every change: `epoch` and `diff` of what is seen are not looked at then.
+    /// The sink must be exactly once.
+    fn keyed(&self) -> bool {
+        false
+    }
+
     /// Epoch `epoch` with rows of the suite's columns all of which the outside refuses; `None` if it takes every row there is.
     fn refuses(&mut self, _epoch: u64) -> Option<Closed> {
         None
     }
 }
 
-/// A row in the outside world.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SeenRow {
-    /// Epoch in which it came.
-    pub epoch: u64,
-    /// Its multiplicity.
-    pub diff: i64,
-    /// Column `id`.
-    pub id: i64,
-    /// Column `name`.
-    pub name: Option<String>,
+/// What was tried of what not every subject can let happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SinkReport {
+    /// Commits that failed before they did anything, as their writers told it; none: it was not tried.
+    pub failed: usize,
+    /// Commits that happened and were not answered, as their writers told it; none: it was not tried.
+    pub unanswered: usize,
+    /// Whether rows were refused.
+    pub refused: bool,
 }
 
-/// Columns of the suite's rows: `id: Int64`, `name: Utf8` with nulls, quotes, line ends and other trouble, never empty.
-pub fn schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8, true)]))
+impl fmt::Display for SinkReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = |n: usize| if n == 0 { "not tried".to_owned() } else { n.to_string() };
+        let (failed, unanswered) = (told(self.failed), told(self.unanswered));
+        let refused = if self.refused { "tried" } else { "not tried" };
+        write!(f, "commits that failed: {failed} (fail_next), not answered: {unanswered} (fail_next), refused rows: {refused} (refuses)")
+    }
 }
 
 /// What a sink is opened with in tests: a clock that stands still.
@@ -59,33 +79,28 @@ pub fn context(ledger: u128, generation: u64, schema: &SchemaRef) -> SinkContext
     SinkContext { pipeline: "test".into(), view: "view".into(), writer, schema: schema.clone(), kept: true, clock: Clock::manual(0) }
 }
 
-/// The rows of epoch `n`: none in every third, some withdrawn, in one or two batches.
-pub fn expected(n: u64) -> Vec<SeenRow> {
-    const NAMES: [&str; 5] = ["plain", "with \"quotes\"", "a,b;c", "two\nlines", "Zürich – 東京"];
-    let rows = if n.is_multiple_of(3) { 0 } else { 1 + n % 7 };
-    let name = |i: u64| if (n + i).is_multiple_of(4) { None } else { Some(NAMES[(n + i) as usize % NAMES.len()].to_owned()) };
-    (0..rows).map(|i| SeenRow { epoch: n, diff: if i % 3 == 2 { -1 } else { 1 }, id: (n * 100 + i) as i64, name: name(i) }).collect()
+/// A sink on the place as the engine opens it, which asks for its columns first.
+fn configured(subject: &mut dyn SinkSubject) -> Box<dyn Sink> {
+    let (sink, key) = (subject.sink(), subject.keyed().then(|| vec!["id".to_owned()]));
+    let columns = sink.columns(&Input { schema: schema(), key }).expect("the suite's columns suit every sink");
+    assert_eq!(columns, None);
+    sink
 }
 
-/// Epoch `n` as a sink is given it.
-pub fn closed(n: u64) -> Closed {
-    let rows = expected(n);
-    let batch = |rows: &[SeenRow]| {
-        let ids = Int64Array::from_iter_values(rows.iter().map(|r| r.id));
-        let names = StringArray::from_iter(rows.iter().map(|r| r.name.clone()));
-        let batch = RecordBatch::try_new(schema(), vec![Arc::new(ids), Arc::new(names)]).expect("columns fit the schema");
-        Changes::signed(batch, rows.iter().map(|r| r.diff).collect())
-    };
-    let (a, b) = rows.split_at(rows.len() / 2);
-    Closed { epoch: Epoch(n), changes: [a, b].into_iter().filter(|part| !part.is_empty()).map(batch).collect() }
+fn open(subject: &mut dyn SinkSubject, generation: u64) -> Result<Opened> {
+    configured(subject).open(context(1, generation, &schema()))
 }
 
-/// Runs the suite; panics at the first promise that is not kept.
+fn is_exactly_once(subject: &mut dyn SinkSubject) -> bool {
+    subject.sink().guarantee(true) == Guarantee::ExactlyOnce
+}
+
+/// Runs the suite; panics at the first promise that is not kept, and says what it could not try.
 ///
 /// # Panics
 /// When the sink breaks its contract.
-pub fn sink(subject: &mut dyn SinkSubject) {
-    assert_eq!(subject.sink().columns(&schema().into()).expect("the suite's columns suit every sink"), None);
+pub fn sink(subject: &mut dyn SinkSubject) -> SinkReport {
+    assert!(is_exactly_once(subject) || !subject.keyed(), "rows of a place with a key can only be told if they are there exactly once");
 
     let mut run = Run::open(subject, 1, 0);
     assert_eq!(run.held, None, "a new place holds nothing");
@@ -113,7 +128,7 @@ pub fn sink(subject: &mut dyn SinkSubject) {
 
     // a commit of nothing but an empty epoch moves the progress
     let mut run = Run::open(subject, 10, committed);
-    let empty = (run.committed + 1..).find(|n| expected(*n).is_empty()).unwrap_or_default();
+    let empty = (run.committed + 1..).find(|n| is_empty(*n)).unwrap_or_default();
     for n in run.committed + 1..=empty {
         run.write(n);
         run.commit(n);
@@ -121,20 +136,23 @@ pub fn sink(subject: &mut dyn SinkSubject) {
     committed = run.close();
 
     // a sink that promises less has nobody to fence
-    if subject.sink().guarantee(true) == Guarantee::ExactlyOnce {
-        committed = late(subject, 11, committed, 0);
-        committed = late(subject, 13, committed, 3);
-        committed = refusing(subject, 15, committed);
+    let mut refused = false;
+    if is_exactly_once(subject) {
+        committed = late(subject, 11, committed, 0, None);
+        committed = late(subject, 13, committed, 3, None);
+        (committed, refused) = refusing(subject, 15, committed);
     }
-    Run::open(subject, 20, committed).close();
+    let (committed, failed) = failing(subject, 20, committed, Fault::Before);
+    let (committed, unanswered) = failing(subject, 40, committed, Fault::After);
+    Run::open(subject, 60, committed).close();
+    SinkReport { failed, unanswered, refused }
 }
 
 /// Rows that the outside refuses are told, whole, by every writer that tries to commit their epoch, and nothing of it is committed before they are bound. The
-/// epochs have no other rows. Gives what is committed then.
-fn refusing(subject: &mut dyn SinkSubject, generation: u64, committed: u64) -> u64 {
-    let is_empty = |n: &u64| expected(*n).is_empty();
-    let epoch = (committed + 1..).find(is_empty).unwrap_or_default();
-    let Some(bad) = subject.refuses(epoch) else { return committed };
+/// epochs have no other rows. Gives what is committed then, and whether the outside refuses any.
+fn refusing(subject: &mut dyn SinkSubject, generation: u64, committed: u64) -> (u64, bool) {
+    let epoch = (committed + 1..).find(|n| is_empty(*n)).unwrap_or_default();
+    let Some(bad) = subject.refuses(epoch) else { return (committed, false) };
     let mut run = Run::open(subject, generation, committed);
     for n in committed + 1..epoch {
         run.write(n);
@@ -143,7 +161,7 @@ fn refusing(subject: &mut dyn SinkSubject, generation: u64, committed: u64) -> u
     run.close();
     // three that die before the rows are bound
     for generation in generation + 1..generation + 4 {
-        let opened = subject.sink().open(context(1, generation, &schema())).expect("opens");
+        let opened = open(subject, generation).expect("opens");
         assert_eq!(opened.progress.map_or(0, |p| p.epoch.0), epoch - 1, "an epoch was committed whose refused rows were never bound");
         let mut writer = opened.writer;
         let told = tell(subject, &mut *writer, &bad);
@@ -157,12 +175,12 @@ fn refusing(subject: &mut dyn SinkSubject, generation: u64, committed: u64) -> u
         writer.close().expect("closes");
         check(subject, generation, epoch - 1, epoch - 1);
     }
-    let mut writer = subject.sink().open(context(1, generation + 4, &schema())).expect("opens").writer;
+    let mut writer = open(subject, generation + 4).expect("opens").writer;
     assert_eq!(tell(subject, &mut *writer, &bad).bind().len(), bad.rows());
     commit(subject, &mut *writer, epoch);
     writer.close().expect("closes");
     check(subject, generation + 4, epoch, epoch);
-    epoch
+    (epoch, true)
 }
 
 /// Gives the writer an epoch of which it has to tell something.
@@ -183,26 +201,35 @@ fn tell(subject: &mut dyn SinkSubject, writer: &mut dyn Writer, bad: &Closed) ->
     panic!("epoch {} has rows that are refused, and nobody is told", bad.epoch);
 }
 
-/// A writer that sleeps while a newer one takes its place, and wakes up when that has committed so many epochs: what it had taken fails, or nothing comes
-/// of it, and the newer one goes on. Gives what is committed then.
-fn late(subject: &mut dyn SinkSubject, generation: u64, committed: u64, epochs: u64) -> u64 {
-    let mut old = subject.sink().open(context(1, generation, &schema())).expect("opens").writer;
+/// A writer that sleeps, also after a commit that failed, while a newer one takes its place, and wakes up when that has committed so many epochs: what it had
+/// taken fails, or nothing comes of it, and the newer one goes on. Gives what is committed then.
+fn late(subject: &mut dyn SinkSubject, generation: u64, committed: u64, epochs: u64, failing: Option<&mut Failing>) -> u64 {
+    let mut old = open(subject, generation).expect("opens").writer;
     // two of which one has rows
     let taken = committed + 2;
-    (committed + 1..=taken).for_each(|n| old.write(closed(n)).expect("takes an epoch"));
-    let Ok(new) = subject.sink().open(context(1, generation + 1, &schema())) else {
+    let failed = failing.and_then(|failing| failing.fail(subject, &mut *old, committed));
+    if failed.is_none() {
+        (committed + 1..=taken).for_each(|n| old.write(given(&*subject, n)).expect("takes an epoch"));
+    }
+    let Ok(new) = open(subject, generation + 1) else {
         // whoever has the place keeps everybody else out: nobody was replaced
+        if let Some(failed) = failed {
+            let _ = old.close(); // whoever failed may say so
+            return Run::within(subject, generation + 1, failed.least, failed.most).close();
+        }
         commit(subject, &mut *old, taken);
         old.close().expect("closes");
         check(subject, generation, taken, taken);
         return taken;
     };
-    assert_eq!(new.progress.map_or(0, |p| p.epoch.0), committed, "what the older writer had only taken is not held");
+    let held = new.progress.map_or(0, |p| p.epoch.0);
+    let (least, most) = failed.map_or((committed, committed), |failed| (failed.least, failed.most));
+    assert!((least..=most).contains(&held), "epoch {held} is held, and the older writer had committed {least} to {most}");
     let mut new = new.writer;
-    let mut last = committed;
+    let mut last = held;
     let mut go_on = |subject: &mut dyn SinkSubject, epochs: u64| {
         for n in last + 1..=last + epochs {
-            new.write(closed(n)).expect("takes an epoch");
+            new.write(given(&*subject, n)).expect("takes an epoch");
             commit(subject, &mut *new, n);
             last = n;
         }
@@ -268,28 +295,31 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     /// Opens after `committed`, and checks that a sink that promises it remembers that itself.
     fn open(subject: &'a mut dyn SinkSubject, generation: u64, committed: u64) -> Self {
-        let strict = subject.sink().guarantee(true) == Guarantee::ExactlyOnce;
+        let most = if subject.commits_unheard() { u64::MAX } else { committed };
+        Self::within(subject, generation, committed, most)
+    }
+
+    /// The same where nobody knows how much from `least` to `most` is committed.
+    fn within(subject: &'a mut dyn SinkSubject, generation: u64, least: u64, most: u64) -> Self {
+        let strict = is_exactly_once(subject);
         // a look touches nothing, whoever looks, and sees no more than there is
-        let _ = subject.sink().look(&context(2, generation + 50, &schema())); // a sink may refuse another ledger now, or when it is opened
-        let seen = subject.sink().look(&context(1, generation + 50, &schema())).expect("can be looked at");
-        let opened = subject.sink().open(context(1, generation, &schema())).expect("opens");
+        let _ = configured(subject).look(&context(2, generation + 50, &schema())); // a sink may refuse another ledger now, or when it is opened
+        let seen = configured(subject).look(&context(1, generation + 50, &schema())).expect("can be looked at");
+        let opened = open(subject, generation).expect("opens");
         let held = opened.progress;
         assert!(seen.is_none_or(|seen| held.is_some_and(|held| seen.epoch <= held.epoch)), "{seen:?} was seen, {held:?} is held");
-        if strict && committed > 0 {
+        if strict && least > 0 {
             let held = held.expect("the sink remembers what it committed");
             assert_eq!((held.part, held.writer.ledger), (0, 1));
-            assert!(
-                held.epoch.0 == committed || subject.commits_unheard() && held.epoch.0 > committed,
-                "{held}, committed was {committed}"
-            );
+            assert!((least..=most).contains(&held.epoch.0), "{held}, committed was {least}, and at most {most}");
             assert!(held.writer.generation < generation, "an earlier generation wrote it");
         }
-        let committed = committed.max(held.map_or(0, |p| p.epoch.0));
+        let committed = least.max(held.map_or(0, |p| p.epoch.0));
         Run { subject, writer: opened.writer, held, generation, written: committed, committed }
     }
 
     fn write(&mut self, n: u64) {
-        self.writer.write(closed(n)).expect("takes an epoch");
+        self.writer.write(given(&*self.subject, n)).expect("takes an epoch");
         self.written = n;
     }
 
@@ -331,18 +361,23 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Panics if what is seen is not what was committed.
+fn check(subject: &mut dyn SinkSubject, generation: u64, committed: u64, most: u64) {
+    if let Err(wrong) = judge(subject, committed, most) {
+        panic!("generation {generation}, {wrong}");
+    }
+}
+
 /// What is seen is what was committed: in order, once, and whole epochs up to `most` if a commit came through unheard. A sink that promises
 /// less may show more.
-fn check(subject: &mut dyn SinkSubject, generation: u64, committed: u64, most: u64) {
-    let want: Vec<_> = (1..=committed).flat_map(expected).collect();
-    let seen = subject.seen();
-    if subject.sink().guarantee(true) == Guarantee::ExactlyOnce {
-        let whole = (committed + 1..=most).any(|n| seen == (1..=n).flat_map(expected).collect::<Vec<_>>());
-        assert!(whole || seen == want, "generation {generation}, committed up to epoch {committed}: {seen:?}");
-    } else {
-        let lost: Vec<_> = want.iter().filter(|r| !seen.contains(r)).collect();
-        assert!(lost.is_empty(), "lost: {lost:?}");
+fn judge(subject: &mut dyn SinkSubject, committed: u64, most: u64) -> Result<(), String> {
+    let (seen, strict) = (seen(subject), is_exactly_once(subject));
+    if strict {
+        let whole = (committed..=most).any(|n| seen == wanted(&*subject, n));
+        return if whole { Ok(()) } else { Err(format!("committed up to epoch {committed}: {seen:?}")) };
     }
+    let lost: Vec<_> = wanted(&*subject, committed).into_iter().filter(|r| !seen.contains(r)).collect();
+    if lost.is_empty() { Ok(()) } else { Err(format!("lost: {lost:?}")) }
 }
 
 #[cfg(test)]

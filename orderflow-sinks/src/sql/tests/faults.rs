@@ -91,7 +91,7 @@ impl Faulty {
         self.plan.lock().unwrap().dead
     }
 
-    fn at_the_next_commit(&self, fault: Fault) {
+    pub(super) fn at_the_next_commit(&self, fault: Fault) {
         self.plan.lock().unwrap().faults.push((0, fault));
     }
 }

@@ -8,6 +8,7 @@ use super::faults::{
     a_transaction_that_was_left_open_does_not_get_in_between,
 };
 use super::pipeline::{Seen, orders, pipeline};
+use super::rows::conforms;
 use super::*;
 use orderflow_core::bug::{self, Bug};
 use orderflow_core::testing::{Schedules, find_failure};
@@ -19,11 +20,13 @@ everywhere!(what_is_committed_while_another_opens_is_known_to_it);
 type Scene = (Bug, fn(&Db));
 
 /// Which scene finds which bug.
-const SCENES: [Scene; 4] = [
+const SCENES: [Scene; 6] = [
     (Bug::ProgressOutsideTransaction, a_transaction_that_was_left_open_does_not_get_in_between),
     (Bug::ReadBeforeFence, what_is_committed_while_another_opens_is_known_to_it),
     (Bug::LedgerIdIgnored, a_table_of_another_state_is_left_alone),
     (Bug::BlindRetry, a_commit_whose_answer_was_lost_is_not_done_again),
+    (Bug::BlindRetry, conforms),
+    (Bug::ProgressOutsideTransaction, conforms),
 ];
 
 #[test]

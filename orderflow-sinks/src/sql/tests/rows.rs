@@ -1,17 +1,19 @@
 //! What is written can be read: the conformance suite, every type, and a map that does the same.
 
+use super::faults::{Fault, Faulty};
 use super::*;
 use orderflow_core::arrow::array::{
     BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int8Array, Time64MicrosecondArray, TimestampMicrosecondArray,
     TimestampMillisecondArray, UInt64Array,
 };
-use orderflow_core::testing::conformance::{self, SeenRow, SinkSubject};
+use orderflow_core::testing::conformance::{self, SeenRow, SinkReport, SinkSubject};
 use orderflow_core::testing::tier;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 everywhere!(
     conforms,
+    conforms_with_a_key,
     every_type_round_trips,
     every_type_is_a_key,
     null_is_a_key_like_any_other,
@@ -61,25 +63,49 @@ impl Writer for PatientWriter {
     }
 }
 
-struct Appended<'a>(&'a Db, String);
+/// A table, and a way to it on which a commit can fail.
+struct Subject<'a> {
+    db: &'a Db,
+    table: String,
+    way: Arc<Faulty>,
+    keyed: bool,
+}
 
-impl SinkSubject for Appended<'_> {
+impl SinkSubject for Subject<'_> {
     fn sink(&mut self) -> Box<dyn Sink> {
-        Box::new(Patient(self.0.append(&self.1)))
+        // the key is the one that the suite proves
+        let sink = if self.keyed { Sql::upsert(&self.db.url, &self.table) } else { self.db.append(&self.table) };
+        Box::new(Patient(sink.through(self.way.clone())))
     }
 
     fn seen(&mut self) -> Vec<SeenRow> {
-        let (db, table) = (self.0, self.0.dialect().table(&self.1));
+        let (db, table) = (self.db, self.db.dialect().table(&self.table));
+        let number = |text: &Option<String>| text.as_ref().unwrap().parse::<i64>().unwrap();
+        if self.keyed {
+            let row = |r: Vec<Option<String>>| SeenRow { epoch: 0, diff: 1, id: number(&r[0]), name: r[1].clone() };
+            return db.rows(&format!("SELECT {} FROM {table}", db.list(&["id", "name"]))).into_iter().map(row).collect();
+        }
         // in the order in which rows were inserted, which a table without a key keeps
         let order = match db.dialect() {
             Dialect::Sqlite => " ORDER BY rowid",
             Dialect::MySql => "",
             Dialect::Postgres => " ORDER BY ctid",
         };
-        let number = |text: &Option<String>| text.as_ref().unwrap().parse::<i64>().unwrap();
         let row =
             |r: Vec<Option<String>>| SeenRow { epoch: number(&r[3]) as u64, diff: number(&r[2]), id: number(&r[0]), name: r[1].clone() };
         db.rows(&format!("SELECT {} FROM {table}{order}", db.list(&["id", "name", "diff", "epoch"]))).into_iter().map(row).collect()
+    }
+
+    fn fail_next(&mut self, fault: conformance::Fault) -> bool {
+        self.way.at_the_next_commit(match fault {
+            conformance::Fault::Before => Fault::Before,
+            conformance::Fault::After => Fault::After,
+        });
+        true
+    }
+
+    fn keyed(&self) -> bool {
+        self.keyed
     }
 
     fn refuses(&mut self, epoch: u64) -> Option<Closed> {
@@ -89,15 +115,26 @@ impl SinkSubject for Appended<'_> {
     }
 }
 
-fn conforms(db: &Db) {
+/// A table that takes no negative `id`, with every change or one row for each.
+fn suite(db: &Db, keyed: bool) {
     let table = db.table();
     let (text, id) = match db.dialect() {
         Dialect::Sqlite => ("TEXT", "id"),
         Dialect::MySql => ("VARCHAR(100) CHARACTER SET utf8mb4", "id"),
         Dialect::Postgres => ("TEXT", "\"id\""),
     };
-    db.execute(&format!("CREATE TABLE {table} (id BIGINT NOT NULL CHECK ({id} >= 0), name {text}, diff BIGINT, epoch BIGINT)"));
-    conformance::sink(&mut Appended(db, table));
+    let (key, more) = if keyed { (" PRIMARY KEY", "") } else { ("", ", diff BIGINT, epoch BIGINT") };
+    db.execute(&format!("CREATE TABLE {table} (id BIGINT NOT NULL{key} CHECK ({id} >= 0), name {text}{more})"));
+    let report = conformance::sink(&mut Subject { db, table, way: Faulty::counting(db), keyed });
+    assert_eq!(report, SinkReport { failed: 5, unanswered: 5, refused: true });
+}
+
+pub(super) fn conforms(db: &Db) {
+    suite(db, false);
+}
+
+fn conforms_with_a_key(db: &Db) {
+    suite(db, true);
 }
 
 /// Columns, and their values as the database prints them: SQLite, MySQL, PostgreSQL.
@@ -305,7 +342,7 @@ fn a_table_holds_the_rows_of_its_view(db: &Db) {
 }
 
 fn many_epochs_and_many_rows_are_few_transactions(db: &Db) {
-    let (table, counted) = (db.table(), super::faults::Faulty::counting(db));
+    let (table, counted) = (db.table(), Faulty::counting(db));
     let mut writer = open(db.upsert(&table, &["k"]).through(counted.clone()), 1);
     let before = counted.commits();
     for epoch in 1..=200 {

@@ -2,6 +2,18 @@
 
 use super::*;
 use crate::bug::{self, Bug};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+#[test]
+fn the_suite_finds_files_that_get_their_names_too_early_or_never() {
+    let passes = |bug, subject: &mut dyn SinkSubject| {
+        let run = || bug::with(bug, || conformance::sink(subject));
+        catch_unwind(AssertUnwindSafe(run)).is_ok()
+    };
+    assert!(!passes(Bug::RenamesBeforeCommit, &mut Unsure::default()));
+    assert!(!passes(Bug::NoRollForward, &mut Unsure::default()));
+    assert!(passes(Bug::NoRollForward, &mut InStore(memory())), "a commit that fails is what finds it");
+}
 
 #[test]
 fn an_older_writer_is_fenced() {

@@ -1,25 +1,41 @@
 //! The suite finds sinks that break their promises.
 
 use super::*;
-use crate::data::Rejected;
-use crate::error::{Error, Result};
+use crate::data::{Changes, Rejected};
+use crate::error::Error;
 use crate::operator::closure::panic_text;
-use crate::sink::{Bound, Column, Committed, Input, Opened};
-use arrow::array::AsArray;
+use crate::sink::{Bound, Column, Committed};
+use crate::time::Epoch;
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Who may commit.
+/// What is wrong with a shelf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fence {
-    /// Whoever opened it last.
-    Newest,
-    /// Whoever brings what is not there yet.
-    Progress,
-    /// Everybody.
-    Nobody,
-    /// As the newest, and rows are told and not waited for.
+enum Flaw {
+    None,
+    /// Whoever brings what is not there yet may commit, and not who opened it last.
+    FencesByProgress,
+    /// Everybody may commit.
+    FencesNobody,
+    /// Refused rows are told and not waited for.
     Hasty,
+    /// A commit that failed is done again without asking.
+    Blind,
+    /// It is done again, whole, unless all of it is there, and what came meanwhile with it.
+    Whole,
+    /// It counts as done.
+    Believes,
+    /// What it had is given up.
+    Drops,
+    /// It is done again after the place was won back, for the same generation.
+    WinsBack,
+    /// Progress is stored after the rows, in an act of its own.
+    Apart,
+    /// Nothing fails, although the subject says so.
+    NeverFails,
 }
 
 /// The shelf takes no such name.
@@ -31,19 +47,32 @@ struct Held {
     rows: Vec<SeenRow>,
     progress: Option<Progress>,
     newest: u64,
+    fault: Option<Fault>,
 }
 
 #[derive(Clone)]
-struct Shelf(Arc<Mutex<Held>>, Fence);
+struct Shelf {
+    held: Arc<Mutex<Held>>,
+    flaw: Flaw,
+    /// Whether readers see one row for each id.
+    keyed: bool,
+    /// Whether commits can be made to fail.
+    fails: bool,
+}
 
 impl Shelf {
+    fn new(flaw: Flaw, keyed: bool, fails: bool) -> Self {
+        Shelf { held: Arc::default(), flaw, keyed, fails }
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.lock().unwrap()
+        self.held.lock().unwrap()
     }
 }
 
 impl Sink for Shelf {
-    fn columns(&self, _: &Input) -> Result<Option<Vec<Column>>> {
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
+        assert_eq!(input.key.is_some(), self.keyed);
         Ok(None)
     }
 
@@ -60,7 +89,7 @@ impl Sink for Shelf {
         held.newest = context.writer.generation;
         let progress = held.progress;
         drop(held);
-        let writer = ShelfWriter { shelf: *self, writer: context.writer, taken: vec![], due: false, bound: None, progress };
+        let writer = ShelfWriter { shelf: *self, writer: context.writer, taken: vec![], due: false, doubt: false, bound: None, progress };
         Ok(Opened { writer: Box::new(writer), progress })
     }
 }
@@ -70,8 +99,70 @@ struct ShelfWriter {
     writer: WriterId,
     taken: Vec<Closed>,
     due: bool,
+    /// The last commit ended in an error.
+    doubt: bool,
     bound: Option<Bound>,
     progress: Option<Progress>,
+}
+
+impl ShelfWriter {
+    /// What became of a commit that ended in an error.
+    fn ask(&mut self) {
+        let mut held = self.shelf.held();
+        let newest = self.taken.last().map(|c| c.epoch);
+        match self.shelf.flaw {
+            Flaw::Blind => {}
+            Flaw::Drops => self.taken.clear(),
+            Flaw::Whole => self.taken.retain(|_| held.progress.map(|p| p.epoch) < newest),
+            flaw => {
+                if flaw == Flaw::WinsBack {
+                    held.newest = self.writer.generation;
+                }
+                self.progress = held.progress;
+                self.taken.retain(|c| held.progress.is_none_or(|p| c.epoch > p.epoch));
+            }
+        }
+        (self.doubt, self.due) = (false, !self.taken.is_empty());
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let ends = self.taken.first().map(|c| c.epoch).zip(self.taken.last().map(|c| c.epoch));
+        let Some((first, last)) = ends else { return Ok(()) };
+        (self.bound, self.doubt) = (None, true);
+        let answer = self.act(first, last);
+        let passing = answer.as_ref().is_err_and(|e| e.retry() == Retry::Backoff);
+        if self.shelf.flaw != Flaw::Believes || !passing {
+            answer?;
+        }
+        (self.due, self.doubt) = (false, false);
+        self.taken.clear();
+        self.progress = Some(Progress { writer: self.writer, epoch: last, part: 0 });
+        Ok(())
+    }
+
+    fn act(&self, first: Epoch, last: Epoch) -> Result<()> {
+        let lost = || Error::external("the shelf does not answer");
+        let mut held = self.shelf.held();
+        let fault = held.fault.take();
+        if fault == Some(Fault::Before) {
+            return Err(lost());
+        }
+        let may = match self.shelf.flaw {
+            Flaw::FencesByProgress => held.progress.is_none_or(|p| p.epoch < first),
+            Flaw::FencesNobody => true,
+            _ => held.newest == self.writer.generation,
+        };
+        if !may {
+            return Err(Error::external("another writer has taken over").permanent());
+        }
+        let good = self.taken.iter().filter(|c| c.changes.iter().flat_map(refused).next().is_none());
+        held.rows.extend(good.flat_map(rows));
+        if fault.is_some() && self.shelf.flaw == Flaw::Apart {
+            return Err(lost());
+        }
+        held.progress = Some(Progress { writer: self.writer, epoch: last, part: 0 });
+        if fault.is_some() { Err(lost()) } else { Ok(()) }
+    }
 }
 
 impl Writer for ShelfWriter {
@@ -86,38 +177,26 @@ impl Writer for ShelfWriter {
     }
 
     fn poll(&mut self, _: Duration) -> Result<Committed> {
-        let ends = self.taken.first().map(|c| c.epoch).zip(self.taken.last().map(|c| c.epoch));
+        if self.doubt {
+            self.ask();
+        }
+        let mut told = vec![];
         if self.due
             && self.bound.is_none()
-            && let Some((_, last)) = ends
+            && let Some(last) = self.taken.last()
         {
             let rows = self.taken.iter().flat_map(|c| &c.changes).flat_map(refused).collect::<Vec<_>>();
             if !rows.is_empty() {
-                let told = Refused::new(0, last, rows);
-                self.bound = Some(told.bound());
-                return Ok(Committed { progress: self.progress, refused: vec![told], ..Committed::default() });
+                let refused = Refused::new(0, last.epoch, rows);
+                self.bound = Some(refused.bound());
+                told.push(refused);
             }
         }
-        if self.due
-            && self.bound.as_ref().is_none_or(|bound| bound.is_bound() || self.shelf.1 == Fence::Hasty)
-            && let Some((first, last)) = ends
-        {
-            (self.due, self.bound) = (false, None);
-            let mut held = self.shelf.held();
-            let may = match self.shelf.1 {
-                Fence::Newest | Fence::Hasty => held.newest == self.writer.generation,
-                Fence::Progress => held.progress.is_none_or(|p| p.epoch < first),
-                Fence::Nobody => true,
-            };
-            if !may {
-                return Err(Error::external("another writer has taken over").permanent());
-            }
-            let good = self.taken.drain(..).filter(|c| c.changes.iter().flat_map(refused).next().is_none());
-            held.rows.extend(good.flat_map(|c| expected(c.epoch.0)));
-            held.progress = Some(Progress { writer: self.writer, epoch: last, part: 0 });
-            self.progress = held.progress;
+        let hasty = self.shelf.flaw == Flaw::Hasty && told.is_empty();
+        if self.due && self.bound.as_ref().is_none_or(|bound| bound.is_bound() || hasty) {
+            self.commit()?;
         }
-        Ok(Committed { progress: self.progress, ..Committed::default() })
+        Ok(Committed { progress: self.progress, refused: told, ..Committed::default() })
     }
 
     fn close(self: Box<Self>) -> Result<()> {
@@ -131,7 +210,25 @@ impl SinkSubject for Shelf {
     }
 
     fn seen(&mut self) -> Vec<SeenRow> {
-        self.held().rows.clone()
+        let rows = self.held().rows.clone();
+        if !self.keyed {
+            return rows;
+        }
+        let mut there: BTreeMap<i64, SeenRow> = BTreeMap::new();
+        for row in rows {
+            there.remove(&row.id);
+            there.extend((row.diff > 0).then_some((row.id, row)));
+        }
+        there.into_values().collect()
+    }
+
+    fn fail_next(&mut self, fault: Fault) -> bool {
+        self.held().fault = Some(fault).filter(|_| self.fails && self.flaw != Flaw::NeverFails);
+        self.fails
+    }
+
+    fn keyed(&self) -> bool {
+        self.keyed
     }
 
     fn refuses(&mut self, epoch: u64) -> Option<Closed> {
@@ -141,6 +238,15 @@ impl SinkSubject for Shelf {
     }
 }
 
+fn rows(closed: &Closed) -> Vec<SeenRow> {
+    let row = |c: &Changes, i: usize| {
+        let names = c.rows().column(1).as_string::<i32>();
+        let name = names.is_valid(i).then(|| names.value(i).to_owned());
+        SeenRow { epoch: closed.epoch.0, diff: c.diff(i), id: c.rows().column(0).as_primitive::<Int64Type>().value(i), name }
+    };
+    closed.changes.iter().flat_map(|c| (0..c.len()).map(move |i| row(c, i))).collect()
+}
+
 fn refused(changes: &Changes) -> Vec<Rejected> {
     let letter = || Rejected { from: "shelf".into(), place: None, bytes: vec![], reason: "no such name".into(), diff: 1 };
     let names = changes.rows().column(1).as_string::<i32>();
@@ -148,22 +254,50 @@ fn refused(changes: &Changes) -> Vec<Rejected> {
 }
 
 /// What the suite says of such a sink.
-fn judged(fence: Fence) -> std::result::Result<(), String> {
-    let run = || sink(&mut Shelf(Arc::default(), fence));
+fn judged(flaw: Flaw, keyed: bool, fails: bool) -> std::result::Result<SinkReport, String> {
+    let run = || sink(&mut Shelf::new(flaw, keyed, fails));
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
 }
 
 #[test]
+fn a_sound_sink_passes_and_what_was_not_tried_is_said() {
+    for keyed in [false, true] {
+        assert_eq!(judged(Flaw::None, keyed, true), Ok(SinkReport { failed: 5, unanswered: 5, refused: true }));
+        let report = judged(Flaw::None, keyed, false).unwrap();
+        assert_eq!(report, SinkReport { failed: 0, unanswered: 0, refused: true });
+        assert!(report.to_string().contains("commits that failed: not tried (fail_next)"), "{report}");
+    }
+}
+
+#[test]
 fn a_sink_that_does_not_fence_its_older_writer_fails() {
-    assert_eq!(judged(Fence::Newest), Ok(()));
-    for fence in [Fence::Progress, Fence::Nobody] {
-        let said = judged(fence).unwrap_err();
-        assert!(said.contains("a writer that was replaced says that it committed"), "{fence:?}: {said}");
+    for (flaw, keyed) in [(Flaw::FencesByProgress, false), (Flaw::FencesNobody, false), (Flaw::FencesNobody, true)] {
+        let said = judged(flaw, keyed, false).unwrap_err();
+        assert!(said.contains("a writer that was replaced says that it committed"), "{flaw:?}: {said}");
     }
 }
 
 #[test]
 fn a_sink_that_commits_before_refused_rows_are_bound_fails() {
-    let said = judged(Fence::Hasty).unwrap_err();
+    let said = judged(Flaw::Hasty, false, false).unwrap_err();
     assert!(said.contains("committed before its refused rows were bound"), "{said}");
+}
+
+#[test]
+fn a_sink_that_guesses_what_became_of_a_commit_fails() {
+    for (flaw, keyed, says) in [
+        (Flaw::Blind, false, "a commit failed (After) and the writer went on"),
+        (Flaw::Whole, false, "a commit failed (After) and the writer went on"),
+        (Flaw::Apart, false, "a commit failed (After) and the writer went on"),
+        (Flaw::Believes, false, "a commit failed (Before) and the writer went on"),
+        (Flaw::Believes, true, "a commit failed (Before) and the writer went on"),
+        (Flaw::Drops, false, "a commit failed (Before) and the writer went on"),
+        (Flaw::Drops, true, "a commit failed (Before) and the writer went on"),
+        (Flaw::WinsBack, false, "a writer that was replaced says that it committed"),
+        (Flaw::NeverFails, false, "no writer told of one that did"),
+    ] {
+        assert!(judged(flaw, keyed, false).is_ok(), "{flaw:?} is found where no commit fails");
+        let said = judged(flaw, keyed, true).unwrap_err();
+        assert!(said.contains(says), "{flaw:?}: {said}");
+    }
 }
