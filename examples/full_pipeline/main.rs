@@ -31,6 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// The pipeline's name. Kafka's ends put the prefix of topics before all that they name by it.
+const PIPELINE: &str = "full_pipeline";
 /// Partitions of the topic of orders.
 const PARTITIONS: i32 = 4;
 /// A partition of the embedded broker forgets what is beyond 5 MB, keys and framing included: the producer stays this far ahead.
@@ -84,7 +86,6 @@ async fn run(options: Options) -> Result<()> {
     let ends: BTreeMap<(String, i32), u64> =
         admin.watermarks(&topic)?.into_iter().map(|w| ((order::TOPIC.to_owned(), w.partition.id), w.high)).collect();
     let source = Kafka::topic(order::TOPIC).prefix(&options.topic_prefix).brokers(&brokers).format(pipelines::orders::json());
-    let source = source.group("full_pipeline");
     let source: KafkaSource = match (options.no_produce, options.follow) {
         (true, false) => source.start(Start::Earliest).until(Until::Latest),
         (true, true) => source.start(Start::Earliest),
@@ -109,8 +110,7 @@ async fn run(options: Options) -> Result<()> {
     let mut totals: Vec<Box<dyn Sink>> =
         vec![Box::new(console(&options, &bar)), Box::new(Parquet::append(out.join("city_payment_totals")))];
     totals.extend(options.sql.iter().map(|url| Box::new(Sql::upsert(url, "city_payment_totals")) as Box<dyn Sink>));
-    let name = format!("{}full_pipeline", options.topic_prefix);
-    let flow = pipelines::orders::pipeline(&name, source, routed, totals)?;
+    let flow = pipelines::orders::pipeline(PIPELINE, source, routed, totals)?;
     // small epochs and buffers: it shares the process with its own producer, and a person watches
     let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
     let flow = flow.epochs(limits).memory(24 << 20).checkpoint_every(Duration::from_secs(options.checkpoint_every));
@@ -126,7 +126,7 @@ async fn run(options: Options) -> Result<()> {
     let _ended = pace.stop_when_dropped();
     let producer = match &options.state {
         _ if options.no_produce || generated => None,
-        Some(state) => Some(produce_once(&options, &brokers, &name, state, &pace).await?),
+        Some(state) => Some(produce_once(&options, &brokers, state, &pace).await?),
         None => {
             let (brokers, topic, recipe, rate, pace) = (brokers.clone(), topic.clone(), options.recipe(), options.rate, pace.clone());
             let ahead = embedded.is_some().then_some(AHEAD * PARTITIONS as u64);
@@ -155,10 +155,10 @@ async fn run(options: Options) -> Result<()> {
 }
 
 /// Produces as a pipeline of its own, from the seeded generator to the topic: whatever stops it, no order is produced twice.
-async fn produce_once(options: &Options, brokers: &str, name: &str, state: &Path, pace: &Arc<Pace>) -> Result<Producing> {
+async fn produce_once(options: &Options, brokers: &str, state: &Path, pace: &Arc<Pace>) -> Result<Producing> {
     let flow = || {
         let topic = Kafka::sink(brokers).prefix(&options.topic_prefix).partitions(PARTITIONS).topic(order::TOPIC);
-        let flow = pipelines::orders::producer(&format!("{name}_producer"), &options.recipe().rate(options.rate), topic)?;
+        let flow = pipelines::orders::producer(&format!("{PIPELINE}_producer"), &options.recipe().rate(options.rate), topic)?;
         let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
         Ok::<_, Error>(flow.epochs(limits).memory(16 << 20).state(state.join("producer")))
     };

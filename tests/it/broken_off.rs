@@ -9,7 +9,7 @@
 
 use crate::full_pipeline::{Ended, good, program};
 use crate::real::{Cluster, alone, block_on, cluster, hash};
-use crate::support::{PATIENCE, deltas, letters, sum, visit};
+use crate::support::{PATIENCE, deltas, letters, sum, topics, visit};
 use crate::tier;
 use orderflow::domain::Order;
 use orderflow::generator::{Orders, Share, Total, expected};
@@ -187,6 +187,21 @@ fn judge(cluster: &Cluster, recipe: &Orders) {
     }
 }
 
+/// Checks that the prefix stands once before what the program itself has named: topics of progress, transactional ids, the consumer group.
+fn judge_names(cluster: &Cluster) {
+    let names = topics(&cluster.admin, &cluster.prefix);
+    for pipeline in ["full_pipeline", "full_pipeline_producer"] {
+        let progress = format!("{pipeline}.progress");
+        assert!(names.contains_key(&progress), "{progress}: {names:?}");
+        let ids = cluster.topic(&format!("{pipeline}/"));
+        visit(&cluster.brokers, &cluster.topic(&progress), |_, batch| {
+            assert!((0..batch.len()).all(|i| batch.record(i).key.unwrap().starts_with(ids.as_bytes())), "a record without {ids}");
+        });
+    }
+    let lags = cluster.admin.group_lag(&cluster.topic("full_pipeline"), &cluster.topic("orders")).unwrap();
+    assert!(lags.iter().all(|l| l.committed.is_some()), "{lags:?}");
+}
+
 #[test]
 fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_once_and_in_order() {
     let Some(cluster) = cluster("broken") else { return };
@@ -249,6 +264,7 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
     assert_eq!(sum(&deltas(&dir.path().join("out/city_payment_totals"))), expected.totals);
     assert_eq!(letters(&dir.path().join("out/dead_letters")).len() as u64, expected.rejected);
     assert_eq!(database.totals(dir.path()), expected.totals);
+    judge_names(&cluster);
     database.execute("DROP DATABASE");
     cluster.forget();
 }
