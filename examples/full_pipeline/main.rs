@@ -31,8 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The pipeline, its consumer group and its topic of progress, all but the first behind `--topic-prefix`.
-const NAME: &str = "full_pipeline";
+/// The pipeline's name. Kafka's ends put the prefix of topics before all that they name by it.
+const PIPELINE: &str = "full_pipeline";
 /// Partitions of the topic of orders.
 const PARTITIONS: i32 = 4;
 /// A partition of the embedded broker forgets what is beyond 5 MB, keys and framing included: the producer stays this far ahead.
@@ -110,7 +110,7 @@ async fn run(options: Options) -> Result<()> {
     let mut totals: Vec<Box<dyn Sink>> =
         vec![Box::new(console(&options, &bar)), Box::new(Parquet::append(out.join("city_payment_totals")))];
     totals.extend(options.sql.iter().map(|url| Box::new(Sql::upsert(url, "city_payment_totals")) as Box<dyn Sink>));
-    let flow = pipelines::orders::pipeline(NAME, source, routed, totals)?;
+    let flow = pipelines::orders::pipeline(PIPELINE, source, routed, totals)?;
     // small epochs and buffers: it shares the process with its own producer, and a person watches
     let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
     let flow = flow.epochs(limits).memory(24 << 20).checkpoint_every(Duration::from_secs(options.checkpoint_every));
@@ -158,7 +158,7 @@ async fn run(options: Options) -> Result<()> {
 async fn produce_once(options: &Options, brokers: &str, state: &Path, pace: &Arc<Pace>) -> Result<Producing> {
     let flow = || {
         let topic = Kafka::sink(brokers).prefix(&options.topic_prefix).partitions(PARTITIONS).topic(order::TOPIC);
-        let flow = pipelines::orders::producer(&format!("{NAME}_producer"), &options.recipe().rate(options.rate), topic)?;
+        let flow = pipelines::orders::producer(&format!("{PIPELINE}_producer"), &options.recipe().rate(options.rate), topic)?;
         let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
         Ok::<_, Error>(flow.epochs(limits).memory(16 << 20).state(state.join("producer")))
     };

@@ -13,7 +13,7 @@ pub(crate) struct Options {
     /// A real Kafka, HOST:PORT[,HOST:PORT…]; without it an embedded broker is used
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) brokers: Option<String>,
-    /// Put before the name of every topic, of the consumer group and, with --state, of every transactional id
+    /// Put before the name of every topic, of the consumer group and, with --state, of every transactional id; a state goes on with the same one only
     #[arg(long, default_value = "", value_name = "PREFIX")]
     pub(crate) topic_prefix: String,
     /// How many orders to produce

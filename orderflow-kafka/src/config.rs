@@ -172,7 +172,8 @@ impl KafkaSource {
         self
     }
 
-    /// Put before the name of every topic (and before a pattern) and of the group.
+    /// Put before the name of every topic (and before a pattern) and of the group, also of one that the pipeline names. A pipeline that keeps state goes on
+    /// with the same prefix only.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self

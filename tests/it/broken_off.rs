@@ -187,6 +187,21 @@ fn judge(cluster: &Cluster, recipe: &Orders) {
     }
 }
 
+/// Checks that the prefix stands once before what the program itself has named: topics of progress, transactional ids, the consumer group.
+fn judge_names(cluster: &Cluster) {
+    let names = topics(&cluster.admin, &cluster.prefix);
+    for pipeline in ["full_pipeline", "full_pipeline_producer"] {
+        let progress = format!("{pipeline}.progress");
+        assert!(names.contains_key(&progress), "{progress}: {names:?}");
+        let ids = cluster.topic(&format!("{pipeline}/"));
+        visit(&cluster.brokers, &cluster.topic(&progress), |_, batch| {
+            assert!((0..batch.len()).all(|i| batch.record(i).key.unwrap().starts_with(ids.as_bytes())), "a record without {ids}");
+        });
+    }
+    let lags = cluster.admin.group_lag(&cluster.topic("full_pipeline"), &cluster.topic("orders")).unwrap();
+    assert!(lags.iter().all(|l| l.committed.is_some()), "{lags:?}");
+}
+
 #[test]
 fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_once_and_in_order() {
     let Some(cluster) = cluster("broken") else { return };
@@ -245,14 +260,11 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
     good(&mut command());
 
     judge(&cluster, &recipe);
-    let there = topics(&cluster.admin, &cluster.prefix);
-    for pipeline in ["full_pipeline", "full_pipeline_producer"] {
-        assert!(there.contains_key(&format!("{pipeline}.progress")), "the prefix stands once before every topic: {there:?}");
-    }
     let expected = expected(&recipe, u64::MAX);
     assert_eq!(sum(&deltas(&dir.path().join("out/city_payment_totals"))), expected.totals);
     assert_eq!(letters(&dir.path().join("out/dead_letters")).len() as u64, expected.rejected);
     assert_eq!(database.totals(dir.path()), expected.totals);
+    judge_names(&cluster);
     database.execute("DROP DATABASE");
     cluster.forget();
 }

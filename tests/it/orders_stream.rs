@@ -1,6 +1,6 @@
 //! The pipeline of orders on an embedded broker: every order counted, every record routed as it is.
 
-use crate::support::{PARTITIONS, Sent, broker, letters, read, run_orders, send, sorted, topics};
+use crate::support::{self, PARTITIONS, Sent, broker, deltas, letters, read, run_orders, send, sorted, sum, topics};
 use orderflow::domain::{Order, order};
 use orderflow::generator::{Expected, Orders, Share, Total, expected};
 use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, Until, partition_for_key};
@@ -131,4 +131,39 @@ async fn every_routed_record_is_its_source_record_and_every_order_is_counted_onc
         records.sort();
         assert_eq!(sorted(seen), records, "{topic}");
     }
+}
+
+#[tokio::test]
+async fn a_state_goes_on_with_the_prefix_that_it_was_made_with_and_with_no_other() {
+    let (broker, dir) = (EmbeddedBroker::start(1).unwrap(), tempfile::tempdir().unwrap());
+    let admin = Admin::embedded(&broker).unwrap();
+    let samples: Vec<Sent> = include_str!("../data/orders.jsonl").lines().map(Sent::value).collect();
+    let more = |prefix: &str| {
+        let topic = format!("{prefix}orders");
+        broker.create_topic(&topic, PARTITIONS).unwrap();
+        send(broker.bootstrap_servers(), &topic, samples.iter().map(|s| (None, s)));
+    };
+    ["", "p-", "q-"].into_iter().for_each(more);
+    let flow = |prefix: &str| {
+        let source = Kafka::topic("orders").prefix(prefix).brokers(broker.bootstrap_servers()).format(orders::json());
+        let routed = Kafka::sink(broker.bootstrap_servers()).prefix(prefix).embedded(&broker);
+        support::orders(source.until(Until::Latest), routed, dir.path()).state(dir.path().join("state"))
+    };
+    let counted = || sum(&deltas(&dir.path().join("totals"))).values().map(|t| t.orders).sum::<u64>();
+    let status = flow("p-").start().await.unwrap().wait().await.unwrap();
+    assert_eq!((status.sources[0].rows, counted()), (5, 5));
+
+    for (other, is) in [("q-", "is Kafka topics with the prefix 'q-'"), ("", "is Kafka topics without a prefix")] {
+        let e = flow(other).start().await.err().unwrap();
+        let parts = ["source orders is not the one whose records are in", "it was Kafka topics with the prefix 'p-'", is];
+        assert!(parts.iter().all(|part| e.to_string().contains(part)) && e.remedy().is_some(), "{e}");
+    }
+    let names: Vec<String> = topics(&admin, "").into_keys().filter(|topic| !topic.starts_with("p-")).collect();
+    assert_eq!(names, ["orders", "q-orders"], "nothing was made for the others");
+
+    more("p-");
+    let status = flow("p-").start().await.unwrap().wait().await.unwrap();
+    assert_eq!((status.sources[0].rows, counted()), (5, 10));
+    let lags = admin.group_lag("p-orders", "p-orders").unwrap();
+    assert!(lags.iter().all(|l| l.lag() == 0) && lags.iter().filter_map(|l| l.committed).sum::<u64>() == 10, "{lags:?}");
 }

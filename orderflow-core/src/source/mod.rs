@@ -79,8 +79,9 @@ pub trait Source: Send + 'static {
         Rewind::ByPosition
     }
 
-    /// What its positions mean, where neither its name nor those of its partitions say it: the seed of a generator, the query behind a snapshot. A pipeline
-    /// that keeps state remembers the text, and a start whose source says another one is refused. `None`: the positions speak for themselves.
+    /// What its positions mean, where neither its name nor those of its partitions say it: the seed of a generator, the query behind a snapshot; or what
+    /// may not change though its partitions may: the prefix of topics. A pipeline that keeps state remembers the text, and a start whose source says another
+    /// one is refused before a sink is touched. `None`: the positions speak for themselves.
     fn identity(&self) -> Option<String> {
         None
     }

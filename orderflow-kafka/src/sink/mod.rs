@@ -185,7 +185,8 @@ impl KafkaSink {
         self
     }
 
-    /// Put before the name of every topic, that of the progress included, and before every transactional id.
+    /// Put before the name of every topic, that of the progress included, and before every transactional id. The pipeline's own name, which is in these,
+    /// goes without.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self

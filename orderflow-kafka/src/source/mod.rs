@@ -35,6 +35,12 @@ impl Source for KafkaSource {
         Some(self.format.clone().unwrap_or_else(|| Arc::new(Raw)))
     }
 
+    /// The prefix alone: topics may be added, brokers may move, and what is gone is found out when the source is opened.
+    fn identity(&self) -> Option<String> {
+        let prefix = &self.prefix;
+        Some(if prefix.is_empty() { "Kafka topics without a prefix".into() } else { format!("Kafka topics with the prefix '{prefix}'") })
+    }
+
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
         Ok(Box::new(open::open(*self, context)?))
     }

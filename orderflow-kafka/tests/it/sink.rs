@@ -7,10 +7,10 @@ use orderflow_core::arrow::compute::cast;
 use orderflow_core::arrow::datatypes::{DataType, TimeUnit};
 use orderflow_core::data::{Changes, Origin};
 use orderflow_core::error::{Kind, Retry};
-use orderflow_core::sink::{Guarantee, Sink};
+use orderflow_core::sink::{Guarantee, Sink, SinkContext, WriterId};
 use orderflow_core::source::meta;
-use orderflow_core::time::Partition;
-use orderflow_kafka::{Admin, EmbeddedBroker, Kafka, KafkaSink, Until, partition_for_key};
+use orderflow_core::time::{Clock, Epoch, Partition};
+use orderflow_kafka::{Admin, EmbeddedBroker, Kafka, KafkaSink, Producer, Record, Until, partition_for_key};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -82,6 +82,33 @@ fn each_row_goes_to_its_topics_byte_by_byte() {
         used[s.partition.id as usize] += 1;
     }
     assert!(used.iter().all(|n| *n > 0), "{used:?}");
+}
+
+#[test]
+fn a_prefix_stands_once_before_the_topic_of_progress_and_the_transactional_ids() {
+    let broker = broker_with(&[("test.progress", 1), ("p-test.progress", 1)]);
+    let servers = broker.bootstrap_servers();
+    let mut producer = Producer::connect(servers).unwrap();
+    // what lanes of two sinks have left: each topic, and each id, is of one of them only
+    for (topic, id, epoch) in [("test.progress", "test/view/t/0", 3), ("p-test.progress", "p-test/view/t/0", 5)] {
+        let value = format!(r#"{{"ledger":"7","generation":1,"epoch":{epoch},"part":0}}"#);
+        let record = Record { value: Some(value.as_bytes()), key: Some(id.as_bytes()), ..Record::default() };
+        producer.send(topic, record).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+    let held = |prefix: &str| {
+        let context = SinkContext {
+            pipeline: "test".into(),
+            view: "view".into(),
+            writer: WriterId { ledger: 7, generation: 2 },
+            schema: routed(0..1, |_| None).schema(),
+            kept: true,
+            clock: Clock::system(),
+        };
+        let progress = Kafka::sink(servers).prefix(prefix).topic("t").look(&context).unwrap();
+        progress.map(|p| p.epoch)
+    };
+    assert_eq!((held(""), held("p-"), held("q-")), (Some(Epoch(3)), Some(Epoch(5)), None));
 }
 
 #[test]

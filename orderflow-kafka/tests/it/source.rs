@@ -5,7 +5,7 @@ use orderflow_core::bug::{self, Bug};
 use orderflow_core::error::{Kind, Retry};
 use orderflow_core::source::{Polled, Source, meta};
 use orderflow_core::time::{Partition, Positions};
-use orderflow_kafka::{Admin, EmbeddedBroker, Kafka, Producer, Record, Start, Until};
+use orderflow_kafka::{Admin, EmbeddedBroker, Kafka, KafkaSource, Producer, Record, Start, Until};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -200,6 +200,37 @@ fn progress_is_committed_for_other_tools_to_see_and_never_goes_back() {
     again.reader.acknowledge(&Positions::from([(partition, 10)])).unwrap();
     again.reader.close().unwrap();
     assert_eq!(admin.group_lag("g", "t").unwrap()[0].committed, Some(100));
+}
+
+#[test]
+fn a_prefix_stands_once_before_the_topic_and_the_group() {
+    let broker = broker_with(&[("p-t", 1)]);
+    let servers = broker.bootstrap_servers();
+    send(servers, "p-t", 0, numbers(0..10));
+    let admin = Admin::embedded(&broker).unwrap();
+    // the pipeline of these readers is called `test`
+    for (source, group) in [(Kafka::topic("t"), "p-test"), (Kafka::topic("t").group("g"), "p-g")] {
+        let mut reading = open(source.prefix("p-").brokers(servers).until(Until::Latest));
+        reading.until(|_| false).unwrap();
+        reading.reader.acknowledge(&reading.positions.clone()).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while admin.group_lag(group, "p-t").unwrap()[0].committed != Some(10) {
+            assert!(Instant::now() < deadline, "{group} was told nothing");
+            reading.step().unwrap();
+        }
+        reading.reader.close().unwrap();
+    }
+}
+
+#[test]
+fn a_source_is_known_by_its_prefix_whatever_its_topics_and_brokers_are() {
+    let identity = |source: KafkaSource| source.identity().unwrap();
+    let here = identity(Kafka::topic("t").prefix("p-").brokers("127.0.0.1:9"));
+    assert_eq!(here, identity(Kafka::topics(["t", "u"]).prefix("p-").brokers("127.0.0.1:10,127.0.0.1:9").group("g")));
+    assert_eq!(here, identity(Kafka::pattern(r"^t\..*").prefix("p-")));
+    for other in [Kafka::topic("t"), Kafka::topic("t").prefix("q-")] {
+        assert_ne!(here, identity(other));
+    }
 }
 
 #[test]
