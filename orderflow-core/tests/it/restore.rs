@@ -146,6 +146,40 @@ async fn a_partition_or_an_offset_below_a_root_with_later_retractions() {
 }
 
 #[tokio::test]
+async fn a_timestamp_a_topic_or_a_key_below_a_root_with_later_retractions() {
+    let views = [
+        view("told", "SELECT city, _timestamp AS stamp, _topic AS topic, _key AS id FROM orders WHERE qty > 0"),
+        view(
+            "lasts",
+            "SELECT city, max(_timestamp) AS newest, min(_key) AS id, max(_topic) AS topic, count(DISTINCT _key) AS ids FROM orders GROUP BY city",
+        ),
+        view(
+            "by_key",
+            "SELECT _key AS id, count(*) AS n, count(_timestamp) AS stamps, max(_timestamp) AS newest FROM orders GROUP BY _key",
+        ),
+        view("ages", "SELECT newest, count(*) AS cities, min(id) AS id FROM lasts GROUP BY newest"),
+        view(
+            "moments",
+            "SELECT stamp, count(*) AS n FROM (SELECT stamp FROM told UNION ALL SELECT newest AS stamp FROM lasts) GROUP BY stamp",
+        ),
+        view(
+            "either",
+            "SELECT _topic AS topic, _key AS id, _timestamp AS stamp FROM orders \
+             UNION ALL SELECT _topic AS topic, _key AS id, _timestamp AS stamp FROM refunds",
+        ),
+        view("by_topic", "SELECT topic, id, count(*) AS n, min(stamp) AS earliest FROM either GROUP BY topic, id"),
+        routed("moved", "SELECT city, qty, _timestamp AS stamp, _topic AS topic, _key AS id FROM orders WHERE qty <= 0"),
+    ];
+    let case = Case { records: true, ..Case::new(views, appended(18)) };
+    let outcome = check(&case).await;
+    assert!(withdrawn(&outcome, "lasts") > 2 && withdrawn(&outcome, "by_key") > 2 && withdrawn(&outcome, "ages") > 0);
+    for (name, without) in [("told", "\"stamp\":null"), ("told", "\"id\":null"), ("either", "\"topic\":\"refunds\"")] {
+        let rows = at_the_checkpoint(&outcome, name);
+        assert!(rows.iter().any(|row| row.contains(without)) && rows.iter().any(|row| !row.contains(without)), "{name}: {without}");
+    }
+}
+
+#[tokio::test]
 async fn dead_letters_and_their_counts() {
     let whole = "SELECT city, qty + 9223372036854775800 AS big FROM orders WHERE qty <= 7 OR qty IS NULL";
     let alone = "SELECT city, min(qty) + 9223372036854775000 AS wide FROM orders GROUP BY city HAVING count(qty) < 2";

@@ -3,7 +3,9 @@
 //! Invariant: a round is an epoch, and what stands at a position never changes; the batch computation is given what is left of all rounds so far.
 
 use super::run::printed;
-use orderflow_core::arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use orderflow_core::arrow::array::{
+    ArrayRef, BinaryArray, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use orderflow_core::data::Changes;
 use orderflow_core::error::Result;
@@ -147,19 +149,34 @@ fn live(rounds: &[Round], source: usize) -> Vec<Row> {
 }
 
 fn records_of(rounds: &[Round], source: usize) -> RecordBatch {
-    let (mut rows, mut ids, mut offsets, mut next) = (vec![], vec![], vec![], [0; PARTITIONS]);
+    let (mut rows, mut places, mut next): (Vec<Row>, Vec<(usize, Position)>, _) = (vec![], vec![], [0; PARTITIONS]);
     for (i, (row, _)) in rounds.iter().flat_map(|round| round[source].iter().enumerate()) {
         let id = i % PARTITIONS;
         rows.push(*row);
-        ids.push(id as i32);
-        offsets.push(next[id]);
+        places.push((id, next[id]));
         next[id] += 1;
     }
-    let hidden = [Field::new(meta::PARTITION, DataType::Int32, false), Field::new(meta::OFFSET, DataType::Int64, false)];
+    let hidden = meta::fields().into_iter().filter(|f| ![meta::VALUE, meta::HEADERS].contains(&f.name().as_str()));
     let fields: Vec<Field> = schema().fields().iter().map(|f| f.as_ref().clone()).chain(hidden).collect();
-    let places: [ArrayRef; 2] = [Arc::new(Int32Array::from(ids)), Arc::new(Int64Array::from(offsets))];
-    let columns = batch(&rows).columns().iter().cloned().chain(places).collect();
+    let told: [ArrayRef; 5] = [
+        Arc::new(BinaryArray::from_iter(places.iter().map(|(id, position)| key(*id, *position)))),
+        Arc::new(StringArray::from_iter_values(places.iter().map(|_| SOURCES[source]))),
+        Arc::new(Int32Array::from_iter_values(places.iter().map(|(id, _)| *id as i32))),
+        Arc::new(Int64Array::from_iter_values(places.iter().map(|(_, position)| *position as i64))),
+        Arc::new(TimestampMillisecondArray::from_iter(places.iter().map(|(id, position)| timestamp(*id, *position)))),
+    ];
+    let columns = batch(&rows).columns().iter().cloned().chain(told).collect();
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+/// The key of a record; some have none.
+fn key(id: usize, position: Position) -> Option<String> {
+    (!position.is_multiple_of(3)).then(|| format!("key {}", (position + id as Position) % 4))
+}
+
+/// The timestamp of a record; some have none.
+fn timestamp(id: usize, position: Position) -> Option<i64> {
+    (position % 5 < 4).then(|| 1_700_000_000_000 + 1000 * position as i64 - 700 * id as i64)
 }
 
 /// Where a source of a pipeline is fed.
@@ -286,10 +303,11 @@ impl Reader for LogReader {
         let (from, to, rows) = (piece.from, piece.to(), piece.rows.len());
         let (mut fingerprint, mut bytes) = (Fingerprint::default(), 0);
         let payload = if self.log.inner().records {
-            let records = Records { from, texts: printed(piece.rows.rows()) };
+            let keys = (from..to).map(|position| key(piece.id, position)).collect();
+            let records = Records { id: piece.id, from, texts: printed(piece.rows.rows()), keys };
             for i in 0..rows {
                 let record = records.record(i);
-                fingerprint.add(record.position, record.size(), None);
+                fingerprint.add(record.position, record.size(), record.timestamp);
                 bytes += record.size();
             }
             Payload::Raw(Box::new(records))
@@ -322,8 +340,10 @@ impl Reader for LogReader {
 }
 
 struct Records {
+    id: usize,
     from: Position,
     texts: Vec<String>,
+    keys: Vec<Option<String>>,
 }
 
 impl RawBatch for Records {
@@ -332,6 +352,8 @@ impl RawBatch for Records {
     }
 
     fn record(&self, i: usize) -> RawRecord<'_> {
-        RawRecord { value: Some(self.texts[i].as_bytes()), key: None, position: self.from + i as Position, timestamp: None }
+        let position = self.from + i as Position;
+        let (value, key) = (Some(self.texts[i].as_bytes()), self.keys[i].as_deref().map(str::as_bytes));
+        RawRecord { value, key, position, timestamp: timestamp(self.id, position) }
     }
 }
