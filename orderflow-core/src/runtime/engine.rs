@@ -126,7 +126,7 @@ impl Engine {
         match self.work() {
             Ok(step) => step,
             Err(e) => {
-                self.look();
+                self.look_back();
                 Step::Finished(Err(self.fail(e)))
             }
         }
