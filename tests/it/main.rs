@@ -20,6 +20,7 @@ mod orders_stream;
 mod promises;
 mod real;
 mod soak;
+mod standby;
 mod state_tools;
 mod support;
 #[path = "../../orderflow-core/src/testing/tier.rs"]
