@@ -9,6 +9,8 @@ mod options;
 mod patience;
 mod produce;
 mod report;
+#[path = "../../src/bin/orderflow/words.rs"]
+mod words;
 
 use clap::Parser;
 use endless::Endless;
@@ -30,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use words::by_options;
 
 /// The pipeline's name. Kafka's ends put the prefix of topics before all that they name by it.
 const PIPELINE: &str = "full_pipeline";
@@ -116,12 +119,15 @@ async fn run(options: Options) -> Result<()> {
     let flow = flow.epochs(limits).memory(24 << 20).checkpoint_every(Duration::from_secs(options.checkpoint_every));
     let flow = flow.workers(options.workers).dead_letters(DeadLetters::append(out.join("dead_letters")));
     let flow = match &options.state {
-        Some(state) => flow.state(state.join("pipeline")),
+        Some(state) => flow.state(state.join("pipeline")).wait_for_state(options.wait.unwrap_or_default()),
         None => flow,
     };
 
-    let begun = Instant::now();
-    let running = flow.start().await?;
+    let running = tokio::select! {
+        started = flow.start() => started.map_err(by_options)?,
+        () = interrupts.next() => return Err(Error::user("ended before it began").hint("the same command begins again")),
+    };
+    let begun = Instant::now(); // whom it waited for is no part of its pace
     let pace = Arc::new(Pace::default());
     let _ended = pace.stop_when_dropped();
     let producer = match &options.state {
@@ -160,7 +166,9 @@ async fn produce_once(options: &Options, brokers: &str, state: &Path, pace: &Arc
         let topic = Kafka::sink(brokers).prefix(&options.topic_prefix).partitions(PARTITIONS).topic(order::TOPIC);
         let flow = pipelines::orders::producer(&format!("{PIPELINE}_producer"), &options.recipe().rate(options.rate), topic)?;
         let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
-        Ok::<_, Error>(flow.epochs(limits).memory(16 << 20).state(state.join("producer")))
+        // whoever had the state of the pipeline may be a moment behind with this one
+        let flow = flow.epochs(limits).memory(16 << 20).state(state.join("producer"));
+        Ok::<_, Error>(flow.wait_for_state(options.wait.unwrap_or_default()))
     };
     // the pipeline that reads the orders has begun, so brokers were there: if they are away now, this one waits for them as that one does
     let running = loop {
@@ -169,7 +177,7 @@ async fn produce_once(options: &Options, brokers: &str, state: &Path, pace: &Arc
                 eprintln!("Waiting to begin producing: {e}");
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
-            started => break started?,
+            started => break started.map_err(by_options)?,
         }
     };
     let pace = pace.clone();

@@ -11,14 +11,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-fn orderflow(cluster: &Cluster, args: &str) -> Command {
+pub(crate) fn orderflow(cluster: &Cluster, args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orderflow"));
     command.args(args.split(' ')).args(["--brokers", &cluster.brokers]);
     command
 }
 
 /// Keys of all records of a topic, in the order of their partitions; none is there twice.
-fn keys(cluster: &Cluster, topic: &str) -> BTreeSet<u64> {
+pub(crate) fn keys(cluster: &Cluster, topic: &str) -> BTreeSet<u64> {
     let mut keys = BTreeSet::new();
     visit(&cluster.brokers, topic, |_, batch| {
         for i in 0..batch.len() {
@@ -30,12 +30,12 @@ fn keys(cluster: &Cluster, topic: &str) -> BTreeSet<u64> {
 }
 
 /// Records and markers in a topic.
-fn size(cluster: &Cluster, topic: &str) -> u64 {
+pub(crate) fn size(cluster: &Cluster, topic: &str) -> u64 {
     let there = cluster.admin.partitions(topic).unwrap().map_or(vec![], |_| cluster.admin.watermarks(topic).unwrap_or_default());
     there.iter().map(|w| w.high).sum()
 }
 
-fn until(what: &str, process: &mut Child, done: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, process: &mut Child, done: impl Fn() -> bool) {
     let began = Instant::now();
     while !done() && process.try_wait().unwrap().is_none() {
         assert!(began.elapsed() < 2 * PATIENCE, "{what} does not come about");
@@ -44,7 +44,7 @@ fn until(what: &str, process: &mut Child, done: impl Fn() -> bool) {
 }
 
 /// The lines that were shown, each whole.
-fn lines(path: &Path) -> Vec<String> {
+pub(crate) fn lines(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap();
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     whole.lines().map(str::to_owned).collect()

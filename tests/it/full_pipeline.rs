@@ -49,7 +49,7 @@ pub(crate) fn good(command: &mut Command) -> String {
 }
 
 /// Runs it to its end, which must be a bad one; what it says about that.
-fn bad(command: &mut Command) -> String {
+pub(crate) fn bad(command: &mut Command) -> String {
     let Output { status, stderr, .. } = command.output().unwrap();
     assert_eq!(status.code(), Some(1), "{}", text(&stderr));
     let said = text(&stderr).to_owned();
@@ -69,7 +69,7 @@ fn number(cell: &str) -> u64 {
 }
 
 /// The number behind a word of the closing lines.
-fn figure(said: &str, word: &str) -> u64 {
+pub(crate) fn figure(said: &str, word: &str) -> u64 {
     let line = said.lines().rev().find_map(|l| l.strip_prefix(word)).unwrap_or_else(|| panic!("no line '{word}' in {said}"));
     number(line.split(|c: char| !c.is_ascii_digit()).find(|w| !w.is_empty()).unwrap())
 }
@@ -190,7 +190,7 @@ fn orders_come_at_the_rate_that_was_asked_for() {
 }
 
 /// Every option and its default, as `--help` has them.
-const OPTIONS: [(&str, Option<&str>); 20] = [
+const OPTIONS: [(&str, Option<&str>); 21] = [
     ("--brokers", None),
     ("--topic-prefix", Some("\"\"")),
     ("--orders", Some("100000")),
@@ -199,6 +199,7 @@ const OPTIONS: [(&str, Option<&str>); 20] = [
     ("--workers", Some("1")),
     ("--out", Some("out/<UTC time>, or results in the place of --state")),
     ("--state", None),
+    ("--wait", None),
     ("--checkpoint-every", Some("10")),
     ("--lanes", Some("1")),
     ("--epoch", Some("1000")),
@@ -249,6 +250,7 @@ fn options_that_cannot_be_are_refused() {
         (["--malformed", "2"], "--malformed"),
         (["--orders", "many"], "--orders"),
         (["--epoch", "0"], "--epoch"),
+        (["--wait", "1m"], "--state"),
         (["--colour", "red"], "--colour"),
     ] {
         let output = program(Path::new(".")).args(args).output().unwrap();

@@ -22,6 +22,7 @@ mod promises;
 mod real;
 mod rolled_back;
 mod soak;
+mod standby;
 mod state_tools;
 mod support;
 #[path = "../../orderflow-core/src/testing/tier.rs"]

@@ -127,10 +127,7 @@ impl Engine {
         match self.work() {
             Ok(step) => step,
             Err(e) => {
-                // whatever a source does when it is asked once more, the reason of this end stays the one that is told
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.look())) {
-                    tracing::warn!(pipeline = %self.pipeline, "a source panicked when it was asked how it stands: {}", panic_text(&*panic));
-                }
+                self.look_back();
                 Step::Finished(Err(self.fail(e)))
             }
         }

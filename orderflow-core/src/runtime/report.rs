@@ -4,6 +4,8 @@ use super::engine::Engine;
 use super::status::SinkStatus;
 use crate::data::Rejected;
 use crate::epoch::Input;
+use crate::operator::closure::panic_text;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 
 /// So many bytes of a letter are shown in the log.
@@ -60,6 +62,13 @@ impl Engine {
             if let Some(watermark) = report.watermark() {
                 metrics::gauge!("orderflow_source_watermark_seconds", &labels).set(watermark as f64 / 1000.0);
             }
+        }
+    }
+
+    /// The last look after an error. Whatever a source does when it is asked then, the reason of this end stays the one that is told.
+    pub(super) fn look_back(&mut self) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.look())) {
+            tracing::warn!(pipeline = %self.pipeline, "a source panicked when it was asked how it stands: {}", panic_text(&*panic));
         }
     }
 

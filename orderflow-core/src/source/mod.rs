@@ -198,8 +198,8 @@ pub struct Fetch {
     pub rows: usize,
     /// Their size in bytes.
     pub bytes: usize,
-    /// Pinned hash of the records' positions, [sizes](RawRecord::size) (0 for rows) and timestamps (none for rows)
-    /// ([`Fingerprint`]).
+    /// Pinned hash of the records' positions, [sizes](RawRecord::size) (0 for rows) and timestamps (none for rows), and of the
+    /// [checksums](RawBatch::checksum) that the batch has ([`Fingerprint`]).
     pub fingerprint: u64,
     /// The newest timestamp among the records, in milliseconds since 1970; `None` where none has one.
     pub latest: Option<i64>,
@@ -234,6 +234,12 @@ pub trait RawBatch: Send {
     /// be only the beginning, and is not decoded.
     fn refused(&self) -> &[Refused] {
         &[]
+    }
+
+    /// CRC-32 of the whole value of record `i`, also of what is not held of a [refused](RawBatch::refused) one, if the fingerprint is made of it as well: where
+    /// records may be changed in their places, as those of a file may and those of a topic may not.
+    fn checksum(&self, _i: usize) -> Option<u32> {
+        None
     }
 
     /// Shows the headers of record `i` in order, each of them; most sources have none.
@@ -298,8 +304,8 @@ impl PartitionStatus {
     }
 }
 
-/// Pinned hash of positions, sizes and timestamps: the sum of one FNV-1a hash a record, so that it does not depend on where
-/// fetches were cut and two of them add up. It knows the newest timestamp, too.
+/// Pinned hash of positions, sizes and timestamps, and of checksums where there are some: the sum of one hash a record (FNV-1a), so that it does
+/// not depend on where fetches were cut and two of them add up. It knows the newest timestamp, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint {
     sum: u64,
@@ -309,8 +315,15 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// Adds one record.
     pub fn add(&mut self, position: Position, size: usize, timestamp: Option<i64>) {
+        self.add_checked(position, size, timestamp, None);
+    }
+
+    /// Adds one record of a batch that may have [checksums](RawBatch::checksum).
+    pub fn add_checked(&mut self, position: Position, size: usize, timestamp: Option<i64>, checksum: Option<u32>) {
         let words = [position, size as u64, timestamp.unwrap_or(i64::MIN) as u64];
         let hash = words.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, word| (h ^ word).wrapping_mul(0x0000_0100_0000_01b3));
+        // scattered, so that two records which change places do not cancel out in the sum
+        let hash = checksum.map_or(hash, |checksum| scattered(hash ^ u64::from(checksum)));
         self.sum = self.sum.wrapping_add(hash);
         self.latest = self.latest.max(timestamp);
     }
@@ -324,6 +337,13 @@ impl Fingerprint {
     pub fn finish(self) -> u64 {
         self.sum
     }
+}
+
+/// The finalizer of SplitMix64: every bit depends on all.
+fn scattered(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
 }
 
 /// Tells the engine's thread that there is work; cheap, callable from anywhere, any number of times.

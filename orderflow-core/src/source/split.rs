@@ -25,7 +25,7 @@ impl Fetch {
                     let record = raw.record(i);
                     let refused = raw.refused().iter().find(|r| r.record == i);
                     if record.position < at {
-                        first.add(&record, refused.map_or(record.size(), |r| r.size));
+                        first.add(&record, refused.map_or(record.size(), |r| r.size), raw.checksum(i));
                         head.push(&*raw, i, refused);
                     } else {
                         last = last.max(record.timestamp);
@@ -60,10 +60,10 @@ struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, record: &RawRecord<'_>, size: usize) {
+    fn add(&mut self, record: &RawRecord<'_>, size: usize, checksum: Option<u32>) {
         self.rows += 1;
         self.bytes += size;
-        self.fingerprint.add(record.position, size, record.timestamp);
+        self.fingerprint.add_checked(record.position, size, record.timestamp, checksum);
     }
 }
 
@@ -74,6 +74,7 @@ struct Copied {
     headers: Vec<(String, Option<Box<[u8]>>)>,
     position: Position,
     timestamp: Option<i64>,
+    checksum: Option<u32>,
 }
 
 impl Copied {
@@ -81,7 +82,8 @@ impl Copied {
         let r = raw.record(i);
         let mut headers = vec![];
         raw.headers(i, &mut |key, value| headers.push((key.to_owned(), value.map(Box::from))));
-        Self { value: r.value.map(Box::from), key: r.key.map(Box::from), headers, position: r.position, timestamp: r.timestamp }
+        let (value, key, checksum) = (r.value.map(Box::from), r.key.map(Box::from), raw.checksum(i));
+        Self { value, key, headers, position: r.position, timestamp: r.timestamp, checksum }
     }
 }
 
@@ -112,6 +114,10 @@ impl RawBatch for Copies {
         RawRecord { value: c.value.as_deref(), key: c.key.as_deref(), position: c.position, timestamp: c.timestamp }
     }
 
+    fn checksum(&self, i: usize) -> Option<u32> {
+        self.records[i].checksum
+    }
+
     fn headers(&self, i: usize, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
         self.records[i].headers.iter().for_each(|(key, value)| visit(key, value.as_deref()));
     }
@@ -129,13 +135,15 @@ mod tests {
             headers: vec![("h".to_owned(), Some(Box::from(*b"v"))), ("n".to_owned(), None)],
             position,
             timestamp: Some(70 - position as i64),
+            // as a rule all have one, or none
+            checksum: (position > 1).then_some(7 * position as u32),
         };
         // 3 is missing: compacted away
         // of record 2 only the beginning is there
         let refused = vec![Refused { record: 1, reason: "too long".to_owned(), size: 1000 }];
         let mut all = Counts::default();
         let raw = Copies { records: [1, 2, 4, 5].map(record).into(), refused };
-        (0..4).for_each(|i| all.add(&raw.record(i), size(&raw, i)));
+        (0..4).for_each(|i| all.add(&raw.record(i), size(&raw, i), raw.checksum(i)));
         let (rows, bytes, fingerprint, latest) = (all.rows, all.bytes, all.fingerprint.finish(), all.fingerprint.latest());
         Fetch { partition: Partition::new("t", 0), from: 1, to: 8, rows, bytes, fingerprint, latest, payload: Payload::Raw(Box::new(raw)) }
     }
@@ -164,7 +172,7 @@ mod tests {
                 for i in 0..raw.len() {
                     let r = raw.record(i);
                     assert!((part.from..part.to).contains(&r.position));
-                    counts.add(&r, size(&**raw, i));
+                    counts.add(&r, size(&**raw, i), raw.checksum(i));
                     let mut headers = 0;
                     raw.headers(i, &mut |_, _| headers += 1);
                     assert_eq!(headers, 2);

@@ -70,18 +70,22 @@ impl Folder {
     fn on_within(disk: Arc<dyn Disk>, root: PathBuf, patience: Duration, waits: &dyn Fn() -> bool) -> Result<Self> {
         let own = root.join(OWN);
         make_folders(&*disk, &own).map_err(|e| io_error("make the folder", own.display(), e))?;
-        let (path, mut left) = (own.join("lock"), patience);
+        let (path, mut left, mut told) = (own.join("lock"), patience, false);
         let lock = loop {
-            match disk.lock(&path).map_err(|e| io_error("lock", path.display(), e))? {
+            let holder = match disk.lock(&path).map_err(|e| io_error("lock", path.display(), e))? {
                 Lock::Held(lock) => break Some(lock),
                 Lock::Unknown => break None,
-                Lock::Taken(_) if !left.is_zero() && waits() => std::thread::sleep(TRY_EVERY.min(left)),
-                Lock::Taken(holder) => {
-                    return Err(Error::user(format!("the folder {} is in use", root.display()))
-                        .why(format!("process {} has it open", if holder.is_empty() { "of unknown number" } else { &holder }))
-                        .hint("one writer a folder: stop the other one, wait for its end with wait_for_state(…), or name another folder"));
-                }
+                Lock::Taken(holder) => format!("process {} has it open", if holder.is_empty() { "of unknown number" } else { &holder }),
+            };
+            if left.is_zero() || !waits() {
+                return Err(Error::user(format!("the folder {} is in use", root.display()))
+                    .why(holder)
+                    .hint("one writer a folder: stop the other one, wait for its end with wait_for_state(…), or name another folder"));
             }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!("waiting for the folder {}: {holder}", root.display());
+            }
+            std::thread::sleep(TRY_EVERY.min(left));
             left = left.saturating_sub(TRY_EVERY);
         };
         if lock.is_some() {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here reads, writes or waits; a mistake is told by clap, with the option it is in.
 
+use crate::words::duration;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -136,6 +137,10 @@ pub(crate) struct Produce {
     /// order is produced twice. Each batch is a transaction.
     #[arg(long, value_name = "DIR|URL")]
     pub(crate) state: Option<PathBuf>,
+    /// With --state in a folder: how long to wait if another process has it open, and then go on where that one stopped: 30s, 10m, 2h. Without it a second process
+    /// is refused. A URL has no lock to wait for: there the newer process takes over.
+    #[arg(long, value_name = "TIME", requires = "state", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
     /// With --state: how many transactions are written side by side; it may be another number at every start.
     #[arg(long, default_value_t = 1, value_name = "N", requires = "state", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) lanes: u8,
@@ -157,6 +162,10 @@ pub(crate) struct Tail {
     /// crash may be shown again.
     #[arg(long, value_name = "DIR|URL")]
     pub(crate) state: Option<PathBuf>,
+    /// With --state in a folder: how long to wait if another process has it open, and then go on where that one stopped: 30s, 10m, 2h. Without it a second process
+    /// is refused. A URL has no lock to wait for: there the newer process takes over.
+    #[arg(long, value_name = "TIME", requires = "state", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
     /// How often records are shown, and remembered with --state: 100ms, 1s.
     #[arg(long, default_value = "100ms", value_parser = duration)]
     pub(crate) epoch: Duration,
@@ -205,23 +214,6 @@ fn output(text: &str) -> Result<Output, String> {
     Ok(Output { path, format })
 }
 
-/// `2s`, `500ms`, `1m`, `1.5s`: a number and its unit, more than nothing.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is no length of time: write it as 2s, 500ms or 1m");
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(digits);
-    let seconds = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(wrong()),
-    };
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    let length = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-    if length.is_zero() { Err(wrong()) } else { Ok(length) }
-}
-
 /// `HOST:PORT`, several with commas.
 fn brokers(text: &str) -> Result<String, String> {
     let good =
@@ -252,18 +244,18 @@ mod tests {
         let defaults = produce("").unwrap();
         let to = Topic { brokers: "127.0.0.1:9092".into(), topic: "orders".into() };
         let every = Duration::from_secs(2);
-        assert_eq!(defaults, Produce { to, orders: None, rate: 50, every, seed: 1, partitions: 1, state: None, lanes: 1 });
+        assert_eq!(defaults, Produce { to, orders: None, rate: 50, every, seed: 1, partitions: 1, state: None, wait: None, lanes: 1 });
         let Command::Tail(tail) = CommandLine::try_parse_from(["orderflow", "tail"]).unwrap().command else { panic!("tail") };
-        assert_eq!(tail, Tail { from: defaults.to, state: None, epoch: Duration::from_millis(100) });
+        assert_eq!(tail, Tail { from: defaults.to, state: None, wait: None, epoch: Duration::from_millis(100) });
     }
 
     #[test]
     fn options_are_read_and_mistakes_are_named() {
-        let given =
-            produce("--brokers a:1,b:2 --topic t --orders 10 --rate 0 --every 250ms --seed 7 --partitions 4 --state s --lanes 3").unwrap();
+        let given = "--brokers a:1,b:2 --topic t --orders 10 --rate 0 --every 250ms --seed 7 --partitions 4 --state s --wait 10m --lanes 3";
+        let given = produce(given).unwrap();
         let to = Topic { brokers: "a:1,b:2".into(), topic: "t".into() };
-        let (every, state) = (Duration::from_millis(250), Some(PathBuf::from("s")));
-        assert_eq!(given, Produce { to, orders: Some(10), rate: 0, every, seed: 7, partitions: 4, state, lanes: 3 });
+        let (every, state, wait) = (Duration::from_millis(250), Some(PathBuf::from("s")), Some(Duration::from_secs(600)));
+        assert_eq!(given, Produce { to, orders: Some(10), rate: 0, every, seed: 7, partitions: 4, state, wait, lanes: 3 });
         for (args, option) in [
             ("--every 2", "--every"),
             ("--every 0s", "--every"),
@@ -278,6 +270,9 @@ mod tests {
             ("--orders many", "--orders"),
             ("--lanes 2", "--state"),
             ("--state s --lanes 65", "--lanes"),
+            ("--wait 10m", "--state"),
+            ("--state s --wait 10", "--wait"),
+            ("--state s --wait 0s", "--wait"),
         ] {
             let error = produce(args).unwrap_err();
             assert!(error.contains(option), "{args}: {error}");

@@ -8,6 +8,7 @@ mod args;
 mod produce;
 mod state;
 mod tail;
+mod words;
 
 use args::{Command, CommandLine};
 use clap::Parser;

@@ -3,6 +3,7 @@
 //! Invariant: what is acknowledged has been written, so with state no record is left out after a crash; the last ones may be shown again.
 
 use crate::args::Tail;
+use crate::words::by_options;
 use orderflow::arrow::array::{Array, AsArray};
 use orderflow::arrow::datatypes::{Int32Type, Int64Type, Schema};
 use orderflow::format::json::Json;
@@ -31,10 +32,10 @@ pub(crate) async fn run(options: Tail) -> Result<()> {
     flow.sql("SELECT _partition, _offset, _value FROM records")?.sink(lines([0, 1, 2]))?;
     let flow = flow.epoch_interval(options.epoch).dead_letters(lines([2, 3, 5]));
     let flow = match options.state {
-        Some(state) => flow.state(state),
+        Some(state) => flow.state(state).wait_for_state(options.wait.unwrap_or_default()),
         None => flow,
     };
-    let running = flow.start().await?;
+    let running = flow.start().await.map_err(by_options)?;
     let ended = tokio::select! {
         ended = running.wait() => ended,
         _ = tokio::signal::ctrl_c() => running.drain().await,

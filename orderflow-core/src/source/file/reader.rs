@@ -71,6 +71,22 @@ struct Long {
     head: Vec<u8>,
     /// Bytes after the position that are in memory no more.
     dropped: u64,
+    /// Of those among them that belong to the record.
+    checksum: crc32fast::Hasher,
+}
+
+impl Long {
+    /// How many of the bytes in memory stand before the record.
+    fn before(&self) -> usize {
+        self.begin.saturating_sub(self.dropped) as usize
+    }
+
+    /// CRC-32 of the record, of which `rest` is in memory.
+    fn checksum(&self, rest: &[u8]) -> u32 {
+        let mut checksum = self.checksum.clone();
+        checksum.update(&rest[self.before().min(rest.len())..]);
+        checksum.finalize()
+    }
 }
 
 impl Files {
@@ -152,7 +168,9 @@ impl Files {
             let mut bytes = std::mem::replace(&mut open.bytes, rest);
             bytes.truncate(whole);
             open.searched -= whole;
-            let mut block = Block { from, bytes, lines: Vec::with_capacity(lines.len()), refused: Vec::new() };
+            let held = lines.len();
+            let mut block =
+                Block { from, bytes, lines: Vec::with_capacity(held), checksums: Vec::with_capacity(held), refused: Vec::new() };
             let mut fingerprint = Fingerprint::default();
             for line in lines {
                 let (start, size) = match &open.long {
@@ -170,7 +188,12 @@ impl Files {
                     }
                     continue;
                 }
-                fingerprint.add(start, size as usize, None);
+                let checksum = match &open.long {
+                    Some(long) => long.checksum(&block.bytes[..line.end as usize]),
+                    None => crc32fast::hash(&block.bytes[line.range()]),
+                };
+                fingerprint.add_checked(start, size as usize, None, Some(checksum));
+                block.checksums.push(checksum);
                 let mut line = line;
                 if long {
                     block.refused.push(Refused { record: block.lines.len(), size: size as usize, reason: too_long(size, self.max_record) });
@@ -236,10 +259,12 @@ impl Open {
         // a carriage return may turn out to belong to the line end
         if self.long.is_none() && self.bytes.len() - begin > limit + 1 {
             let head = self.bytes[begin..begin + kept(limit)].to_vec();
-            self.long = Some(Long { begin: begin as u64, head, dropped: 0 });
+            self.long = Some(Long { begin: begin as u64, head, dropped: 0, checksum: crc32fast::Hasher::new() });
         }
         if let Some(long) = &mut self.long {
             let done = self.searched.saturating_sub(1);
+            let before = long.before().min(done);
+            long.checksum.update(&self.bytes[before..done]);
             self.bytes.drain(..done);
             self.searched -= done;
             long.dropped += done as u64;
@@ -361,6 +386,8 @@ struct Block {
     from: Position,
     bytes: Vec<u8>,
     lines: Vec<Range32>,
+    /// One a line.
+    checksums: Vec<u32>,
     refused: Vec<Refused>,
 }
 
@@ -377,5 +404,9 @@ impl RawBatch for Block {
 
     fn refused(&self) -> &[Refused] {
         &self.refused
+    }
+
+    fn checksum(&self, i: usize) -> Option<u32> {
+        Some(self.checksums[i])
     }
 }

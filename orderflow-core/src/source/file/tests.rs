@@ -159,6 +159,34 @@ fn a_record_that_is_too_long_takes_no_memory() {
 }
 
 #[test]
+fn fingerprints_are_made_of_every_byte_of_the_records_wherever_blocks_are_cut() {
+    let print = |bytes: &[u8], quotes: bool, block: usize| {
+        let (file, lines) = (file(bytes), if quotes { csv(Header::None) } else { Lines::Plain });
+        let mut files = Files::open(vec![file.path().to_owned()], lines, 100, block, &context(None)).unwrap();
+        let mut sum = 0u64;
+        while let Polled::Fetch(fetch) = files.poll().unwrap() {
+            sum = sum.wrapping_add(fetch.fingerprint);
+        }
+        sum
+    };
+    let long = "x".repeat(300);
+    let plain = format!("\u{feff}{{1}}\r\n{long}\r\n{{2}}\n\n{{3}}");
+    let quoted = format!("\u{feff}{long}\n1,a\n2,\"{long}\n\"\n");
+    for (text, quotes) in [(plain, false), (quoted, true)] {
+        let whole = print(text.as_bytes(), quotes, 1_000);
+        for block in [1, 2, 3, 7, 64] {
+            assert_eq!(print(text.as_bytes(), quotes, block), whole, "blocks of {block}");
+        }
+        for (i, byte) in text.bytes().enumerate().skip(3).filter(|(_, byte)| !b"\r\n".contains(byte)) {
+            let mut other = text.clone().into_bytes();
+            other[i] = byte + 1;
+            assert_ne!(print(&other, quotes, 7), whole, "byte {i}");
+        }
+    }
+    assert_ne!(print(b"{2}\n{3}\n", false, 7), print(b"{3}\n{2}\n", false, 7), "lines that changed places");
+}
+
+#[test]
 fn reading_goes_on_where_it_stood_and_ends_where_the_file_ended() {
     let mut file = file(b"{1}\n{2}\n{3}\n");
     let path = file.path().to_owned();
