@@ -201,6 +201,7 @@ pub fn join_spool(store: &dyn Store, name: String, objects: &[SpoolRef]) -> Resu
 mod tests {
     use super::*;
     use crate::store::Memory;
+    use crate::testing::golden;
 
     fn fetch(source: &str, from: u64, values: &[i64], diffs: Option<Vec<i64>>) -> Spooled {
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
@@ -252,6 +253,21 @@ mod tests {
         let a = [section("a", 0, 2, &[(1, 1), (2, 1)]), section("a", 2, 3, &[(3, -1)])];
         let rest = [section("b", 7, 10, &[]), section("c", 0, 1, &[(5, 1)]), section("a", 3, 4, &[(9, 1)])];
         assert_eq!(joined, a.into_iter().chain(rest).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_golden_object_is_what_is_written_and_can_be_read() {
+        let store = Memory::new();
+        let fetches = [fetch("a", 0, &[1, 2], None), fetch("b", 7, &[], None), fetch("a", 4, &[3], Some(vec![-1]))];
+        let written = write_spool(&store, spool_name(Epoch(4), 1), Epoch(4), &fetches).unwrap();
+        let written = store.get(&written.name).unwrap().unwrap();
+        let golden = golden::same(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/spool-1.rows"), &written);
+        let object = put(&store, "spool/golden".into(), Epoch(4), &golden).unwrap();
+        let read = read_spool(&store, &object).unwrap();
+        let a = [("a".to_owned(), 0, 2, 2, u64::MAX, vec![(1, 1), (2, 1)]), ("a".to_owned(), 4, 5, 1, u64::MAX - 4, vec![(3, -1)])];
+        let b = ("b".to_owned(), 7, 10, 0, u64::MAX - 7, vec![]);
+        assert_eq!(shown(&read), a.into_iter().chain([b]).collect::<Vec<Shown>>());
+        assert_eq!(read.iter().map(|(_, fetch)| fetch.latest).collect::<Vec<_>>(), [None, Some(-7), Some(-7)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! - [`crash_anywhere`]: a whole pipeline on a simulated [`World`] (a log, stores on a disk that forgets, sinks whose answers get lost, virtual time), killed
 //!   by every schedule that a seed gives, compared with one that never was. `docs/testing.md` shows how.
 //! - [`conformance`]: what a source or sink must do, for whoever writes one.
+//! - [`golden`]: bytes of durable formats that are committed, which later versions must read.
 //! - [`tier`]: how much a test does, by the occasion.
 //!
 //! Invariant: what a contract promises is written here once, as a suite that every implementation's own test calls; whatever is drawn comes from a seed that a
@@ -10,6 +11,7 @@
 
 pub mod conformance;
 mod crash;
+pub mod golden;
 mod host;
 mod schedule;
 mod seeds;

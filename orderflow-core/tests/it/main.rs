@@ -5,6 +5,7 @@ mod doors;
 mod feed;
 mod fluent;
 mod gaps;
+mod golden;
 mod life;
 mod lost;
 mod metrics;

@@ -147,6 +147,7 @@ pub(super) fn fingerprint<'a>(texts: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orderflow_core::testing::golden;
 
     fn held(ledger: u128, generation: u64, epoch: Option<u64>) -> Held {
         Held { at: epoch.map(|e| (Epoch(e), 2)), ..Held::nothing(WriterId { ledger, generation }) }
@@ -170,6 +171,17 @@ mod tests {
         assert_eq!(held(42, 3, None).progress(), None);
         let newer = r#"{"ledger":"2a","generation":3,"epoch":17,"part":2,"more":[1]}"#;
         assert_eq!(Held::parse("t", newer.as_bytes()).unwrap(), at, "what a later version adds is passed over");
+    }
+
+    #[test]
+    fn the_golden_records_are_what_is_written_and_can_be_read() {
+        let at = held(42, 3, Some(17));
+        let claimed = at.claim(WriterId { ledger: 42, generation: 4 }, 1);
+        let records = [at, held(42, 3, None), claimed, split_held()];
+        let written: String = records.iter().map(|held| held.to_json() + "\n").collect();
+        let golden = golden::same(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/progress-1.jsonl"), written.as_bytes());
+        let lines = golden.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        assert_eq!(lines.map(|line| Held::parse("t", line).unwrap()).collect::<Vec<_>>(), records);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Invariant: what is in a table is read by plain queries on a connection of its own.
 
 mod faults;
+mod golden;
 mod pipeline;
 mod planted;
 mod refusals;

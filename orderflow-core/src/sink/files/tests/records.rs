@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::bug::{self, Bug};
+use crate::sink::WriterId;
+use crate::testing::golden;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[test]
@@ -94,4 +96,28 @@ fn commit_records_do_not_pile_up() {
         assert!(records() <= 2);
     }
     assert_eq!(seen(&*store), (1..=last).flat_map(expected).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_golden_commit_is_what_is_written_and_is_rolled_forward() {
+    let store = memory();
+    let (mut writer, _) = open(&store, 1).unwrap();
+    writer.write(closed(1)).unwrap();
+    writer.flush().unwrap();
+    writer.poll(Duration::ZERO).unwrap();
+    let get = |name: &str| store.get(name).unwrap().unwrap();
+    let record = String::from_utf8(get("_commits/0000000002.json")).unwrap();
+    let said: Value = serde_json::from_str(&record).unwrap();
+    // random, one an opening
+    let record = record.replace(said["nonce"].as_str().unwrap(), "0123abcd");
+    let record = golden::same(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/commit-1.json"), record.as_bytes());
+    let rows = get("lane-0_gen-0001_epochs-0000000001-0000000001.jsonl");
+    let rows = golden::same(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/commit-1.jsonl"), &rows);
+
+    let older = memory();
+    older.put_bytes("_commits/0000000002.json", &record).unwrap();
+    older.put_bytes("_staging/gen-0001_0123abcd_000001.staged", &rows).unwrap();
+    let held = open(&older, 2).unwrap().1;
+    assert_eq!(held, Some(Progress { writer: WriterId { ledger: 1, generation: 1 }, epoch: Epoch(1), part: 0 }));
+    assert_eq!(seen(&*older), expected(1));
 }
