@@ -89,6 +89,8 @@ async fn run(options: Options) -> Result<()> {
     let ends: BTreeMap<(String, i32), u64> =
         admin.watermarks(&topic)?.into_iter().map(|w| ((order::TOPIC.to_owned(), w.partition.id), w.high)).collect();
     let source = Kafka::topic(order::TOPIC).prefix(&options.topic_prefix).brokers(&brokers).format(pipelines::orders::json());
+    // small buffers and epochs everywhere: it shares the process with its own producer, and a person watches
+    let source = source.property("queued.max.messages.kbytes", "2048");
     let source: KafkaSource = match (options.no_produce, options.follow) {
         (true, false) => source.start(Start::Earliest).until(Until::Latest),
         (true, true) => source.start(Start::Earliest),
@@ -103,7 +105,7 @@ async fn run(options: Options) -> Result<()> {
         (false, _) => Box::new(source),
     };
     let mut routed = Kafka::sink(&brokers).topics_sql(pipelines::orders::ROUTES).prefix(&options.topic_prefix);
-    routed = routed.partitions(PARTITIONS).lanes(options.lanes);
+    routed = routed.partitions(PARTITIONS).lanes(options.lanes).property("queue.buffering.max.kbytes", "17408");
     if let Some(broker) = &embedded {
         routed = routed.embedded(broker).at_least_once();
     }
@@ -114,9 +116,8 @@ async fn run(options: Options) -> Result<()> {
         vec![Box::new(console(&options, &bar)), Box::new(Parquet::append(out.join("city_payment_totals")))];
     totals.extend(options.sql.iter().map(|url| Box::new(Sql::upsert(url, "city_payment_totals")) as Box<dyn Sink>));
     let flow = pipelines::orders::pipeline(PIPELINE, source, routed, totals)?;
-    // small epochs and buffers: it shares the process with its own producer, and a person watches
-    let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
-    let flow = flow.epochs(limits).memory(24 << 20).checkpoint_every(Duration::from_secs(options.checkpoint_every));
+    let limits = Limits { bytes: 4 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
+    let flow = flow.epochs(limits).memory(16 << 20).checkpoint_every(Duration::from_secs(options.checkpoint_every));
     let flow = flow.workers(options.workers).dead_letters(DeadLetters::append(out.join("dead_letters")));
     let flow = match &options.state {
         Some(state) => flow.state(state.join("pipeline")).wait_for_state(options.wait.unwrap_or_default()),
