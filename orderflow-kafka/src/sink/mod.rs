@@ -55,6 +55,8 @@ pub struct KafkaSink {
     lanes: usize,
     name: Option<String>,
     counters: Counters,
+    #[cfg(test)]
+    faults: transaction::Faults,
 }
 
 impl KafkaSink {
@@ -75,6 +77,8 @@ impl KafkaSink {
             lanes: 1,
             name: None,
             counters: Counters::default(),
+            #[cfg(test)]
+            faults: transaction::Faults::default(),
         }
     }
 

@@ -10,7 +10,6 @@ use orderflow_core::arrow::datatypes::SchemaRef;
 use orderflow_core::data::{Changes, Rejected};
 use orderflow_core::error::{Kind, Retry};
 use orderflow_core::sink::{Closed, Guarantee, Opened, Progress, Refused, Sink, SinkContext, Writer, WriterId};
-use orderflow_core::testing::conformance::{self, SeenRow, SinkSubject};
 use orderflow_core::time::{Clock, Epoch};
 use orderflow_core::{Error, Result};
 use orderflow_kafka::{Admin, Kafka, KafkaSink, Until};
@@ -184,42 +183,6 @@ pub(crate) fn through(epochs: std::ops::RangeInclusive<u64>) -> Vec<String> {
 
 pub(crate) fn at(progress: Option<Progress>) -> Option<(u128, u64, u64)> {
     progress.map(|p| (p.writer.ledger, p.writer.generation, p.epoch.0))
-}
-
-/// The sink of the conformance suite: JSON objects in one partition.
-struct Subject {
-    brokers: String,
-    prefix: String,
-}
-
-impl SinkSubject for Subject {
-    fn sink(&mut self) -> Box<dyn Sink> {
-        Box::new(Kafka::sink(&self.brokers).prefix(&self.prefix).topic("t").partitions(1).replication(1))
-    }
-
-    fn seen(&mut self) -> Vec<SeenRow> {
-        let source = Kafka::topic(format!("{}t", self.prefix)).brokers(&self.brokers).until(Until::Latest);
-        let row = |value: String| {
-            let row: serde_json::Value = serde_json::from_str(&value).unwrap();
-            SeenRow {
-                epoch: row["epoch"].as_u64().unwrap(),
-                diff: row["diff"].as_i64().unwrap(),
-                id: row["id"].as_i64().unwrap(),
-                name: row["name"].as_str().map(Into::into),
-            }
-        };
-        read_all(source).into_iter().filter_map(|s| s.value).map(row).collect()
-    }
-
-    fn commits_unheard(&self) -> bool {
-        true
-    }
-}
-
-#[test]
-fn real_the_sink_keeps_every_promise_of_the_contract() {
-    let Some((brokers, prefix)) = cluster("contract") else { return };
-    conformance::sink(&mut Subject { brokers, prefix });
 }
 
 #[test]

@@ -35,9 +35,20 @@ pub trait SinkSubject {
         false
     }
 
+    /// What the sink reads its time from, asked at each opening; by default a clock that stands still, by which a sink that pauses between tries waits for ever.
+    fn clock(&mut self) -> Clock {
+        Clock::manual(0)
+    }
+
     /// Lets the next commit meet `fault`, so that its writer hears of it, and what comes after it work again; or answers `false` and lets nothing fail: then the
     /// suite does not try it, and its report says so.
     fn fail_next(&mut self, _fault: Fault) -> bool {
+        false
+    }
+
+    /// Whether the commit that was to fail has failed since this was last asked, after every poll: for a sink whose writer tells nobody, and sorts it out when
+    /// it is polled again.
+    fn has_failed(&mut self) -> bool {
         false
     }
 
@@ -56,9 +67,9 @@ pub trait SinkSubject {
 /// What was tried of what not every subject can let happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SinkReport {
-    /// Commits that failed before they did anything, as their writers told it; none: it was not tried.
+    /// Commits that failed before they did anything, as their writers or the subject told it; none: it was not tried.
     pub failed: usize,
-    /// Commits that happened and were not answered, as their writers told it; none: it was not tried.
+    /// Commits that happened and were not answered, as their writers or the subject told it; none: it was not tried.
     pub unanswered: usize,
     /// Whether rows were refused.
     pub refused: bool,
@@ -87,8 +98,14 @@ fn configured(subject: &mut dyn SinkSubject) -> Box<dyn Sink> {
     sink
 }
 
+/// What the sink on the place is opened with.
+fn given_to(subject: &mut dyn SinkSubject, ledger: u128, generation: u64) -> SinkContext {
+    SinkContext { clock: subject.clock(), ..context(ledger, generation, &schema()) }
+}
+
 fn open(subject: &mut dyn SinkSubject, generation: u64) -> Result<Opened> {
-    configured(subject).open(context(1, generation, &schema()))
+    let context = given_to(subject, 1, generation);
+    configured(subject).open(context)
 }
 
 fn is_exactly_once(subject: &mut dyn SinkSubject) -> bool {
@@ -303,8 +320,10 @@ impl<'a> Run<'a> {
     fn within(subject: &'a mut dyn SinkSubject, generation: u64, least: u64, most: u64) -> Self {
         let strict = is_exactly_once(subject);
         // a look touches nothing, whoever looks, and sees no more than there is
-        let _ = configured(subject).look(&context(2, generation + 50, &schema())); // a sink may refuse another ledger now, or when it is opened
-        let seen = configured(subject).look(&context(1, generation + 50, &schema())).expect("can be looked at");
+        let theirs = given_to(subject, 2, generation + 50);
+        let _ = configured(subject).look(&theirs); // a sink may refuse another ledger now, or when it is opened
+        let ours = given_to(subject, 1, generation + 50);
+        let seen = configured(subject).look(&ours).expect("can be looked at");
         let opened = open(subject, generation).expect("opens");
         let held = opened.progress;
         assert!(seen.is_none_or(|seen| held.is_some_and(|held| seen.epoch <= held.epoch)), "{seen:?} was seen, {held:?} is held");

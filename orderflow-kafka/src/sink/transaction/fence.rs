@@ -38,6 +38,9 @@ pub(super) struct Opening {
     pub(super) signal: Arc<Signal>,
     /// What the lanes' threads run in.
     pub(super) span: tracing::Span,
+    /// What commits meet on their way.
+    #[cfg(test)]
+    pub(super) faults: super::Faults,
 }
 
 /// A lane that was won, and its newest record before.

@@ -86,7 +86,7 @@ impl Thread {
                     drop(client);
                     continue;
                 }
-                Task::Commit => Answer::Committed(self.patiently(Call::Commit, COMMIT)),
+                Task::Commit => Answer::Committed(self.commit()),
                 Task::Abort => {
                     // a transaction that failed by itself tells its reason to whoever wants to begin another
                     let why = self.client.transaction(Call::Begin, Duration::ZERO).err().filter(|r| r.abort);
@@ -105,6 +105,13 @@ impl Thread {
             }
             self.opening.signal.raise();
         }
+    }
+
+    fn commit(&self) -> std::result::Result<(), Refusal> {
+        let commit = || self.patiently(Call::Commit, COMMIT);
+        #[cfg(test)]
+        let commit = || self.opening.faults.commit(commit);
+        commit()
     }
 
     /// Goes on with a call for as long as the brokers are away and somebody waits for it.

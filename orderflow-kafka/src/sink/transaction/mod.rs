@@ -8,6 +8,8 @@
 //! Invariant: a lane is found again by its transactional id `<pipeline>/<view>/<name>/<lane>`, which depends on nothing that a start may change.
 
 mod book;
+#[cfg(test)]
+mod faults;
 mod fence;
 mod lane;
 mod lanes;
@@ -29,6 +31,9 @@ use orderflow_core::{Error, Result};
 use progress::{Held, fingerprint, hash};
 use std::sync::Arc;
 use std::time::Duration;
+
+#[cfg(test)]
+pub(super) use faults::Faults;
 
 /// What committed transactions of the sink have left, on the lane that is farthest; no topic is made and nobody is fenced.
 pub(super) fn look(sink: &KafkaSink, context: &SinkContext) -> Result<Option<Progress>> {
@@ -75,6 +80,8 @@ pub(super) fn open(sink: &KafkaSink, context: &SinkContext) -> Result<Opened> {
         signal: bell.signal(),
         span: span(context, "commit"),
         config,
+        #[cfg(test)]
+        faults: sink.faults.clone(),
     });
     let won = match opening.open_all(batch_size(&opening.config))? {
         Entry::Theirs(progress) => return Ok(Opened { writer: Box::new(Stranger), progress: Some(progress) }),
@@ -126,3 +133,6 @@ impl Writer for Stranger {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

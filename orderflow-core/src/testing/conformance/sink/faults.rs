@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!   epochs, a commit that fails ─► error ─┬─► more epochs, polled again        what the engine does after an error that may pass
-//!                                         ├─► closed or gone, opened again     what a start does after any error
+//!                             └─► silence ┼─► closed or gone, opened again     what a start does after any error
 //!                                         └─► another has opened, it wakes up  who was replaced stays so
 //! ```
-//! Invariant: whatever comes after the error, every epoch is there once, and what is said to be held is what is seen.
+//! Invariant: whatever comes after the commit that failed, every epoch is there once, and what is said to be held is what is seen.
 
 use super::rows::{given, is_empty};
 use super::{Run, SinkSubject, is_exactly_once, judge, late};
-use crate::error::{Error, Result, Retry};
+use crate::error::{Result, Retry};
 use crate::sink::Writer;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub enum Fault {
     After,
 }
 
-/// What comes after the error.
+/// What comes after the commit that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     GoesOn,
@@ -30,25 +30,25 @@ enum Then {
     Dies,
 }
 
-/// Lets commits fail, and counts those whose writer told it.
+/// Lets commits fail, and counts those whose writer or subject told it.
 pub(super) struct Failing {
     fault: Fault,
     told: usize,
 }
 
-/// What a writer said of a commit that was to fail.
+/// What became of a commit that was to fail.
 pub(super) struct Failed {
-    /// The newest epoch that it was given, and the newest that it took.
+    /// The newest epoch that its writer was given, and the newest that it took.
     last: u64,
     written: u64,
-    /// None, if it has sorted it out by itself.
-    error: Option<Error>,
+    /// Whether all is committed, since the writer has sorted it out by itself; if not, it has told nobody. An error is what it told.
+    all: Result<bool>,
     /// The least and the most that is held now.
     pub(super) least: u64,
     pub(super) most: u64,
 }
 
-/// Lets commits fail in this way and goes on in every way there is. Gives what is committed then, and how many writers told of a commit that failed: nobody, if
+/// Lets commits fail in this way and goes on in every way there is. Gives what is committed then, and of how many commits that failed was told: none, if
 /// the subject cannot let them. Takes fifteen generations.
 pub(super) fn failing(subject: &mut dyn SinkSubject, mut generation: u64, mut committed: u64, fault: Fault) -> (u64, usize) {
     let mut failing = Failing { fault, told: 0 };
@@ -66,7 +66,7 @@ pub(super) fn failing(subject: &mut dyn SinkSubject, mut generation: u64, mut co
             generation += 3;
         }
     }
-    assert!(failing.told > 0, "`fail_next` says that a commit can fail ({fault:?}), and no writer told of one that did");
+    assert!(failing.told > 0, "`fail_next` says that a commit can fail ({fault:?}), and nobody told of one that did");
     (committed, failing.told)
 }
 
@@ -87,24 +87,25 @@ impl Failing {
         if !subject.fail_next(self.fault) {
             return None;
         }
-        let (mut written, last) = (committed, committed + 2);
-        let error = attempt(subject, writer, &mut written, last).err();
-        self.told += usize::from(error.is_some());
+        let (mut written, mut met, last) = (committed, false, committed + 2);
+        let all = attempt(subject, writer, &mut written, last, &mut met);
+        self.told += usize::from(met || all.is_err());
         let happened = self.fault == Fault::After;
-        let (least, most) = match error {
-            None => (last, last),
-            Some(_) => (
+        let (least, most) = match all {
+            Ok(true) => (last, last),
+            _ => (
                 // who does not remember gets it again
                 committed + u64::from(happened && is_exactly_once(subject)),
                 if happened || subject.commits_unheard() { last } else { committed },
             ),
         };
-        Some(Failed { last, written, error, least, most })
+        Some(Failed { last, written, all, least, most })
     }
 }
 
-/// Gives the epochs after `written` up to `last` and has them committed, up to the first call that fails.
-fn attempt(subject: &mut dyn SinkSubject, writer: &mut dyn Writer, written: &mut u64, last: u64) -> Result<()> {
+/// Gives the epochs after `written` up to `last` and has them committed, up to the first call that fails or the commit of which the subject says that it did.
+/// Gives whether all are committed.
+fn attempt(subject: &mut dyn SinkSubject, writer: &mut dyn Writer, written: &mut u64, last: u64, met: &mut bool) -> Result<bool> {
     let first = *written + 1;
     for n in first..=last {
         writer.write(given(&*subject, n))?;
@@ -113,21 +114,24 @@ fn attempt(subject: &mut dyn SinkSubject, writer: &mut dyn Writer, written: &mut
     writer.flush()?;
     for _ in 0..2000 {
         subject.between_polls();
-        if writer.poll(Duration::from_millis(5))?.progress.is_some_and(|p| p.epoch.0 == last) {
-            return Ok(());
+        let answer = writer.poll(Duration::from_millis(5));
+        *met |= subject.has_failed();
+        let all = answer?.progress.is_some_and(|p| p.epoch.0 == last);
+        if all || *met {
+            return Ok(all);
         }
     }
     panic!("epoch {last} was flushed, and it neither failed nor was committed");
 }
 
-/// What comes after the error, and two more epochs. Gives what is committed then.
+/// What comes after the commit that failed, and two more epochs. Gives what is committed then.
 fn go_on(mut run: Run<'_>, failed: &Failed, fault: Fault, then: Then) -> u64 {
-    let ends = failed.error.as_ref().is_some_and(|e| e.retry() == Retry::Never);
+    let ends = failed.all.as_ref().is_err_and(|e| e.retry() == Retry::Never);
     let last = failed.last + 2;
     if then == Then::GoesOn && !ends {
         let scene = format!("a commit failed ({fault:?}) and the writer went on");
         run.written = failed.written;
-        if failed.error.is_none() {
+        if matches!(failed.all, Ok(true)) {
             run.committed = failed.least;
         }
         truth(run.subject, &scene, run.committed, failed.most);

@@ -38,6 +38,18 @@ enum Flaw {
     NeverFails,
 }
 
+/// How commits can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fails {
+    Never,
+    /// The writer tells it.
+    Told,
+    /// It tells nobody, and the shelf does.
+    Quietly,
+    /// Nobody does.
+    Unnoticed,
+}
+
 /// The shelf takes no such name.
 const REFUSED: &str = "refused";
 
@@ -48,6 +60,8 @@ struct Held {
     progress: Option<Progress>,
     newest: u64,
     fault: Option<Fault>,
+    /// A commit that was to fail has, and nobody asked since.
+    failed: bool,
 }
 
 #[derive(Clone)]
@@ -56,12 +70,11 @@ struct Shelf {
     flaw: Flaw,
     /// Whether readers see one row for each id.
     keyed: bool,
-    /// Whether commits can be made to fail.
-    fails: bool,
+    fails: Fails,
 }
 
 impl Shelf {
-    fn new(flaw: Flaw, keyed: bool, fails: bool) -> Self {
+    fn new(flaw: Flaw, keyed: bool, fails: Fails) -> Self {
         Shelf { held: Arc::default(), flaw, keyed, fails }
     }
 
@@ -144,6 +157,7 @@ impl ShelfWriter {
         let lost = || Error::external("the shelf does not answer");
         let mut held = self.shelf.held();
         let fault = held.fault.take();
+        held.failed |= fault.is_some();
         if fault == Some(Fault::Before) {
             return Err(lost());
         }
@@ -194,7 +208,11 @@ impl Writer for ShelfWriter {
         }
         let hasty = self.shelf.flaw == Flaw::Hasty && told.is_empty();
         if self.due && self.bound.as_ref().is_none_or(|bound| bound.is_bound() || hasty) {
-            self.commit()?;
+            let quiet = matches!(self.shelf.fails, Fails::Quietly | Fails::Unnoticed);
+            match self.commit() {
+                Err(e) if quiet && e.retry() == Retry::Backoff => {}
+                answer => answer?,
+            }
         }
         Ok(Committed { progress: self.progress, refused: told, ..Committed::default() })
     }
@@ -223,8 +241,13 @@ impl SinkSubject for Shelf {
     }
 
     fn fail_next(&mut self, fault: Fault) -> bool {
-        self.held().fault = Some(fault).filter(|_| self.fails && self.flaw != Flaw::NeverFails);
-        self.fails
+        let fails = self.fails != Fails::Never;
+        self.held().fault = Some(fault).filter(|_| fails && self.flaw != Flaw::NeverFails);
+        fails
+    }
+
+    fn has_failed(&mut self) -> bool {
+        self.fails == Fails::Quietly && std::mem::take(&mut self.held().failed)
     }
 
     fn keyed(&self) -> bool {
@@ -254,7 +277,7 @@ fn refused(changes: &Changes) -> Vec<Rejected> {
 }
 
 /// What the suite says of such a sink.
-fn judged(flaw: Flaw, keyed: bool, fails: bool) -> std::result::Result<SinkReport, String> {
+fn judged(flaw: Flaw, keyed: bool, fails: Fails) -> std::result::Result<SinkReport, String> {
     let run = || sink(&mut Shelf::new(flaw, keyed, fails));
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
 }
@@ -262,8 +285,10 @@ fn judged(flaw: Flaw, keyed: bool, fails: bool) -> std::result::Result<SinkRepor
 #[test]
 fn a_sound_sink_passes_and_what_was_not_tried_is_said() {
     for keyed in [false, true] {
-        assert_eq!(judged(Flaw::None, keyed, true), Ok(SinkReport { failed: 5, unanswered: 5, refused: true }));
-        let report = judged(Flaw::None, keyed, false).unwrap();
+        for fails in [Fails::Told, Fails::Quietly] {
+            assert_eq!(judged(Flaw::None, keyed, fails), Ok(SinkReport { failed: 5, unanswered: 5, refused: true }), "{fails:?}");
+        }
+        let report = judged(Flaw::None, keyed, Fails::Never).unwrap();
         assert_eq!(report, SinkReport { failed: 0, unanswered: 0, refused: true });
         assert!(report.to_string().contains("commits that failed: not tried (fail_next)"), "{report}");
     }
@@ -272,14 +297,14 @@ fn a_sound_sink_passes_and_what_was_not_tried_is_said() {
 #[test]
 fn a_sink_that_does_not_fence_its_older_writer_fails() {
     for (flaw, keyed) in [(Flaw::FencesByProgress, false), (Flaw::FencesNobody, false), (Flaw::FencesNobody, true)] {
-        let said = judged(flaw, keyed, false).unwrap_err();
+        let said = judged(flaw, keyed, Fails::Never).unwrap_err();
         assert!(said.contains("a writer that was replaced says that it committed"), "{flaw:?}: {said}");
     }
 }
 
 #[test]
 fn a_sink_that_commits_before_refused_rows_are_bound_fails() {
-    let said = judged(Flaw::Hasty, false, false).unwrap_err();
+    let said = judged(Flaw::Hasty, false, Fails::Never).unwrap_err();
     assert!(said.contains("committed before its refused rows were bound"), "{said}");
 }
 
@@ -294,10 +319,18 @@ fn a_sink_that_guesses_what_became_of_a_commit_fails() {
         (Flaw::Drops, false, "a commit failed (Before) and the writer went on"),
         (Flaw::Drops, true, "a commit failed (Before) and the writer went on"),
         (Flaw::WinsBack, false, "a writer that was replaced says that it committed"),
-        (Flaw::NeverFails, false, "no writer told of one that did"),
+        (Flaw::NeverFails, false, "nobody told of one that did"),
     ] {
-        assert!(judged(flaw, keyed, false).is_ok(), "{flaw:?} is found where no commit fails");
-        let said = judged(flaw, keyed, true).unwrap_err();
-        assert!(said.contains(says), "{flaw:?}: {said}");
+        assert!(judged(flaw, keyed, Fails::Never).is_ok(), "{flaw:?} is found where no commit fails");
+        for fails in [Fails::Told, Fails::Quietly] {
+            let said = judged(flaw, keyed, fails).unwrap_err();
+            assert!(said.contains(says), "{flaw:?}, {fails:?}: {said}");
+        }
     }
+}
+
+#[test]
+fn a_commit_that_fails_and_is_not_heard_of_is_no_test() {
+    let said = judged(Flaw::None, false, Fails::Unnoticed).unwrap_err();
+    assert!(said.contains("nobody told of one that did"), "{said}");
 }
