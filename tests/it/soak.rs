@@ -5,18 +5,18 @@
 //! the [`Line`] to the outside: from one call to the next nothing gets through, nothing is tidied up, and the memory stays where it can be seen. Invariant: flatness is judged by what a straight line through the samples
 //! after the warm-up gains, never by time; and at the end table and files say what a batch computation over the rows that are left says.
 
-use crate::support::data_files;
+use crate::support::{asked, data_files};
 use crate::tier;
 use orderflow::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use orderflow::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use orderflow::data::Changes;
 use orderflow::format::Format;
+use orderflow::sink::Sink;
 use orderflow::sink::dead_letter::DeadLetters;
-use orderflow::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer};
 use orderflow::sinks::{Parquet, Sql};
 use orderflow::source::{Fetch, Fingerprint, PartitionStatus, Payload, Polled, Reader, Source, SourceContext, SourceStatus};
 use orderflow::store::{Folder, Store, Upload};
-use orderflow::time::{Clock, Epoch, Partition, Positions};
+use orderflow::time::{Clock, Partition, Positions};
 use orderflow::{Error, Pipeline, Result};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sqlx::{ConnectOptions, Row, sqlite};
@@ -145,7 +145,7 @@ impl Line {
     }
 }
 
-/// Something at the other end of a line.
+/// A store, or an upload to it, at the other end of a line.
 #[derive(Debug)]
 struct Beyond<T>(T, Line);
 
@@ -186,52 +186,9 @@ impl Upload for Beyond<Box<dyn Upload>> {
     }
 }
 
-impl<S: Sink> Sink for Beyond<S> {
-    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
-        self.0.columns(input)
-    }
-
-    fn guarantee(&self, kept: bool) -> Guarantee {
-        self.0.guarantee(kept)
-    }
-
-    fn kind(&self) -> &'static str {
-        self.0.kind()
-    }
-
-    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
-        self.0.look(context)
-    }
-
-    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
-        let Beyond(sink, line) = *self;
-        let opened = Box::new(sink).open(context)?;
-        Ok(Opened { writer: Box::new(Beyond(opened.writer, line)), ..opened })
-    }
-}
-
-impl Writer for Beyond<Box<dyn Writer>> {
-    fn write(&mut self, closed: Closed) -> Result<()> {
-        self.1.through(|| self.0.write(closed))
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.1.through(|| self.0.flush())
-    }
-
-    fn poll(&mut self, wait: Duration) -> Result<Committed> {
-        self.1.through(|| self.0.poll(wait))
-    }
-
-    fn lanes(&self) -> Vec<Epoch> {
-        self.0.lanes()
-    }
-
-    /// Behind a line that is cut the writer is dropped, without a goodbye.
-    fn close(self: Box<Self>) -> Result<()> {
-        let Beyond(writer, line) = *self;
-        line.through(|| writer.close())
-    }
+/// A sink at the other end of a line; behind one that is cut its writer is dropped, without a goodbye.
+fn beyond(sink: impl Sink, line: Line) -> impl Sink {
+    asked(sink, move |_| line.through(|| Ok(())))
 }
 
 const GROUPS: &str =
@@ -242,7 +199,7 @@ fn flow(dir: &Path, workers: usize, line: &Line) -> Result<Pipeline> {
     flow.source("tide", Tide)?;
     let table = Sql::upsert(format!("sqlite:{}", dir.join("tables.db").display()), "groups");
     let files = Parquet::append(dir.join("groups")).roll_after(Duration::from_secs(2));
-    flow.view("groups", GROUPS)?.sink(Beyond(table, line.clone()))?.sink(Beyond(files, line.clone()))?;
+    flow.view("groups", GROUPS)?.sink(beyond(table, line.clone()))?.sink(beyond(files, line.clone()))?;
     flow.view("sizes", "SELECT n, count(*) AS groups, max(high) AS high FROM groups GROUP BY n")?;
     flow.view("people", "SELECT who, min(v) AS low, max(v) AS high, count(DISTINCT g) AS groups FROM tide GROUP BY who")?;
     flow.view("values_seen", "SELECT DISTINCT v, who FROM tide")?;

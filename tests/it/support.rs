@@ -5,14 +5,14 @@
 use orderflow::arrow::util::display::array_value_to_string;
 use orderflow::generator::{Expected, Total};
 use orderflow::kafka::{Admin, Counters, EmbeddedBroker, Kafka, KafkaSink, KafkaSource, Producer, Record, Settings, Start, Until};
-use orderflow::sink::Sink;
 use orderflow::sink::dead_letter::DeadLetters;
+use orderflow::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer};
 use orderflow::sinks::Parquet;
 use orderflow::source::{Payload, Polled, RawBatch, Reader, Source, SourceContext, Waker};
 use orderflow::store::layer::Layer;
 use orderflow::store::{self, Store, Upload};
-use orderflow::time::{Clock, Partition, Positions};
-use orderflow::{Pipeline, Running, Status, pipelines};
+use orderflow::time::{Clock, Epoch, Partition, Positions};
+use orderflow::{Pipeline, Result, Running, Status, pipelines};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::reader::ChunkReader;
 use rust_decimal::Decimal;
@@ -309,7 +309,7 @@ impl SmallDisk {
     }
 
     /// Takes as many of the bytes as there is room for, if that is at least `least`.
-    fn take(&self, bytes: usize, least: usize) -> orderflow::Result<usize> {
+    fn take(&self, bytes: usize, least: usize) -> Result<usize> {
         let taken = |room: usize| Some(room.min(bytes)).filter(|n| *n >= least);
         let room = self.room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| Some(room - taken(room)?));
         room.map(|room| room.min(bytes)).map_err(|_| store::io_error("write", "the small disk", std::io::ErrorKind::StorageFull.into()))
@@ -321,11 +321,11 @@ impl Layer for SmallDisk {
         &self.below
     }
 
-    fn put(&self, name: &str) -> orderflow::Result<Box<dyn Upload>> {
+    fn put(&self, name: &str) -> Result<Box<dyn Upload>> {
         Ok(Box::new(SmallDiskUpload { disk: self.clone(), below: self.below.put(name)? }))
     }
 
-    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> orderflow::Result<bool> {
+    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
         self.take(bytes.len(), bytes.len())?;
         self.below.put_if_absent(name, bytes)
     }
@@ -337,13 +337,87 @@ struct SmallDiskUpload {
 }
 
 impl Upload for SmallDiskUpload {
-    fn write(&mut self, bytes: &[u8]) -> orderflow::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         let n = self.disk.take(bytes.len(), bytes.len().min(1))?;
         self.below.write(&bytes[..n])
     }
 
-    fn finish(&mut self) -> orderflow::Result<()> {
+    fn finish(&mut self) -> Result<()> {
         self.below.finish()
+    }
+}
+
+/// A call to the writer of a sink that may change something outside.
+pub(crate) enum Call<'a> {
+    Write(&'a Closed),
+    Flush,
+    Poll,
+    Close,
+}
+
+/// A sink whose writer is called only after `ask` was; a call that it refuses is not made.
+pub(crate) fn asked(sink: impl Sink, ask: impl FnMut(Call<'_>) -> Result<()> + Send + 'static) -> impl Sink {
+    Asked { sink, ask }
+}
+
+struct Asked<S, A> {
+    sink: S,
+    ask: A,
+}
+
+impl<S: Sink, A: FnMut(Call<'_>) -> Result<()> + Send + 'static> Sink for Asked<S, A> {
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
+        self.sink.columns(input)
+    }
+
+    fn guarantee(&self, kept: bool) -> Guarantee {
+        self.sink.guarantee(kept)
+    }
+
+    fn kind(&self) -> &'static str {
+        self.sink.kind()
+    }
+
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        self.sink.look(context)
+    }
+
+    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
+        let Asked { sink, ask } = *self;
+        let Opened { writer, progress } = Box::new(sink).open(context)?;
+        Ok(Opened { writer: Box::new(AskedWriter { writer, ask }), progress })
+    }
+}
+
+struct AskedWriter<A> {
+    writer: Box<dyn Writer>,
+    ask: A,
+}
+
+impl<A: FnMut(Call<'_>) -> Result<()> + Send> Writer for AskedWriter<A> {
+    fn write(&mut self, closed: Closed) -> Result<()> {
+        (self.ask)(Call::Write(&closed))?;
+        self.writer.write(closed)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        (self.ask)(Call::Flush)?;
+        self.writer.flush()
+    }
+
+    fn poll(&mut self, wait: Duration) -> Result<Committed> {
+        (self.ask)(Call::Poll)?;
+        self.writer.poll(wait)
+    }
+
+    fn lanes(&self) -> Vec<Epoch> {
+        self.writer.lanes()
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        let Self { writer, mut ask } = *self;
+        ask(Call::Close)?;
+        writer.close()
     }
 }
 

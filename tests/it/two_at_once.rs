@@ -8,12 +8,12 @@
 
 use crate::full_pipeline::Ended;
 use crate::real::{Cluster, block_on, cluster, contents, present};
-use crate::support::{PARTITIONS, PATIENCE, rows_of, sum, visit};
+use crate::support::{Call, PARTITIONS, PATIENCE, asked, rows_of, sum, visit};
 use orderflow::generator::{Orders, expected};
 use orderflow::kafka::{Admin, Producer, Record, Until};
 use orderflow::pipelines::orders::TOTALS;
+use orderflow::sink::Sink;
 use orderflow::sink::dead_letter::DeadLetters;
-use orderflow::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer};
 use orderflow::sinks::Parquet;
 use orderflow::store::layer::{Layer, Layered};
 use orderflow::store::{self, Store};
@@ -74,57 +74,19 @@ impl Layer for Stopping {
 }
 
 /// A sink that stops the process when it has taken an epoch with rows and is about to commit it.
-struct StopsFirst<S>(S, Stop);
-
-impl<S: Sink> Sink for StopsFirst<S> {
-    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
-        self.0.columns(input)
-    }
-
-    fn guarantee(&self, kept: bool) -> Guarantee {
-        self.0.guarantee(kept)
-    }
-
-    fn kind(&self) -> &'static str {
-        self.0.kind()
-    }
-
-    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
-        self.0.look(context)
-    }
-
-    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
-        let opened = Box::new(self.0).open(context)?;
-        Ok(Opened { writer: Box::new(StopsWriter { writer: opened.writer, stop: self.1, taken: false }), ..opened })
-    }
-}
-
-struct StopsWriter {
-    writer: Box<dyn Writer>,
-    stop: Stop,
-    taken: bool,
-}
-
-impl Writer for StopsWriter {
-    fn write(&mut self, closed: Closed) -> Result<()> {
-        self.taken |= closed.rows() > 0;
-        self.writer.write(closed)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.writer.flush()
-    }
-
-    fn poll(&mut self, wait: Duration) -> Result<Committed> {
-        if std::mem::take(&mut self.taken) {
-            self.stop.pass();
+fn stops_first(sink: impl Sink, stop: Stop) -> impl Sink {
+    let mut taken = false;
+    asked(sink, move |call| {
+        match call {
+            Call::Write(closed) => taken |= closed.rows() > 0,
+            Call::Poll if taken => {
+                taken = false;
+                stop.pass();
+            }
+            _ => {}
         }
-        self.writer.poll(wait)
-    }
-
-    fn close(self: Box<Self>) -> Result<()> {
-        self.writer.close()
-    }
+        Ok(())
+    })
 }
 
 /// Endpoint and bucket of the S3 that `ORDERFLOW_S3` names.
@@ -165,7 +127,7 @@ fn child() {
         let mut flow = Pipeline::new("twice");
         let orders = flow.source("orders", source)?;
         let routed = cluster.sink().partitions(PARTITIONS).topics_sql(orderflow::pipelines::orders::ROUTES);
-        orders.route(StopsFirst(routed, Stop::at("kafka", 20)))?;
+        orders.route(stops_first(routed, Stop::at("kafka", 20)))?;
         // commits are the records in this folder; the first says whose the data set is
         let totals = Parquet::on(stopping("totals", "_commits/", Stop::at("parquet", 4), never()), "totals");
         flow.view("totals", TOTALS)?.sink(totals)?;

@@ -171,6 +171,8 @@ struct Shared {
 fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dyn Fn() -> bool, threads: bool) -> Result<Engine> {
     let (options, name) = (&flow.options, &flow.name);
     let kept = recover(options, &parts, waiting)?;
+    // until the end of a start that fails
+    let held = kept.as_ref().map(|k| k.store.clone());
     let found = kept.as_ref().map(|k| k.found.clone()).unwrap_or_default();
     let mut ledger = kept.as_ref().map_or_else(Ledger::in_memory, |k| Ledger::of(k.log.writer(), &k.found));
     let roots = parts.blueprint.roots.clone().filter(|_| kept.is_some());
@@ -283,8 +285,9 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         Ok(())
     });
     if let Err(e) = opened {
-        // what is open already lets go again
+        // what is open already lets go again, and only then the state
         let _ = engine.fail(e.clone());
+        drop(held);
         return Err(e);
     }
     if let Some(restored) = restored {

@@ -23,12 +23,10 @@ use crate::data::Rejected;
 use crate::egress::canonical;
 use crate::epoch::{Entry, Idleness, Ledger, Mint, Replay};
 use crate::error::{Error, Result, Retry};
-use crate::operator::closure::panic_text;
 use crate::sink::{Closed, Progress};
 use crate::time::{Clock, Epoch, Positions};
 use arrow::array::RecordBatch;
 use crossbeam_channel::TryRecvError;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -417,73 +415,6 @@ impl Engine {
                 Err(TryRecvError::Empty) => return true,
             }
         }
-    }
-
-    fn close(&mut self) -> Result<()> {
-        self.look();
-        let mut first = Ok(());
-        for source in &mut self.sources {
-            if let Err(e) = source.reader.close() {
-                first = first.and(Err(e.at(format!("source {}", source.name))));
-            }
-        }
-        for output in &mut self.outputs {
-            output.state = output.port.close();
-            if let Some(e) = &output.state.failed {
-                first = first.and(Err(e.clone()));
-            }
-        }
-        let finished = !self.sources.is_empty() && self.sources.iter().all(|s| s.ended) && self.ledger.finish();
-        self.compact(true, finished);
-        let stored = self.checkpoints.port.close(true);
-        let log = self.log.close(true);
-        match log.failed.or(stored.failed) {
-            Some(e) => first.and(Err(e)),
-            None => first,
-        }
-    }
-
-    /// Ends without waiting for what is not out. Sources are not asked any more: one of them may be closed, or have panicked.
-    fn abandon(&mut self) {
-        self.checkpoints.port.close(false);
-        self.log.close(false);
-        for source in &mut self.sources {
-            // whatever closing does, the reason of this end stays the one that is told
-            let closed = catch_unwind(AssertUnwindSafe(|| source.reader.close()));
-            if let Err(e) = closed.unwrap_or_else(|panic| Err(Error::internal("it panicked").why(panic_text(&*panic)))) {
-                tracing::warn!(source = %source.name, "closing: {e}");
-            }
-        }
-        for output in &mut self.outputs {
-            output.state = output.port.close();
-        }
-        self.stop_workers();
-    }
-
-    fn stop_workers(&mut self) {
-        for worker in self.workers.drain(..) {
-            match worker {
-                WorkerPort::Inline(core) => core.stop(),
-                WorkerPort::Thread(mut thread) => thread.send(ToWorker::Stop),
-            }
-        }
-    }
-
-    /// Ends with an error that came from outside a step.
-    pub(crate) fn fail(&mut self, e: Error) -> Error {
-        self.abandon();
-        self.finish(Phase::Failed(e.clone()));
-        e
-    }
-
-    /// Ends after a panic of its own: a bug, but not the host's.
-    pub(crate) fn panicked(&mut self, text: String) -> Error {
-        self.fail(Error::internal("the engine panicked").why(text))
-    }
-
-    fn finish(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.publish();
     }
 }
 

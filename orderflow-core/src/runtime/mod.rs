@@ -4,6 +4,7 @@ mod background;
 mod backoff;
 mod checkpoint;
 mod checkpoints;
+mod ending;
 mod engine;
 mod intake;
 mod ledger;

@@ -3,6 +3,7 @@
 //! Invariant: a port never makes the engine wait.
 
 use super::backoff::Backoff;
+use super::ending::let_go;
 use super::sinks::{SinkDriver, SinkState};
 use super::status::SourceReport;
 use super::worker::{Core, Share, ToWorker};
@@ -41,6 +42,7 @@ pub(crate) struct SourcePort {
     pub(crate) spooled: Option<SchemaRef>,
     pub(crate) backoff: Backoff,
     pub(crate) report: SourceReport,
+    closed: bool,
 }
 
 /// A sink under way.
@@ -78,7 +80,7 @@ impl SourcePort {
     pub(crate) fn new(name: Arc<str>, reader: Box<dyn Reader>, spooled: Option<SchemaRef>, bound: u64) -> Self {
         let report = SourceReport { name: name.to_string(), bound, ..SourceReport::default() };
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        Self { name, reader, ended: false, held: None, later: VecDeque::new(), spooled, backoff, report }
+        Self { name, reader, ended: false, held: None, later: VecDeque::new(), spooled, backoff, report, closed: false }
     }
 
     pub(super) fn poll(&mut self, now: Duration) -> Result<Option<Fetch>> {
@@ -105,6 +107,14 @@ impl SourcePort {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Lets go of the outside; a second time there is nothing to do.
+    pub(super) fn close(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.closed, true) {
+            return Ok(());
+        }
+        let_go(|| self.reader.close()).map_err(|e| e.at(format!("closing source {}", self.name)))
     }
 }
 

@@ -181,12 +181,12 @@ impl SinkThread {
         let (to, inbox) = queue();
         let (queued, state) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(SinkState::default())));
         let (q, s) = (queued.clone(), state.clone());
-        let name = pipeline.to_owned();
+        let (name, title) = (pipeline.to_owned(), driver.name().to_owned());
         let body = move || {
-            let _span = tracing::info_span!("orderflow_sink", pipeline = %name, sink = %driver.name()).entered();
+            let _span = tracing::info_span!("orderflow_sink", pipeline = %name, sink = %title).entered();
             let run = AssertUnwindSafe(|| sink_loop(&mut driver, &inbox, &q, &s, &wake));
             if let Err(panic) = catch_unwind(run) {
-                let e = Error::internal("a sink panicked").why(panic_text(&*panic));
+                let e = Error::internal("it panicked").why(panic_text(&*panic)).at(format!("sink {title}"));
                 s.lock().unwrap_or_else(PoisonError::into_inner).failed.get_or_insert(e);
                 wake.wake();
             }

@@ -4,6 +4,7 @@
 //! What is given and not out is counted at every step, also while the writer fails: it is what holds the sources back.
 
 use super::backoff::Backoff;
+use super::ending::let_go;
 use crate::bug::{Bug, planted};
 use crate::error::{Error, Result, Retry};
 use crate::sink::{Closed, Refused, Writer};
@@ -182,12 +183,17 @@ impl SinkDriver {
         Ok(())
     }
 
-    /// Lets go of the outside.
+    /// Lets go of the outside. An error of it does not hide what broke the sink before.
     pub(crate) fn close(&mut self) -> SinkState {
         if let Some(writer) = self.writer.take()
-            && let Err(e) = writer.close()
+            && let Err(e) = let_go(|| writer.close())
         {
-            self.state.failed.get_or_insert(e.at(format!("closing sink {}", self.name)));
+            let e = e.at(format!("closing sink {}", self.name));
+            if self.state.failed.is_some() {
+                tracing::warn!(sink = %self.name, "while it ended: {e}");
+            } else {
+                self.state.failed = Some(e);
+            }
         }
         self.state.closed = true;
         self.state.clone()

@@ -196,7 +196,8 @@ pub trait Writer: Send {
     fn poll(&mut self, wait: Duration) -> Result<Committed>;
 
     /// How far each lane is, by its number, of a sink whose lanes commit by themselves: what is reported as progress is the least of them. Nothing: it commits
-    /// as a whole. The ledger remembers it, so that a lane that lost what it held is noticed, also one that was ahead of the others.
+    /// as a whole. The ledger remembers it, so that a lane that lost what it held is noticed, also one that was ahead of the others. Once all hold the
+    /// same epoch they may be more or fewer: a lane that is no more is taken to hold what the sink as a whole does, rows that it [refused](Refused) included.
     fn lanes(&self) -> Vec<Epoch> {
         vec![]
     }

@@ -2,10 +2,12 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests may do what only one room may")]
 
 mod doors;
+mod ends;
 mod feed;
 mod fluent;
 mod gaps;
 mod golden;
+mod heard;
 mod life;
 mod lost;
 mod metrics;

@@ -16,6 +16,7 @@ mod own;
 mod planted;
 mod points;
 mod refused;
+mod relaned;
 mod shared;
 mod spooled;
 mod stored;

@@ -1,12 +1,10 @@
 //! Sinks that hold no progress: one that forgets, and says so, and one that never gets a row.
 
 use super::*;
+use crate::heard::Heard;
 use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer};
 use orderflow_core::time::Epoch;
-use std::fmt::{Debug, Write};
 use std::sync::Mutex;
-use tracing::field::{Field as Named, Visit};
-use tracing::span::{Attributes, Id, Record};
 
 /// A sink without a memory of its own: it takes rows and forgets that it did.
 struct Forgetful(Arc<Mutex<Vec<Epoch>>>);
@@ -88,42 +86,6 @@ fn a_sink_that_forgets_goes_on_after_what_the_ledger_saw_it_take_and_a_new_one_g
     }
 }
 
-/// Hears what is logged on this thread.
-#[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<String>>>);
-
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Named, value: &dyn Debug) {
-        write!(self.0, "{}={value:?} ", field.name()).unwrap();
-    }
-}
-
-impl tracing::Subscriber for Heard {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target().starts_with("orderflow_core")
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        self.0.lock().unwrap().push(text.0);
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
 #[test]
 fn a_sink_that_may_show_a_row_again_says_so_where_a_pipeline_with_state_starts() {
     let said = |kept: bool| {
@@ -135,8 +97,7 @@ fn a_sink_that_may_show_a_row_again_says_so_where_a_pipeline_with_state_starts()
         let flow = flow.dead_letters(dead).clock(Clock::manual(0));
         let flow = if kept { flow.state_on(Arc::new(Memory::new()), "state") } else { flow };
         drop(tracing::subscriber::with_default(heard.clone(), || flow.stepper()).unwrap());
-        let all = heard.0.lock().unwrap().clone();
-        all.into_iter().filter(|text| text.contains("at least once")).collect::<Vec<_>>()
+        heard.lines("at least once")
     };
     let with_state = said(true);
     assert!(with_state.len() == 1 && with_state[0].contains("sink=forgetful of totals"), "{with_state:?}");

@@ -38,7 +38,7 @@ struct PickyWriter {
     bound: Option<Bound>,
 }
 
-fn is_refused(n: i64) -> bool {
+pub(super) fn is_refused(n: i64) -> bool {
     n % 10 == 5
 }
 
@@ -189,19 +189,24 @@ fn batch(range: std::ops::Range<i64>) -> RecordBatch {
 }
 
 /// What outlives a process.
-struct Place {
-    sink: Picky,
-    state: Arc<dyn Store>,
+pub(super) struct Place<S> {
+    pub(super) sink: S,
+    pub(super) state: Arc<dyn Store>,
     letters: Arc<dyn Store>,
 }
 
-impl Place {
-    fn new() -> Self {
-        Self { sink: Picky::default(), state: Arc::new(Memory::new()), letters: Arc::new(Memory::new()) }
+impl<S: Sink + Clone> Place<S> {
+    pub(super) fn of(sink: S) -> Self {
+        Self { sink, state: Arc::new(Memory::new()), letters: Arc::new(Memory::new()) }
+    }
+
+    /// The same with what is said of the sink otherwise.
+    pub(super) fn with(&self, sink: S) -> Self {
+        Self { sink, state: self.state.clone(), letters: self.letters.clone() }
     }
 
     /// The same, seen through what goes wrong.
-    fn through(&self, faulty: &Faulty) -> Self {
+    pub(super) fn through(&self, faulty: &Faulty) -> Self {
         let through = |store: &Arc<dyn Store>| Arc::new(faulty.beside(store.clone())) as Arc<dyn Store>;
         Self { sink: self.sink.clone(), state: through(&self.state), letters: through(&self.letters) }
     }
@@ -217,9 +222,20 @@ impl Place {
         Ok(flow.checkpoint_every(ALWAYS))
     }
 
-    fn live(&self, dead: impl Fn() -> bool) -> Result<()> {
+    pub(super) fn live(&self, dead: impl Fn() -> bool) -> Result<()> {
         let clock = Clock::manual(1_000_000);
         testing::live(self.flow(Topic::rows(vec![batch(0..NUMBERS)]), 1_000, &clock), &clock, dead)
+    }
+
+    /// The operations of the stores and the steps of a life that nothing kills.
+    pub(super) fn live_undisturbed(&self) -> (u64, u64) {
+        let (counting, steps) = (Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused), Cell::new(0));
+        let count = || {
+            steps.set(steps.get() + 1);
+            false
+        };
+        self.through(&counting).live(count).unwrap();
+        (counting.operations(), steps.get())
     }
 
     /// The numbers that dead letters name, in order.
@@ -235,29 +251,44 @@ impl Place {
         numbers
     }
 
-    /// How often the sink told, if it holds every good number once, every other one has one letter, and nothing is stored of them any more.
-    fn judged(&self) -> std::result::Result<usize, String> {
+    /// Whether these rows are every good number once, every other one has one letter, and nothing is stored of them any more.
+    pub(super) fn judge(&self, rows: &[i64]) -> std::result::Result<(), String> {
         let (good, bad): (Vec<i64>, Vec<i64>) = (0..NUMBERS).partition(|n| !is_refused(*n));
-        let (rows, letters) = (self.sink.held().rows.clone(), self.letters());
-        let stored = self.state.list("spool/").unwrap();
-        if (&rows, &letters, stored.len()) == (&good, &bad, 0) {
-            Ok(self.sink.held().told)
+        let (letters, stored) = (self.letters(), self.state.list("spool/").unwrap());
+        if (rows, &letters, stored.len()) == (&good[..], &bad, 0) {
+            Ok(())
         } else {
             Err(format!("rows {rows:?}, letters {letters:?}, stored {stored:?}"))
         }
     }
 }
 
+impl Place<Picky> {
+    fn new() -> Self {
+        Self::of(Picky::default())
+    }
+
+    /// How often the sink told, if all is as it should be.
+    fn judged(&self) -> std::result::Result<usize, String> {
+        let held = self.sink.held();
+        self.judge(&held.rows).map(|()| held.told)
+    }
+}
+
 /// How often the sink tells what it leaves out, the operations of the stores and the steps in a run that nothing kills.
 fn undisturbed() -> (usize, u64, u64) {
-    let (counting, steps, place) = (Faulty::new(Arc::new(Memory::new()), u64::MAX, Fault::Refused), Cell::new(0), Place::new());
-    let count = || {
+    let place = Place::new();
+    let (operations, steps) = place.live_undisturbed();
+    (place.judged().unwrap(), operations, steps)
+}
+
+/// Dead after so many steps.
+pub(super) fn dead_after(last: u64) -> impl Fn() -> bool {
+    let steps = Cell::new(0);
+    move || {
         steps.set(steps.get() + 1);
-        false
-    };
-    place.through(&counting).live(count).unwrap();
-    let told = place.judged().unwrap();
-    (told, counting.operations(), steps.get())
+        steps.get() >= last
+    }
 }
 
 /// A run that dies at an operation of a store, and one after it: how often the sink told, or what is wrong.
@@ -282,12 +313,8 @@ fn a_refused_row_has_one_letter_whatever_kills_the_process() {
     assert!(again > 0, "nobody died after a row was told and before it was committed");
     // and between any two steps, between which a sink commits as well
     for last in (1..=steps).step_by(tier::of(7, 2, 1)) {
-        let (place, steps) = (Place::new(), Cell::new(0));
-        let is_over = || {
-            steps.set(steps.get() + 1);
-            steps.get() >= last
-        };
-        place.live(is_over).unwrap();
+        let place = Place::new();
+        place.live(dead_after(last)).unwrap();
         place.live(|| false).unwrap();
         place.judged().unwrap_or_else(|wrong| panic!("killed after step {last}: {wrong}"));
     }

@@ -1,0 +1,239 @@
+//! How a pipeline ends, well or not: whatever closing a source or a sink does, all of them are closed before the state is let go, and no error is lost.
+//!
+//! Invariant: an end that is closed still finds the folder of the state locked, as a standby does that waits for it.
+
+use crate::heard::Heard;
+use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use orderflow_core::format::Format;
+use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Sink, SinkContext, Writer};
+use orderflow_core::source::{Polled, Reader, Source, SourceContext, SourceStatus};
+use orderflow_core::store::Folder;
+use orderflow_core::time::{Clock, Positions};
+use orderflow_core::{Error, Phase, Pipeline, Result};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What an end does when it is closed.
+#[derive(Clone, Copy)]
+enum Closing {
+    Well,
+    Fails,
+    Panics,
+}
+
+use Closing::{Fails, Panics, Well};
+
+/// What was closed, in order, and the folder whose lock is looked at then.
+#[derive(Clone)]
+struct Book {
+    state: PathBuf,
+    closed: Arc<Mutex<Vec<String>>>,
+}
+
+impl Book {
+    fn new(dir: &tempfile::TempDir) -> Self {
+        Self { state: dir.path().join("state"), closed: Arc::default() }
+    }
+
+    fn close(&self, name: &str, how: Closing) -> Result<()> {
+        let late = if Folder::open(&self.state).is_ok() { " after the state" } else { "" };
+        self.closed.lock().unwrap().push(format!("{name}{late}"));
+        match how {
+            Well => Ok(()),
+            Fails => Err(Error::external(format!("{name} does not answer"))),
+            Panics => panic!("{name} is out of crackers"),
+        }
+    }
+
+    /// What was closed, now that the state is free.
+    fn closed(&self) -> Vec<String> {
+        Folder::open(&self.state).unwrap();
+        self.closed.lock().unwrap().clone()
+    }
+}
+
+/// A source that ends at once, or fails.
+struct Spring {
+    name: &'static str,
+    fails: bool,
+    closing: Closing,
+    book: Book,
+}
+
+impl Source for Spring {
+    fn schema(&self) -> SchemaRef {
+        Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]))
+    }
+
+    fn format(&self) -> Option<Arc<dyn Format>> {
+        None
+    }
+
+    fn open(self: Box<Self>, _: SourceContext) -> Result<Box<dyn Reader>> {
+        Ok(self)
+    }
+}
+
+impl Reader for Spring {
+    fn poll(&mut self) -> Result<Polled> {
+        if self.fails { Err(Error::external("out of cheese").permanent()) } else { Ok(Polled::Ended) }
+    }
+
+    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> SourceStatus {
+        SourceStatus::default()
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.book.close(self.name, self.closing)
+    }
+}
+
+/// A sink that gets no row; one without a way to be closed cannot be opened.
+struct Drain {
+    name: &'static str,
+    closing: Option<Closing>,
+    book: Book,
+}
+
+impl Sink for Drain {
+    fn columns(&self, _: &Input) -> Result<Option<Vec<Column>>> {
+        Ok(None)
+    }
+
+    fn guarantee(&self, _kept: bool) -> Guarantee {
+        Guarantee::AtLeastOnce
+    }
+
+    fn kind(&self) -> &'static str {
+        self.name
+    }
+
+    fn open(self: Box<Self>, _: SinkContext) -> Result<Opened> {
+        let Self { name, closing, book } = *self;
+        let closing = closing.ok_or_else(|| Error::user("out of cheese"))?;
+        Ok(Opened { writer: Box::new(DrainWriter { name, closing, book }), progress: None })
+    }
+}
+
+struct DrainWriter {
+    name: &'static str,
+    closing: Closing,
+    book: Book,
+}
+
+impl Writer for DrainWriter {
+    fn write(&mut self, _: Closed) -> Result<()> {
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn poll(&mut self, _: Duration) -> Result<Committed> {
+        Ok(Committed::default())
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        self.book.close(self.name, self.closing)
+    }
+}
+
+/// Two sources, the first of which may fail; sinks of its rows, one of the other's, and one of the dead letters.
+fn flow(book: &Book, fails: bool, [a, b]: [Closing; 2], [x, y, z]: [Option<Closing>; 3]) -> Pipeline {
+    let source = |name, fails, closing| Spring { name, fails, closing, book: book.clone() };
+    let sink = |name, closing| Drain { name, closing, book: book.clone() };
+    let mut flow = Pipeline::new("ends");
+    let first = flow.source("a", source("a", fails, a)).unwrap();
+    first.view("v").unwrap().sink(sink("x", x)).unwrap().sink(sink("y", y)).unwrap();
+    flow.source("b", source("b", false, b)).unwrap().view("w").unwrap().sink(sink("z", z)).unwrap();
+    flow.dead_letters(sink("letters", Some(Well))).state(&book.state)
+}
+
+const ALL: [&str; 6] = ["a", "b", "x", "y", "z", "letters"];
+
+/// Runs it on this thread until it ends: why, and what was said meanwhile.
+fn end_of(flow: Pipeline) -> (Error, Heard) {
+    let (heard, clock) = (Heard::default(), Clock::manual(0));
+    let outcome: Result<()> = tracing::subscriber::with_default(heard.clone(), || {
+        let mut stepper = flow.clock(clock.clone()).stepper()?;
+        for _ in 0..10_000 {
+            match stepper.step()? {
+                Some(busy) => clock.advance(Duration::from_secs(u64::from(!busy))),
+                None => return Ok(()),
+            }
+        }
+        panic!("it does not end: {:?}", stepper.status())
+    });
+    (outcome.unwrap_err(), heard)
+}
+
+fn assert_said(heard: &Heard, errors: &[&str]) {
+    for error in errors {
+        assert_eq!(heard.lines(error).len(), 1, "{error}: {:?}", heard.lines(""));
+    }
+    assert_eq!(heard.lines("closing ").len(), errors.len(), "{:?}", heard.lines(""));
+}
+
+#[test]
+fn after_a_failure_all_ends_are_closed_before_the_state_is_let_go_and_every_error_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::new(&dir);
+    let (e, heard) = end_of(flow(&book, true, [Panics, Fails], [Some(Fails), Some(Panics), Some(Well)]));
+    assert!(e.to_string().contains("out of cheese") && !e.to_string().contains("crackers"), "{e}");
+    assert_eq!(book.closed(), ALL);
+    let said = [
+        "closing source a: it panicked: a is out of crackers",
+        "closing source b: b does not answer",
+        "closing sink x of v: x does not answer",
+        "closing sink y of v: it panicked: y is out of crackers",
+    ];
+    assert_said(&heard, &said);
+}
+
+#[test]
+fn after_a_good_end_a_panic_in_one_close_does_not_hide_the_error_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::new(&dir);
+    let (e, heard) = end_of(flow(&book, false, [Fails, Panics], [Some(Panics), Some(Well), Some(Fails)]));
+    assert_eq!(e.to_string(), "closing source a: a does not answer");
+    assert_eq!(book.closed(), ALL, "each once");
+    let said = [
+        "closing source b: it panicked: b is out of crackers",
+        "closing sink x of v: it panicked: x is out of crackers",
+        "closing sink z of w: z does not answer",
+    ];
+    assert_said(&heard, &said);
+}
+
+#[test]
+fn a_start_that_fails_closes_what_is_open_before_the_state_is_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::new(&dir);
+    let (e, heard) = end_of(flow(&book, false, [Well, Well], [Some(Panics), Some(Fails), None]));
+    assert_eq!(e.to_string(), "sink z of w: out of cheese");
+    assert_eq!(book.closed(), ["x", "y"]);
+    assert_said(&heard, &["closing sink x of v: it panicked: x is out of crackers", "closing sink y of v: y does not answer"]);
+}
+
+#[tokio::test]
+async fn with_threads_it_is_the_same() {
+    for fails in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Book::new(&dir);
+        let running = flow(&book, fails, [Fails, Panics], [Some(Panics), Some(Well), Some(Fails)]).start().await.unwrap();
+        let e = running.wait().await.unwrap_err().to_string();
+        assert!(e.contains(if fails { "out of cheese" } else { "closing source a: a does not answer" }), "{e}");
+        assert!(matches!(running.status().phase, Phase::Failed(_)));
+        assert_eq!(book.closed(), ALL);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::new(&dir);
+    let e = flow(&book, false, [Well, Well], [Some(Fails), Some(Panics), None]).start().await.err().unwrap();
+    assert_eq!((e.to_string(), book.closed()), ("sink z of w: out of cheese".to_owned(), vec!["x".to_owned(), "y".to_owned()]));
+}
