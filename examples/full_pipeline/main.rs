@@ -90,7 +90,8 @@ async fn run(options: Options) -> Result<()> {
         admin.watermarks(&topic)?.into_iter().map(|w| ((order::TOPIC.to_owned(), w.partition.id), w.high)).collect();
     let source = Kafka::topic(order::TOPIC).prefix(&options.topic_prefix).brokers(&brokers).format(pipelines::orders::json());
     // small buffers and epochs everywhere: it shares the process with its own producer, and a person watches
-    let source = source.property("queued.max.messages.kbytes", "2048");
+    let fetches = [("queued.max.messages.kbytes", "1024"), ("fetch.max.bytes", "2097152"), ("max.partition.fetch.bytes", "524288")];
+    let source = fetches.into_iter().fold(source, |source, (name, value)| source.property(name, value));
     let source: KafkaSource = match (options.no_produce, options.follow) {
         (true, false) => source.start(Start::Earliest).until(Until::Latest),
         (true, true) => source.start(Start::Earliest),
