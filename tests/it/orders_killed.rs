@@ -134,18 +134,19 @@ fn the_run_that_is_never_killed_gives_the_plain_answer() {
 
 #[test]
 fn killed_at_any_operation_every_sink_of_the_pipeline_of_orders_holds_what_an_unkilled_run_holds() {
-    let report = crash(Schedules::points(tier::of(30, 50, u64::MAX)).and_at_the_disk(tier::of(0, 10, 1_000)));
+    let report = crash(Schedules::points(tier::of(30, 50, u64::MAX)).and_at_the_disk(tier::of(0, 10, u64::MAX)));
     assert!(report.deaths >= report.schedules / 3, "{report}");
 }
 
 #[test]
 fn killed_again_and_again_no_order_is_lost_or_doubled() {
-    let report = crash(Schedules::random(tier::of(20, 60, 2_500)).for_as_long_as(tier::hours()));
-    assert!(report.deaths > 12 && report.power_cuts > 2, "{report}");
+    let report =
+        crash(Schedules::random(tier::of(20, 60, 1_000)).also_on_workers(tier::of(&[], &[], &[2, 4])).for_as_long_as(tier::hours()));
+    assert!(report.deaths > report.schedules && report.power_cuts > 2, "{report}");
 }
 
 #[test]
 fn at_any_number_of_workers_the_pipeline_of_orders_is_the_same() {
-    let schedules = Schedules::random(tier::of(2, 3, 200)).from_seed(100_000).also_on_workers(&[2, 4]);
+    let schedules = Schedules::random(tier::of(2, 6, 6)).from_seed(100_000).also_on_workers(&[2, 4]);
     crash(schedules.for_as_long_as(tier::hours()));
 }

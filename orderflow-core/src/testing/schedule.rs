@@ -100,7 +100,7 @@ impl Schedule {
         let mut draw = Draw(seed);
         let on_disk = draw.below(3) > 0;
         let (checkpoints, shuffled, truncated) = (draw.below(3) > 0, draw.below(3) == 0, draw.below(6) == 0);
-        let lives = (0..1 + draw.below(4)).map(|_| Life::draw(&mut draw, on_disk, sizes)).collect();
+        let lives = (0..2 + draw.below(3)).map(|n| Life::draw(&mut draw, on_disk, sizes, n == 0)).collect();
         Self { seed, on_disk, checkpoints, shuffled: shuffled && kinds.shuffled, truncated: truncated && kinds.truncated, lives }
     }
 }
@@ -131,18 +131,24 @@ pub(super) struct Kinds {
 }
 
 impl Life {
-    fn draw(draw: &mut Draw, on_disk: bool, sizes: Sizes) -> Self {
+    fn draw(draw: &mut Draw, on_disk: bool, sizes: Sizes, first: bool) -> Self {
         let at_the_disk = on_disk && draw.below(2) == 0;
         let size = if at_the_disk { sizes.disk } else { sizes.calls };
-        // early and late moments as often as those in the middle
-        let at = match draw.below(4) {
-            0 => 1 + draw.below(size / 8 + 1),
-            1 => 1 + draw.below(size / 3 + 1),
-            _ => 1 + draw.below(size + size / 8 + 1),
+        // whoever goes on has less to do, and is to die as well: so early moments oftener than late ones, which a run with fewer checkpoints never comes to
+        let most = match (draw.below(4), first) {
+            (0, true) | (2, false) => size / 8,
+            (1, true) => size / 4,
+            (2, true) => size / 2,
+            (_, true) => size + size / 8,
+            (0, false) => size / 24,
+            (1, false) => size / 12,
+            (_, false) => size / 3,
         };
+        let at = 1 + draw.below(most + 1);
         let end = (at, Fault::ALL[2 + draw.below(2) as usize]);
         let mut faults: Vec<(u64, Fault)> = vec![];
-        if !at_the_disk {
+        // a start that is refused something ends there: half of the lives come to their death undisturbed
+        if !at_the_disk && draw.below(2) == 0 {
             for _ in 0..draw.below(16) {
                 faults.push((draw.below(at) + 1, Fault::ALL[draw.below(2) as usize]));
             }

@@ -78,6 +78,11 @@ const SPLIT: View = ("split", "SELECT v + 9223372036854775800 AS big FROM number
 
 const PIPELINES: &[&[View]] = &[&[ROUTED], &[TOTALS], &[TOTALS, SIZES, EXTREMES], &[ROUTED, TOTALS, KINDS, SPLIT]];
 
+/// The numbers of workers at which random schedules are run beside one: at night all of them are, by day a few of their own (`at_any_number_of_workers…`).
+fn in_threads() -> &'static [usize] {
+    tier::of(&[], &[], &[2, 4])
+}
+
 /// As often as possible, and never before the end.
 const ALWAYS: Duration = Duration::ZERO;
 const AT_THE_END: Duration = Duration::from_secs(1 << 30);

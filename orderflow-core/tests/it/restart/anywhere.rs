@@ -38,25 +38,27 @@ fn all(schedules: &Schedules, topic: &Topic) -> Vec<Report> {
 
 #[test]
 fn killed_at_any_operation_and_started_again_every_sink_holds_what_an_unkilled_run_holds() {
-    all(&Schedules::points(tier::of(25, 100, u64::MAX)).and_at_the_disk(tier::of(8, 30, 1_000)), &log());
+    all(&Schedules::points(tier::of(25, 100, u64::MAX)).and_at_the_disk(tier::of(8, 30, u64::MAX)), &log());
 }
 
 #[test]
 fn killed_again_while_it_reads_again_nothing_is_lost_or_doubled() {
-    let reports = all(&Schedules::random(tier::of(25, 300, 2_500)).for_as_long_as(share()), &log().until(40));
+    let schedules = Schedules::random(tier::of(25, 300, 1_000)).also_on_workers(in_threads());
+    let reports = all(&schedules.for_as_long_as(share()), &log().until(40));
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
-    assert!(sum(|r| r.deaths) > 50 && sum(|r| r.power_cuts) > 10, "{reports:?}");
+    assert!(sum(|r| r.deaths) > sum(|r| r.schedules) && sum(|r| r.power_cuts) > 10, "{reports:?}");
 }
 
 #[test]
 fn at_any_number_of_workers_it_is_the_same() {
-    let schedules = Schedules::random(tier::of(2, 4, 200)).from_seed(100_000).also_on_workers(&[2, 4]);
+    let schedules = Schedules::random(tier::of(2, 6, 6)).from_seed(100_000).also_on_workers(&[2, 4]);
     all(&schedules.for_as_long_as(share()), &log().until(40));
 }
 
 #[test]
 fn duplicates_and_partitions_that_appear_are_part_of_the_log_and_a_lost_beginning_is_reported() {
     let topic = log().duplicates(5).appearing(2, 40);
-    let reports = all(&Schedules::random(tier::of(20, 50, 1_000)).from_seed(200_000).for_as_long_as(share()), &topic);
+    let reports =
+        all(&Schedules::random(tier::of(20, 50, 250)).from_seed(200_000).also_on_workers(in_threads()).for_as_long_as(share()), &topic);
     assert!(reports.iter().map(|r| r.refused).sum::<u64>() > 0, "no log was truncated in time: {reports:?}");
 }

@@ -62,36 +62,37 @@ fn the_unkilled_run_has_every_row_of_the_host() {
 
 #[test]
 fn killed_at_any_operation_no_row_of_the_host_is_lost_or_doubled() {
-    all(&Schedules::points(tier::of(16, 50, u64::MAX)).and_at_the_disk(tier::of(8, 20, 1_000)));
+    all(&Schedules::points(tier::of(16, 50, u64::MAX)).and_at_the_disk(tier::of(8, 20, u64::MAX)));
 }
 
 #[test]
 fn killed_again_and_again_no_row_of_the_host_is_lost_or_doubled() {
-    let reports = all(&Schedules::random(tier::of(16, 60, 2_500)).for_as_long_as(share()));
+    let reports = all(&Schedules::random(tier::of(16, 60, 600)).also_on_workers(in_threads()).for_as_long_as(share()));
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
-    assert!(sum(|r| r.deaths) > 30 && sum(|r| r.power_cuts) > 6, "{reports:?}");
+    assert!(sum(|r| r.deaths) > sum(|r| r.schedules) && sum(|r| r.power_cuts) > 6, "{reports:?}");
 }
 
 #[test]
 fn at_any_number_of_workers_no_row_of_the_host_is_lost_or_doubled() {
-    let schedules = Schedules::random(tier::of(2, 4, 200)).from_seed(100_000).also_on_workers(&[2, 4]);
+    let schedules = Schedules::random(tier::of(2, 6, 6)).from_seed(100_000).also_on_workers(&[2, 4]);
     all(&schedules.for_as_long_as(share()));
 }
 
 #[test]
 fn two_hosts_beside_a_log_each_go_on_where_they_are() {
     let topic = log().until(40);
-    let schedules = Schedules::random(tier::of(16, 60, 2_500)).whole_log().for_as_long_as(tier::hours());
+    let schedules = Schedules::random(tier::of(16, 60, 600)).whole_log().also_on_workers(in_threads()).for_as_long_as(tier::hours());
     let report = crash_anywhere(schedules, |world| mixed(&topic, world));
     println!("mixed: {report}");
-    assert!(report.deaths > 10, "{report}");
+    assert!(report.deaths > report.schedules, "{report}");
 }
 
 #[test]
 fn rows_that_are_kept_for_ever_are_the_same() {
     let rows = sent();
-    let report = crash_anywhere(Schedules::random(tier::of(12, 40, 1_000)).for_as_long_as(tier::hours()), |world| {
-        over(&[TOTALS, ROUTED], world.channel(&rows), world).map(Pipeline::keep_spooled)
-    });
+    let report =
+        crash_anywhere(Schedules::random(tier::of(12, 40, 300)).also_on_workers(in_threads()).for_as_long_as(tier::hours()), |world| {
+            over(&[TOTALS, ROUTED], world.channel(&rows), world).map(Pipeline::keep_spooled)
+        });
     println!("kept: {report}");
 }

@@ -172,7 +172,7 @@ fn story(seed: u64) -> Story {
 fn what_the_engine_did_is_what_the_protocol_allows() {
     let mut kinds = BTreeSet::new();
     let mut deaths = 0;
-    let report = Schedules::random(tier::of(80, 200, 3_000)).for_as_long_as(tier::hours()).each(|seed| {
+    let report = Schedules::random(tier::of(80, 200, 1_000)).for_as_long_as(tier::hours()).each(|seed| {
         let story = story(seed);
         if let Err(violation) = story.check() {
             let from = violation.step.saturating_sub(12);

@@ -146,7 +146,7 @@ fn killed_at_any_operation_the_host_sends_again_and_no_row_is_lost_or_doubled() 
 fn killed_again_while_stored_rows_are_read_nothing_is_lost_or_doubled() {
     let expected: Vec<_> = HOSTED.iter().map(|views| unkilled(views)).collect();
     let mut deaths = 0;
-    let report = Schedules::random(tier::of(30, 60, 3000)).for_as_long_as(tier::hours()).each(|seed| {
+    let report = Schedules::random(tier::of(30, 60, 1_000)).for_as_long_as(tier::hours()).each(|seed| {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut draw = |n: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
