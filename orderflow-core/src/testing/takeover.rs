@@ -134,13 +134,13 @@ impl Successors {
         self.came = true;
         for _ in 0..steps {
             match self.step() {
-                _ if self.is_over() => return,
-                Ok(true) => {}
-                Ok(false) => self.outside.clock.advance(Duration::from_secs(1)),
                 Err(wrong) => {
                     self.wrong = Some(wrong);
                     return;
                 }
+                Ok(_) if self.is_over() => return,
+                Ok(true) => {}
+                Ok(false) => self.outside.clock.advance(Duration::from_secs(1)),
             }
         }
     }
