@@ -31,7 +31,7 @@ pub enum Law {
     Complete,
 }
 
-/// A law that is broken, or a step that the protocol does not allow.
+/// A law that is broken, a step that the protocol does not allow, or something that was seen and cannot have been.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// At which step of the run, from 0.
@@ -47,6 +47,8 @@ pub enum Broken {
     Law(Law),
     /// The step is not possible here.
     Step(crate::action::Action),
+    /// What was seen is not so here.
+    Claim(crate::replay::Claim),
 }
 
 impl fmt::Display for Violation {
@@ -54,6 +56,7 @@ impl fmt::Display for Violation {
         match &self.what {
             Broken::Law(law) => write!(f, "step {}: {law:?} is broken", self.step),
             Broken::Step(action) => write!(f, "step {}: not possible here: {action}", self.step),
+            Broken::Claim(claim) => write!(f, "step {}: not so here: {claim}", self.step),
         }
     }
 }

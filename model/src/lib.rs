@@ -7,7 +7,7 @@
 //! ```
 //! A [`Protocol`] is a world of a given size ([`Params`]); [`Action`] is its alphabet; [`Law`] is what must hold at every moment and
 //! every end; a [`Fault`] is a bug that can be planted to see that the laws notice. [`Protocol::explore`] visits every state,
-//! [`Protocol::replay`] takes one run, for example one that a simulation of the real engine wrote down.
+//! [`Protocol::replay`] takes one run; [`Protocol::replay_trace`] one that a simulation of the real engine wrote down, with what was seen of it.
 //!
 //! The source is one partition whose records are numbers, and the view is a count of records folded, so that law 2 can
 //! be judged by arithmetic: the output of an epoch says how many records its roots hold, which must be where the epoch ends.
@@ -24,6 +24,7 @@ mod law;
 mod ledger;
 mod params;
 mod protocol;
+mod replay;
 mod sink;
 pub mod state;
 
@@ -34,3 +35,4 @@ pub use fault::Fault;
 pub use law::{Broken, Law, Violation};
 pub use params::{Params, Past, Storage};
 pub use protocol::Protocol;
+pub use replay::{Claim, Step};

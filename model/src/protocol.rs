@@ -11,7 +11,6 @@ use crate::action::{Action, Answer};
 use crate::coverage::{Coverage, Event};
 use crate::decide;
 use crate::fault::Fault;
-use crate::law::{Broken, Violation};
 use crate::params::{Params, Past, Storage};
 use crate::state::*;
 use std::sync::Arc;
@@ -219,24 +218,6 @@ impl Protocol {
             Action::Spool { w } => self.spool(s, w),
         }
         state
-    }
-
-    /// Takes a run step by step, from the beginning.
-    ///
-    /// # Errors
-    /// The first step that is not possible, or after which a law is broken.
-    pub fn replay(&self, run: &[Action]) -> Result<State, Violation> {
-        let mut state = self.initial();
-        for (step, action) in run.iter().enumerate() {
-            if !self.enabled(&state).any(|possible| possible == *action) {
-                return Err(Violation { step, what: Broken::Step(*action) });
-            }
-            state = self.step(&state, *action);
-            if let Some(law) = self.broken(&state) {
-                return Err(Violation { step, what: Broken::Law(law) });
-            }
-        }
-        Ok(state)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::store::{Store, Upload};
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What goes wrong.
@@ -38,6 +39,13 @@ pub struct Fate(Arc<Plan>);
 struct Plan {
     tried: Mutex<Vec<(String, Option<Fault>)>>,
     faults: Vec<(u64, Fault)>,
+    /// Before which operation the process is paused.
+    pause: Mutex<Option<u64>>,
+}
+
+std::thread_local! {
+    /// What others do during the pause.
+    static MEANWHILE: Cell<Option<Box<dyn FnOnce()>>> = const { Cell::new(None) };
 }
 
 /// What an operation of a connector of somebody's own is called.
@@ -93,7 +101,7 @@ impl Faulty {
 impl Fate {
     /// Each of these operations, counted from 1, meets its fault.
     pub fn new(faults: Vec<(u64, Fault)>) -> Self {
-        Self(Arc::new(Plan { tried: Mutex::default(), faults }))
+        Self(Arc::new(Plan { faults, ..Plan::default() }))
     }
 
     /// Whether the process is dead: nothing works any more.
@@ -120,6 +128,20 @@ impl Fate {
     /// Whether something happens whose answer is lost while the process lives on.
     fn loses_answers(&self) -> bool {
         self.0.faults.iter().any(|(_, fault)| *fault == Fault::Unanswered)
+    }
+
+    /// Pauses the process before its first operation from number `at` on, and lets others do something `meanwhile`: what it was about to do it does late. On the
+    /// calling thread one process can wait for its pause at a time.
+    pub(crate) fn pause(&self, at: u64, meanwhile: impl FnOnce() + 'static) {
+        MEANWHILE.set(Some(Box::new(meanwhile)));
+        *self.0.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    fn pause_if_due(&self, n: u64) {
+        let due = self.0.pause.lock().unwrap_or_else(PoisonError::into_inner).take_if(|at| *at <= n).is_some();
+        if due && let Some(meanwhile) = MEANWHILE.take() {
+            meanwhile();
+        }
     }
 
     /// Counts an operation and says what it meets: for calls that [`Fate::run`] cannot wrap. After a death it is always [`Fault::CrashBefore`].
@@ -155,6 +177,7 @@ impl Fate {
     /// The same with errors of any kind; `failed` makes that of operation n.
     pub(crate) fn meet<T, E>(&self, what: String, work: impl FnOnce() -> Result<T, E>, failed: impl Fn(u64) -> E) -> Result<T, E> {
         let (n, fault) = self.count(what);
+        self.pause_if_due(n);
         match fault {
             None => work(),
             Some(Fault::Unanswered | Fault::CrashAfter) => {

@@ -225,3 +225,14 @@ fn a_place_is_a_path_or_a_url_of_a_kind_that_is_known() {
         }
     }
 }
+
+#[test]
+fn a_process_that_is_paused_does_its_operation_when_others_are_through() {
+    let (below, fate) = (Memory::new(), faulty::Fate::default());
+    let (store, other) = (faulty::Faulty::of(Arc::new(below.clone()), &fate), below);
+    fate.pause(2, move || assert!(other.put_if_absent("a", b"other").unwrap()));
+    assert_eq!(store.get("a").unwrap(), None);
+    assert!(!store.put_if_absent("a", b"own").unwrap(), "it comes too late");
+    assert_eq!(store.get("a").unwrap(), Some(b"other".to_vec()));
+    assert_eq!(fate.operations(), 3);
+}

@@ -8,6 +8,7 @@
 
 use super::schedule::{Kinds, Schedule, Sizes};
 use super::seeds::{SEED, Schedules, given};
+use super::takeover::{self, Build};
 use super::trace::Act;
 use super::world::{Outside, Rows, World};
 use crate::error::{Error, Kind, Result, Retry};
@@ -23,7 +24,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Steps after which a run is held to be one that never ends.
-const STEPS: usize = 200_000;
+pub(super) const STEPS: usize = 200_000;
 
 /// What was run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,8 +141,8 @@ pub fn undisturbed(build: impl Fn(&World) -> Result<Pipeline>) -> Result<Rows, B
 /// What a schedule did.
 #[derive(Clone, Debug)]
 pub struct Traced {
-    /// Its acts, in order.
-    pub acts: Vec<Act>,
+    /// Its acts in order, each with the process that did it: 0, and 1 for those that took over from it.
+    pub acts: Vec<(usize, Act)>,
     /// Whether it failed.
     pub failure: Option<Box<Failure>>,
 }
@@ -157,6 +158,26 @@ pub fn trace(seed: u64, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Tr
     let outside = Outside::new(&schedule);
     let failure = trial.run_in(&schedule, 1, &outside).err();
     Ok(Traced { acts: outside.trace.acts(), failure })
+}
+
+/// The same of two processes on one shared store: the older one is paused just before one of its operations, a newer one takes over (and may die, and come
+/// again), and the older goes on late. It meets the faults of the schedule's first life but its death, the newer those of the others. What sinks hold at the
+/// end is compared as well. For sources by position.
+///
+/// # Errors
+/// A pipeline that fails undisturbed.
+pub fn trace_takeover(seed: u64, build: impl Fn(&World) -> Result<Pipeline> + 'static) -> Result<Traced, Box<Failure>> {
+    let build: Build = Rc::new(build);
+    let mut trial = Trial::of(&*build);
+    let sizes = trial.measure()?;
+    let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false }).in_memory();
+    let outside = Outside::new(&schedule);
+    let judged = trial.judge(&schedule, 1, |_| {
+        takeover::run(&schedule, &outside, &build, sizes.calls)?;
+        let rows = outside.rows().map_err(|e| e.to_string())?;
+        Ok(End::Whole(rows, outside.sources()))
+    });
+    Ok(Traced { acts: outside.trace.acts(), failure: judged.err() })
 }
 
 fn points(operations: u64, wanted: u64) -> Vec<u64> {
@@ -273,8 +294,18 @@ impl<'a> Trial<'a> {
     }
 
     fn run_in(&mut self, schedule: &Schedule, workers: usize, outside: &Rc<Outside>) -> Result<(), Box<Failure>> {
+        self.judge(schedule, workers, |trial| trial.lives(schedule, workers, outside))
+    }
+
+    /// Runs it, and compares what sinks hold at its end with what they should.
+    fn judge(
+        &mut self,
+        schedule: &Schedule,
+        workers: usize,
+        run: impl FnOnce(&mut Self) -> Result<End, String>,
+    ) -> Result<(), Box<Failure>> {
         self.report.schedules += 1;
-        let end = catch_unwind(AssertUnwindSafe(|| self.lives(schedule, workers, outside)));
+        let end = catch_unwind(AssertUnwindSafe(|| run(&mut *self)));
         let end = end.unwrap_or_else(|panic| Err(format!("it panics: {}", crate::operator::closure::panic_text(&*panic))));
         let expected = &self.expected;
         let wrong = match end {
@@ -330,8 +361,7 @@ impl<'a> Trial<'a> {
         if schedule.truncated {
             outside.truncate(&mut Draw(schedule.seed));
         }
-        let shuffled = schedule.shuffled.then_some(schedule.seed);
-        let world = World::of(outside.clone(), Fate::default(), false, shuffled);
+        let world = World::alone(outside, schedule);
         let (outcome, fate) = (live(&world), world.fate());
         drop(world);
         self.report.note(&fate);

@@ -16,13 +16,14 @@ mod host;
 mod schedule;
 mod seeds;
 mod table;
+mod takeover;
 pub mod tier;
 mod topic;
 mod trace;
 mod world;
 
 pub use crate::store::faulty::{Fate, Fault};
-pub use crash::{Failure, Report, Traced, crash_anywhere, find_failure, live, trace, undisturbed};
+pub use crash::{Failure, Report, Traced, crash_anywhere, find_failure, live, trace, trace_takeover, undisturbed};
 pub use seeds::Schedules;
 pub use table::Table;
 pub use topic::Topic;

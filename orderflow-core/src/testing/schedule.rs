@@ -131,6 +131,12 @@ pub(super) struct Kinds {
 }
 
 impl Life {
+    /// The same without a death.
+    pub(super) fn survived(&self) -> Self {
+        let faults = self.faults.iter().copied().filter(|(_, fault)| !fault.is_crash()).collect();
+        Self { faults, ..self.clone() }
+    }
+
     fn draw(draw: &mut Draw, on_disk: bool, sizes: Sizes, first: bool) -> Self {
         let at_the_disk = on_disk && draw.below(2) == 0;
         let size = if at_the_disk { sizes.disk } else { sizes.calls };

@@ -49,6 +49,18 @@ impl Table {
         self.held().progress
     }
 
+    /// The same for a writer that does not know what became of its last commit.
+    fn asked_by(&self, writer: WriterId) -> Result<Option<Progress>> {
+        let fence = self.held().fence;
+        match fence {
+            Some(fence) if fence == writer => Ok(self.progress()),
+            other => {
+                self.trace.note_refused(Act::Read(self.name.to_string()));
+                Err(overtaken(other.unwrap_or(writer)))
+            }
+        }
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,7 +143,10 @@ impl TableWriter {
             let mut held = table.held();
             match held.fence {
                 Some(fence) if fence == writer => {}
-                other => return Err(overtaken(other.unwrap_or(writer))),
+                other => {
+                    table.trace.note_refused(Act::Committed(table.name.to_string(), epoch));
+                    return Err(overtaken(other.unwrap_or(writer)));
+                }
             }
             if let Some(p) = held.progress.filter(|p| pending.first().is_some_and(|(first, _)| p.epoch >= *first)) {
                 return Err(Error::internal(format!("law 3 is broken: epoch {} was given to a table that holds {p}", pending[0].0)));
@@ -177,7 +192,7 @@ impl Writer for TableWriter {
     fn poll(&mut self, _wait: Duration) -> Result<Committed> {
         if self.doubt && !planted(Bug::BlindRetry) {
             // never again blindly: what it holds says what happened
-            let progress = self.table.fate.run_as("progress of a table", || Ok(self.table.progress()))?;
+            let progress = self.table.fate.run_as("progress of a table", || self.table.asked_by(self.context.writer))?;
             self.pending.retain(|(epoch, _)| progress.is_none_or(|p| *epoch > p.epoch));
             (self.progress, self.doubt) = (progress, false);
             self.due = !self.pending.is_empty();

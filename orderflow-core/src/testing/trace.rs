@@ -1,13 +1,14 @@
-//! What a simulated run did that the exactly-once protocol knows of: entries of the ledger, fences, progress, commits, starts and deaths, in order.
+//! What simulated processes did that the exactly-once protocol knows of: entries of the ledger, fences, progress, commits, starts and deaths, in order.
 //!
-//! Invariant: an act is noted when it has its effect, whether or not its answer arrives, and by whoever judges it: the store and the tables, not the engine.
+//! Invariant: an act is noted when it has its effect, or is refused for good, whether or not its answer arrives, and by whoever judges it: the store and the
+//! tables, not the engine.
 
 use crate::epoch::Entry;
 use crate::error::Result;
 use crate::store::Store;
 use crate::store::layer::Layer;
 use crate::time::Epoch;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One act.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,46 +31,112 @@ pub enum Act {
     Committed(String, Epoch),
     /// Views are as of this epoch, 0 if nothing was restored, and the process begins to work.
     Restored(Epoch),
+    /// What a process wanted to do and could not, because a newer one has taken over: bind, complete, commit, or ask a sink whether its last commit happened.
+    Refused(Box<Act>),
     /// The process is gone.
     Gone,
 }
 
-/// Acts in order. Clones are the same.
+/// Acts in order, each with its process. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Trace(Arc<Mutex<Vec<Act>>>);
+pub(super) struct Trace {
+    acts: Arc<Mutex<Vec<(usize, Act)>>>,
+    process: usize,
+}
 
 impl Trace {
-    pub(super) fn note(&self, act: Act) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(act);
+    /// The same for the acts of another process.
+    pub(super) fn of(&self, process: usize) -> Self {
+        Self { process, ..self.clone() }
     }
 
-    pub(super) fn acts(&self) -> Vec<Act> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn note(&self, act: Act) {
+        self.locked().push((self.process, act));
+    }
+
+    pub(super) fn note_refused(&self, act: Act) {
+        self.note(Act::Refused(Box::new(act)));
+    }
+
+    pub(super) fn acts(&self) -> Vec<(usize, Act)> {
+        self.locked().clone()
+    }
+
+    /// Whether any process did it.
+    fn has(&self, act: &Act) -> bool {
+        self.locked().iter().any(|(_, noted)| noted == act)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Vec<(usize, Act)>> {
+        self.acts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Notes what is put into the ledger.
+const LEDGER: &str = "ledger/";
+const COMMITS: &str = "_commits/";
+
+/// Notes what is put into a ledger, and into the commit log of a data set.
 #[derive(Debug)]
 pub(super) struct Noting {
     pub(super) below: Arc<dyn Store>,
+    /// What the sink is called, if it is one.
+    pub(super) name: String,
     pub(super) trace: Trace,
 }
 
 impl Noting {
-    fn entry(&self, slot: &str, bytes: &[u8]) {
-        let Some(Ok((entry, _))) = slot.parse().ok().map(|slot| Entry::decode(bytes, slot)) else { return };
+    /// What an entry of the ledger does.
+    fn act(&self, slot: &str, bytes: &[u8]) -> Option<Act> {
+        let (entry, _) = Entry::decode(bytes, slot.parse().ok()?).ok()?;
         match entry {
-            Entry::Opened(writer, _) => self.trace.note(Act::Opened(writer.generation)),
-            Entry::Started(_) | Entry::Ends(_) | Entry::Refused(_) => {}
-            Entry::Bound(binding) => self.trace.note(Act::Bound(binding.epoch, binding.rows())),
+            Entry::Opened(writer, _) => Some(Act::Opened(writer.generation)),
+            Entry::Started(_) | Entry::Ends(_) | Entry::Refused(_) => None,
+            Entry::Bound(binding) => Some(Act::Bound(binding.epoch, binding.rows())),
             Entry::Base(base) => {
-                let Some(newest) = base.checkpoints.last() else { return };
-                let act = Act::Completed(newest.epoch);
-                if !self.trace.acts().contains(&act) {
-                    self.trace.note(act);
-                }
+                let completed = Act::Completed(base.checkpoints.last()?.epoch);
+                (!self.trace.has(&completed)).then_some(completed)
             }
         }
+    }
+
+    fn entry(&self, name: &str, slot: &str, bytes: &[u8], won: bool) -> Result<()> {
+        let act = self.act(slot, bytes);
+        if won {
+            act.into_iter().for_each(|act| self.trace.note(act));
+        } else if self.is_there(name, bytes)? {
+            self.trace.note(Act::PutAgain);
+        } else if let Some(act @ (Act::Bound(..) | Act::Completed(_))) = act {
+            self.trace.note_refused(act);
+        }
+        Ok(())
+    }
+
+    /// A record without files claims the data set for its writer, which is both fence and answer; any other is a commit, and put again it asks what became of it.
+    /// None counts behind which there is a newer one.
+    fn record(&self, name: &str, bytes: &[u8], won: bool) -> Result<()> {
+        let Ok(record) = serde_json::from_slice::<serde_json::Value>(bytes) else { return Ok(()) };
+        let counts = !self.below.list(COMMITS)?.iter().any(|other| other.as_str() > name);
+        let read = Act::Read(self.name.clone());
+        if record["files"].as_array().is_none_or(Vec::is_empty) {
+            if won && counts {
+                self.trace.note(Act::Fenced(self.name.clone()));
+                self.trace.note(read);
+            }
+            return Ok(());
+        }
+        let committed = Act::Committed(self.name.clone(), Epoch(record["holds"]["epoch"].as_u64().unwrap_or_default()));
+        let again = !won && self.is_there(name, bytes)?;
+        match (again, won && counts) {
+            (true, _) if counts => self.trace.note(read),
+            (true, _) => self.trace.note_refused(read),
+            (false, true) => self.trace.note(committed),
+            (false, false) => self.trace.note_refused(committed),
+        }
+        Ok(())
+    }
+
+    fn is_there(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        Ok(self.below.get(name)?.is_some_and(|there| there == bytes))
     }
 }
 
@@ -80,11 +147,10 @@ impl Layer for Noting {
 
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {
         let won = self.below.put_if_absent(name, bytes)?;
-        if let Some(slot) = name.strip_prefix("ledger/") {
-            match won {
-                true => self.entry(slot, bytes),
-                false => self.trace.note(Act::PutAgain),
-            }
+        if let Some(slot) = name.strip_prefix(LEDGER) {
+            self.entry(name, slot, bytes, won)?;
+        } else if name.starts_with(COMMITS) {
+            self.record(name, bytes, won)?;
         }
         Ok(won)
     }

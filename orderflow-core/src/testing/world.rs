@@ -96,9 +96,6 @@ impl Outside {
 
     /// Takes what a process says of itself, which has just begun or goes on: what was complete once must be what a start goes on from.
     pub(super) fn note(&self, status: &Status, began: bool) -> Result<()> {
-        if began {
-            self.trace.note(Act::Restored(status.restored.unwrap_or_default()));
-        }
         let mut complete = lock(&self.complete);
         if began && status.restored < *complete {
             let (at, newest) = (status.restored.unwrap_or_default(), complete.unwrap_or_default());
@@ -137,6 +134,7 @@ impl Outside {
 
 /// What one process sees of the world: from it a test builds its pipeline.
 pub struct World {
+    trace: Trace,
     outside: Rc<Outside>,
     fate: Fate,
     at_the_disk: bool,
@@ -151,13 +149,29 @@ pub struct World {
 
 impl World {
     pub(super) fn of(outside: Rc<Outside>, fate: Fate, at_the_disk: bool, shuffled: Option<u64>) -> Self {
-        Self { outside, fate, at_the_disk, shuffled, open: Mutex::default(), sources: Mutex::new(0), hosts: Mutex::default() }
+        let (trace, open, sources, hosts) = (outside.trace.clone(), Mutex::default(), Mutex::new(0), Mutex::default());
+        Self { trace, outside, fate, at_the_disk, shuffled, open, sources, hosts }
     }
 
     /// The world of one life.
     pub(super) fn in_life(outside: &Rc<Outside>, life: &Life, shuffled: bool) -> Self {
         let seed = shuffled.then_some(life.seed);
         Self::of(outside.clone(), Fate::new(life.faults.clone()), life.at_the_disk, seed)
+    }
+
+    /// The world of the last life, which is left alone.
+    pub(super) fn alone(outside: &Rc<Outside>, schedule: &Schedule) -> Self {
+        Self::of(outside.clone(), Fate::default(), false, schedule.shuffled.then_some(schedule.seed))
+    }
+
+    /// The same for another process, whose acts are told apart.
+    pub(super) fn of_process(self, number: usize) -> Self {
+        Self { trace: self.trace.of(number), ..self }
+    }
+
+    /// Notes an act of the process as a whole.
+    pub(super) fn act(&self, act: Act) {
+        self.trace.note(act);
     }
 
     /// The topic as a source: the next one of the pipeline. It is read in the order that the schedule wants, and may have lost its beginning.
@@ -199,6 +213,9 @@ impl World {
 
     /// Takes what the process says of itself.
     pub(super) fn note(&self, status: &Status, began: bool) -> Result<()> {
+        if began {
+            self.act(Act::Restored(status.restored.unwrap_or_default()));
+        }
         self.outside.note(status, began)
     }
 
@@ -207,7 +224,7 @@ impl World {
         let held = lock(&self.outside.tables).entry(name.to_owned()).or_default().clone();
         // a roll of its own for every name
         let roll = 1 + name.bytes().fold(7u64, |h, b| h.wrapping_mul(31) ^ u64::from(b)) % 20;
-        Table::new(name, held, self.fate.clone(), roll, self.outside.trace.clone())
+        Table::new(name, held, self.fate.clone(), roll, self.trace.clone())
     }
 
     /// A data set of JSON lines in a [store](World::store) of this name, whose rows are compared.
@@ -231,7 +248,7 @@ impl World {
         let store = match &self.outside.machine {
             None => {
                 let below = Arc::new(lock(&self.outside.memory).entry(name.to_owned()).or_default().clone());
-                faulty(Arc::new(Layered(Noting { below, trace: self.outside.trace.clone() })))
+                faulty(Arc::new(Layered(Noting { below, name: name.to_owned(), trace: self.trace.clone() })))
             }
             Some(machine) if self.at_the_disk => Arc::new(machine.open(name, &self.fate)?),
             Some(machine) => faulty(Arc::new(machine.open(name, &Fate::default())?)),

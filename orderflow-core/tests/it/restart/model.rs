@@ -1,26 +1,32 @@
 //! What simulated runs of the real engine did, as runs of the model: every step must be one that the protocol allows, and no law may break.
 //!
-//! One sink act of several epochs is as many commits of the model; a sink that is asked again for its progress is one whose answer was given up. What the
-//! engine deletes has no action here, since merged bindings are still there.
+//! Two sinks are followed, a data set of files and a simulated table, one of which commits much more rarely than the other; and one process after the other, or
+//! two at once on one shared store, of which the older is paused and wakes up late. What the engine deletes has no action here, since merged bindings are still
+//! there.
+
+mod story;
 
 use super::anywhere::build;
 use super::*;
 use orderflow_core::bug::{self, Bug};
-use orderflow_core::testing::{Act, Report, Schedules, Traced, trace};
-use orderflow_model::{Action, Answer, Broken, Params, Protocol, Violation};
+use orderflow_core::testing::{Act, Failure, Report, Schedules, Traced, trace, trace_takeover};
+use orderflow_model::{Action, Broken, Claim, Params, Protocol, Violation};
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use story::Story;
 
-const W: usize = 0;
-/// Both take rows of every epoch; the first is a table by its place.
-const VIEWS: &[View] = &[ROUTED, TOTALS, KINDS];
-/// What the model knows of: simulated sinks alone say what they do.
-const SINKS: [&str; 1] = ["totals"];
+/// Both take rows of every epoch. The first is a data set by its place, the second a table.
+const SINKS: [&str; 2] = ["all", "totals"];
+const ALL: &str = "SELECT k, v FROM numbers WHERE v >= 0";
+const SLOW_FILES: &[View] = &[("all", ALL, 60), TOTALS, KINDS];
+const SLOW_TABLE: &[View] = &[("all", ALL, 7), ("totals", TOTALS.1, 60), KINDS];
 
 fn world() -> Protocol {
     let (records, epoch_records) = (PARTITIONS as u16 * ROWS as u16, 60);
     let plenty = 10_000;
     let (crashes, timeouts, checkpoints) = (plenty, plenty, plenty);
     let params = Params {
+        writers: 2,
         sinks: SINKS.len(),
         records,
         epoch_records,
@@ -35,164 +41,163 @@ fn world() -> Protocol {
     Protocol::new(params)
 }
 
-/// Acts become actions.
-#[derive(Default)]
-struct Story {
-    run: Vec<Action>,
-    /// A process is alive, and has begun to work.
-    alive: bool,
-    works: bool,
-    /// Whether roots were stored that no checkpoint names yet.
-    stored: Option<u64>,
-    held: [u64; SINKS.len()],
-    /// A sink's answer was given up; it was asked what it holds, and nothing was sent since.
-    gave_up: [bool; SINKS.len()],
-    asked: [bool; SINKS.len()],
-    /// Where the model must have gone on from, by the length of the run.
-    restored: Vec<(usize, u64)>,
+/// Each of the two sinks is the slower one with every second seed.
+fn pipeline_of(seed: u64, world: &testing::World) -> Result<Pipeline> {
+    build(if seed % 2 == 0 { SLOW_FILES } else { SLOW_TABLE }, &log().until(40), world)
 }
 
-impl Story {
-    fn of(acts: &[Act]) -> Self {
-        let mut story = Story::default();
-        let sink = |name: &String| SINKS.iter().position(|s| s == name);
-        for (n, act) in acts.iter().enumerate() {
-            let rest = &acts[n + 1..];
-            let life = &rest[..rest.iter().position(|a| *a == Act::Gone).unwrap_or(rest.len())];
-            match act {
-                Act::Began => {
-                    story.run.extend([Action::Start { w: W }, Action::Look { w: W }]);
-                    (story.alive, story.works, story.stored) = (true, false, None);
-                    (story.gave_up, story.asked) = Default::default();
-                }
-                Act::Opened(_) => {
-                    story.append(life);
-                    story.run.push(Action::Confirm { w: W });
-                }
-                Act::Fenced(name) => story.run.extend(sink(name).map(|sink| Action::Fence { w: W, sink })),
-                Act::Read(name) => {
-                    let Some(sink) = sink(name) else { continue };
-                    if story.works {
-                        // asked again, because that answer was lost as well
-                        if std::mem::replace(&mut story.asked[sink], true) {
-                            continue;
-                        }
-                        // what was sent did not arrive
-                        if !std::mem::take(&mut story.gave_up[sink]) {
-                            story.run.extend([Action::Commit { w: W, sink }, Action::GiveUp { w: W, sink }]);
-                        }
-                        story.run.push(Action::Fence { w: W, sink });
-                    }
-                    story.run.push(Action::Read { w: W, sink });
-                }
-                Act::Restored(epoch) => {
-                    story.run.push(Action::Hydrate { w: W });
-                    story.works = true;
-                    story.restored.push((story.run.len(), epoch.0));
-                }
-                Act::Bound(epoch, rows) => {
-                    story.run.push(Action::Bind { w: W, records: *rows as u16 });
-                    story.append(life);
-                    // if others are under way its turn comes at the end
-                    if story.stored.is_none() && life.contains(&Act::Completed(*epoch)) {
-                        story.store_roots(epoch.0);
-                    }
-                }
-                Act::Completed(epoch) => {
-                    story.store_roots(epoch.0);
-                    story.run.push(Action::Complete { w: W });
-                    story.append(life);
-                    story.stored = None;
-                }
-                Act::Committed(name, epoch) => {
-                    let Some(sink) = sink(name) else { continue };
-                    let asked = life.iter().position(|a| matches!(a, Act::Read(n) | Act::Committed(n, _) if n == name));
-                    let next = asked.map(|at| &life[at]);
-                    // a checkpoint that counts before the sink is asked shows that the answer was heard: the one that was lost came after it
-                    let heard = || life[..asked.unwrap_or(0)].iter().any(|a| matches!(a, Act::Completed(at) if at >= epoch));
-                    story.gave_up[sink] = matches!(next, Some(Act::Read(_))) && !heard();
-                    story.asked[sink] = false;
-                    while story.held[sink] < epoch.0 {
-                        story.held[sink] += 1;
-                        story.run.extend([Action::Commit { w: W, sink }, Action::Land { sink, at: 0 }]);
-                        story.run.push(match next {
-                            _ if story.gave_up[sink] && story.held[sink] == epoch.0 => Action::GiveUp { w: W, sink },
-                            _ => Action::Hear { w: W, sink },
-                        });
-                    }
-                }
-                Act::PutAgain => {}
-                Act::Gone if story.alive => {
-                    story.run.push(Action::Crash { w: W });
-                    story.alive = false;
-                }
-                Act::Gone => {}
-            }
-        }
-        story
-    }
+type Acts = Vec<(usize, Act)>;
 
-    /// An entry of the ledger is there; if it is put again, the first answer was lost.
-    fn append(&mut self, rest: &[Act]) {
-        let again = rest.iter().find(|a| matches!(a, Act::PutAgain | Act::Opened(_) | Act::Bound(..) | Act::Completed(_)));
-        if again == Some(&Act::PutAgain) {
-            self.run.push(Action::Append { w: W, answer: Answer::Lost });
-        }
-        self.run.push(Action::Append { w: W, answer: Answer::Heard });
-    }
-
-    fn store_roots(&mut self, epoch: u64) {
-        if self.stored != Some(epoch) {
-            self.stored = Some(epoch);
-            self.run.push(Action::StoreRoots { w: W });
-        }
-    }
-
-    /// Every step is possible, no law breaks, and the model goes on from the checkpoints that the engine went on from.
-    fn check(&self) -> Result<(), Violation> {
-        let world = world();
-        world.replay(&self.run)?;
-        for (length, epoch) in &self.restored {
-            let state = world.replay(&self.run[..*length])?;
-            assert_eq!(u64::from(state.writers[W].base), *epoch, "the checkpoint it goes on from");
-        }
-        Ok(())
-    }
-}
-
-fn story(seed: u64) -> Story {
-    let Traced { acts, failure } = trace(seed, |world| build(VIEWS, &log().until(40), world)).unwrap();
+fn acts(traced: Result<Traced, Box<Failure>>) -> Acts {
+    let Traced { acts, failure } = traced.unwrap();
     if let Some(failure) = failure {
         panic!("{failure}");
     }
-    Story::of(&acts)
+    acts
+}
+
+fn one_engine(seed: u64) -> Acts {
+    acts(trace(seed, |world| pipeline_of(seed, world)))
+}
+
+fn two_engines(seed: u64) -> Acts {
+    acts(trace_takeover(seed, move |world| pipeline_of(seed, world)))
+}
+
+/// The story of these acts, which the protocol allows.
+fn allowed(acts: &[(usize, Act)]) -> Story {
+    let story = Story::of(acts);
+    if let Err(violation) = story.check() {
+        let from = violation.step.saturating_sub(20);
+        panic!("{violation}\nafter {:#?}\nof {acts:?}", &story.run[from..=violation.step]);
+    }
+    story
+}
+
+/// How the first sink stood to the second, each time a process began.
+fn stood(acts: &[(usize, Act)]) -> impl Iterator<Item = Ordering> {
+    let mut held = [0; SINKS.len()];
+    acts.iter().filter_map(move |(_, act)| match act {
+        Act::Committed(name, at) => {
+            let sink = SINKS.iter().position(|sink| sink == name);
+            sink.into_iter().for_each(|sink| held[sink] = at.0);
+            None
+        }
+        Act::Began => Some(held[0].cmp(&held[1])),
+        _ => None,
+    })
+}
+
+/// Where the older process is refused for good, and what it wanted to do.
+fn refused(acts: &[(usize, Act)]) -> Option<(usize, &Act)> {
+    let counts = |(w, act): &(usize, Act)| *w == 0 && !matches!(act, Act::Refused(_) | Act::Gone);
+    let last = acts.iter().rposition(counts)?;
+    acts.iter().enumerate().skip(last).find_map(|(n, (_, act))| match act {
+        Act::Refused(wanted) => Some((n, wanted.as_ref())),
+        _ => None,
+    })
+}
+
+/// Where an act lies.
+fn place(act: &Act) -> &str {
+    match act {
+        Act::Committed(name, _) | Act::Read(name) => name,
+        _ => "ledger",
+    }
 }
 
 #[test]
 fn what_the_engine_did_is_what_the_protocol_allows() {
-    let mut kinds = BTreeSet::new();
+    let (mut kinds, mut apart) = (BTreeSet::new(), BTreeSet::new());
     let mut deaths = 0;
     let report = Schedules::random(tier::of(80, 200, 1_000)).for_as_long_as(tier::hours()).each(|seed| {
-        let story = story(seed);
-        if let Err(violation) = story.check() {
-            let from = violation.step.saturating_sub(12);
-            panic!("{violation}\nafter {:#?}", &story.run[from..=violation.step]);
-        }
+        let acts = one_engine(seed);
+        let story = allowed(&acts);
         // the last life ends by itself
-        deaths += story.run.iter().filter(|a| matches!(a, Action::Crash { .. })).count().saturating_sub(1) as u64;
-        kinds.extend(story.run.iter().map(|a| Action::KINDS[a.kind()]));
+        deaths += story.actions().filter(|a| matches!(a, Action::Crash { .. })).count().saturating_sub(1) as u64;
+        kinds.extend(story.actions().map(|a| Action::KINDS[a.kind()]));
+        apart.extend(stood(&acts));
     });
     println!("model: {}", Report { deaths, ..report });
     for kind in ["Append, answer lost", "Hydrate", "StoreRoots", "Complete", "GiveUp", "Crash"] {
         assert!(kinds.contains(kind), "no run has '{kind}': {kinds:?}");
     }
+    for order in [Ordering::Less, Ordering::Greater] {
+        assert!(apart.contains(&order), "of two sinks each is ahead at some start, and not only these: {apart:?}");
+    }
+}
+
+#[test]
+fn what_two_engines_did_is_what_the_protocol_allows() {
+    let mut late: BTreeMap<String, u64> = BTreeMap::new();
+    let mut retired = 0;
+    let report = Schedules::random(tier::of(80, 200, 1_000)).for_as_long_as(tier::hours()).each(|seed| {
+        let acts = two_engines(seed);
+        allowed(&acts);
+        if let Some((n, wanted)) = refused(&acts) {
+            *late.entry(place(wanted).to_owned()).or_default() += 1;
+            let checkpoints = acts[..n].iter().filter(|(w, act)| *w == 1 && matches!(act, Act::Completed(_))).count();
+            retired += u64::from(checkpoints > 1);
+        }
+    });
+    println!("model, two processes: late acts that were refused, by place: {late:?}, {retired} of them after two retirements; {report}");
+    for place in ["ledger"].iter().chain(&SINKS) {
+        assert!(late.contains_key(*place), "no late act on '{place}' was refused: {late:?}");
+    }
+    assert!(retired > 0, "the older process always woke up before two checkpoints of the newer one");
 }
 
 #[test]
 fn a_run_of_an_engine_that_lets_unbound_epochs_leave_is_no_run_of_the_protocol() {
     let refused = (1..200).find_map(|seed| {
-        let Traced { acts, .. } = bug::with(Bug::LeavesUnbound, || trace(seed, |world| build(VIEWS, &log().until(40), world)).unwrap());
-        world().replay(&Story::of(&acts).run).err()
+        let Traced { acts, .. } = bug::with(Bug::LeavesUnbound, || trace(seed, |world| pipeline_of(seed, world)).unwrap());
+        Story::of(&acts).check().err()
     });
     assert!(matches!(refused, Some(Violation { what: Broken::Step(Action::Commit { .. }), .. })), "{refused:?}");
+}
+
+/// A run up to where one sink holds the newest epoch and the other does not, and that epoch.
+fn one_is_ahead(acts: &[(usize, Act)]) -> Option<(&[(usize, Act)], orderflow_core::time::Epoch)> {
+    (1..=acts.len()).find_map(|n| {
+        let told = &acts[..n];
+        let (_, Act::Committed(name, at)) = told.last()? else { return None };
+        let newest = told.iter().filter_map(|(_, act)| if let Act::Bound(bound, _) = act { Some(*bound) } else { None }).max()?;
+        let behind = || Story::of(told).held.iter().any(|held| *held < at.0);
+        (SINKS.contains(&name.as_str()) && *at == newest && behind()).then_some((told, *at))
+    })
+}
+
+#[test]
+fn a_checkpoint_before_the_slower_of_two_sinks_has_its_epoch_is_no_act_of_the_protocol() {
+    for parity in 0..2 {
+        let planted = (1..50).map(|n| 2 * n + parity).find_map(|seed| {
+            let acts = one_engine(seed);
+            let (told, epoch) = one_is_ahead(&acts)?;
+            allowed(told);
+            Some([told, &[(0, Act::Completed(epoch))]].concat())
+        });
+        let found = Story::of(&planted.expect("one of two sinks is ahead")).check().map_err(|violation| violation.what);
+        assert_eq!(found, Err(Broken::Step(Action::Complete { w: 0 })));
+    }
+}
+
+#[test]
+fn a_late_act_of_the_older_process_that_counts_is_no_act_of_the_protocol() {
+    for wanted_at in ["ledger"].iter().chain(&SINKS) {
+        let planted = (1..200).find_map(|seed| {
+            let acts = two_engines(seed);
+            let (n, wanted) = refused(&acts)?;
+            let counts = matches!(wanted, Act::Bound(..) | Act::Committed(..)) && place(wanted) == *wanted_at;
+            counts.then(|| {
+                allowed(&acts[..n]);
+                [&acts[..n], &[(0, wanted.clone())]].concat()
+            })
+        });
+        let found = Story::of(&planted.expect("a late act is refused there")).check().map_err(|violation| violation.what);
+        let expected = match SINKS.iter().position(|sink| sink == wanted_at) {
+            None => Broken::Claim(Claim::Works { w: 0 }),
+            Some(sink) => Broken::Step(Action::Land { sink, at: 0 }),
+        };
+        assert_eq!(found, Err(expected), "{wanted_at}");
+    }
 }
