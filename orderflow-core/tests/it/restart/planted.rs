@@ -40,9 +40,16 @@ fn found(bug: Bug) -> Option<Box<Failure>> {
 #[test]
 fn every_planted_bug_is_found() {
     // it takes a kill between two calls to the disk, a start, and a power cut at once: `store::tests::power` asks for just that;
-    // no sink sees what is idle: `watermarks` looks at what is bound; a writer that was overtaken and wakes up is `sink::files`'s own test;
-    // sinks that refuse rows are those of `refused`
-    let elsewhere = [Bug::OpenTrustsCache, Bug::IdleWithBacklog, Bug::CommitsInAHole, Bug::CommitsUnstored, Bug::BelievesWhatWasTold];
+    // no sink sees what is idle: `watermarks` looks at what is bound; a writer that was overtaken and wakes up, and commits of several files,
+    // are `sink::files`'s own tests; sinks that refuse rows are those of `refused`
+    let elsewhere = [
+        Bug::OpenTrustsCache,
+        Bug::IdleWithBacklog,
+        Bug::CommitsInAHole,
+        Bug::RollsForwardOne,
+        Bug::CommitsUnstored,
+        Bug::BelievesWhatWasTold,
+    ];
     let unseen: Vec<Bug> = Bug::ALL
         .into_iter()
         .filter(|bug| !elsewhere.contains(bug) && SCENES.iter().all(|(staged, _)| staged != bug))
