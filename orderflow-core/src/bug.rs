@@ -56,6 +56,8 @@ pub enum Bug {
     RenamesBeforeCommit,
     /// A data set is opened without giving the files of the newest commit their names.
     NoRollForward,
+    /// A data set is opened, and of the files that its newest commit left without their names only the first gets its own.
+    RollsForwardOne,
     /// A data set's commit is recorded before its files are written.
     CommitBeforeData,
     /// Rows are committed, and their progress in a transaction after that.
@@ -81,7 +83,7 @@ pub enum Bug {
 #[cfg(any(test, feature = "testing"))]
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 35] = [
+    pub const ALL: [Bug; 36] = [
         Bug::FileNotSynced,
         Bug::NameNotSynced,
         Bug::OpenTrustsCache,
@@ -107,6 +109,7 @@ impl Bug {
         Bug::IdleWithBacklog,
         Bug::RenamesBeforeCommit,
         Bug::NoRollForward,
+        Bug::RollsForwardOne,
         Bug::CommitBeforeData,
         Bug::ProgressOutsideTransaction,
         Bug::ReadBeforeFence,

@@ -3,6 +3,7 @@
 //! Invariant: what stands at a position never changes. Where fetches end and which partition comes next is a function of the positions, so that
 //! epochs are cut alike in every run, unless the log is *shuffled*: then order and cuts are drawn anew in every life, as after a rebalance.
 
+use crate::bug::{Bug, planted};
 use crate::data::Changes;
 use crate::error::{Error, Result};
 use crate::format::Format;
@@ -161,11 +162,14 @@ impl Source for Topic {
     }
 
     fn open(self: Box<Self>, context: SourceContext) -> Result<Box<dyn Reader>> {
+        let again = context.resume.is_some();
         let resume = context.resume.unwrap_or_default();
         let mut at = Vec::new();
         for id in 0..self.partitions.len() as i32 {
             let partition = Partition::new(context.name.clone(), id);
-            let from = resume.get(&partition).copied().unwrap_or(0);
+            // one that no run knew yet is read from its beginning
+            let new = if again && planted(Bug::NewPartitionFromLatest) { self.end(id) } else { 0 };
+            let from = resume.get(&partition).copied().unwrap_or(new);
             if from < self.gone_before(id) {
                 let what = format!("{partition} no longer holds position {from}: it begins at {}", self.gone_before(id));
                 return Err(Error::user(what).hint("keep records until a checkpoint no longer needs them"));

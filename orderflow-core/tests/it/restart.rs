@@ -17,6 +17,7 @@ mod planted;
 mod points;
 mod refused;
 mod relaned;
+mod returned;
 mod shared;
 mod spooled;
 mod stored;

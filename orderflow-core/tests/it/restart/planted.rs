@@ -16,7 +16,7 @@ use orderflow_core::testing::{Failure, Schedules, find_failure};
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
 
-/// Bugs that no death of a single process brings to light, each with the scene that does.
+/// Bugs that no death of a single process brings to light, each with the scene that does; and one whose scene is about files, beside the log of the kit.
 const SCENES: [(Bug, Scene); 4] = [
     (Bug::ReadBeforeFence, committed_while_another_opens),
     (Bug::LedgerIdIgnored, a_sink_of_another_ledger),
@@ -27,25 +27,47 @@ const SCENES: [(Bug, Scene); 4] = [
 /// What is wrong at its end.
 type Scene = fn() -> Option<String>;
 
-/// The first failure that schedules bring about, of any pipeline.
+/// What a failure says, without the ids and nonces in it: these are random, and all that a seed does not say.
+fn said(failure: &Failure) -> (&str, String) {
+    let random = |word: &str| word.len() >= 8 && word.chars().all(|c| c.is_ascii_hexdigit());
+    let words = failure.found.split(|c: char| !c.is_ascii_alphanumeric());
+    (&failure.schedule, words.map(|word| if random(word) { "id" } else { word }).collect::<Vec<_>>().join(" "))
+}
+
+/// The first failure that schedules bring about, of any pipeline, which its seed alone brings back.
 fn found(bug: Bug) -> Option<Box<Failure>> {
+    let topic = match bug {
+        Bug::NewPartitionFromLatest => log().until(40).appearing(2, 20),
+        _ => log().until(40),
+    };
     let quiet = Schedules::random(40).whole_log();
     let batches = (0..8u64).flat_map(|n| PIPELINES.iter().rev().map(move |views| (n, views)));
     batches.into_iter().find_map(|(n, views)| {
-        let schedules = quiet.clone().from_seed(1 + 40 * n);
-        bug::with(bug, || find_failure(schedules, |world| build(views, &log().until(40), world))).err()
+        let run = |schedules: Schedules| bug::with(bug, || find_failure(schedules, |world| build(views, &topic, world))).err();
+        let failure = run(quiet.clone().from_seed(1 + 40 * n))?;
+        let again = run(Schedules::random(1).whole_log().from_seed(failure.seed));
+        assert_eq!(again.as_deref().map(said), Some(said(&failure)), "{bug:?}: the same seed, and something else goes wrong");
+        Some(failure)
     })
 }
 
 #[test]
 fn every_planted_bug_is_found() {
     // it takes a kill between two calls to the disk, a start, and a power cut at once: `store::tests::power` asks for just that;
-    // no sink sees what is idle: `watermarks` looks at what is bound; a writer that was overtaken and wakes up is `sink::files`'s own test;
-    // sinks that refuse rows are those of `refused`
-    let elsewhere = [Bug::OpenTrustsCache, Bug::IdleWithBacklog, Bug::CommitsInAHole, Bug::CommitsUnstored, Bug::BelievesWhatWasTold];
+    // no sink sees what is idle: `watermarks` looks at what is bound; a writer that was overtaken and wakes up, and commits of several files,
+    // are `sink::files`'s own tests; sinks that refuse rows are those of `refused`
+    let elsewhere = [
+        Bug::OpenTrustsCache,
+        Bug::IdleWithBacklog,
+        Bug::CommitsInAHole,
+        Bug::RollsForwardOne,
+        Bug::CommitsUnstored,
+        Bug::BelievesWhatWasTold,
+    ];
+    let staged = |bug: &Bug| *bug != Bug::NewPartitionFromLatest && SCENES.iter().any(|(staged, _)| staged == bug);
     let unseen: Vec<Bug> = Bug::ALL
         .into_iter()
-        .filter(|bug| !elsewhere.contains(bug) && SCENES.iter().all(|(staged, _)| staged != bug))
+        .filter(|bug| !elsewhere.contains(bug) && !staged(bug))
         .step_by(tier::of(4, 1, 1))
         .filter(|bug| {
             let failure = found(*bug);

@@ -151,6 +151,41 @@ fn a_damaged_older_checkpoint_is_no_reason_to_stop() {
     assert_eq!(world.rows(), unkilled(views));
 }
 
+/// One life to its end: bytes of the files that each of its checkpoints wrote.
+fn written(flow: Pipeline, clock: &Clock) -> Vec<u64> {
+    let (mut stepper, mut written, mut before) = (flow.stepper().unwrap(), vec![], 0);
+    loop {
+        let step = stepper.step().unwrap();
+        let all = stepper.status().checkpoint_bytes;
+        if all > before {
+            written.push(all - before);
+            before = all;
+        }
+        match step {
+            Some(true) => {}
+            Some(false) => clock.advance(Duration::from_secs(1)),
+            None => return written,
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_writes_what_changed_and_not_what_is_there() {
+    const GROUPS: u64 = 3_000;
+    let rows = || (0..GROUPS + 44).map(|p| p as i64);
+    let k = Int64Array::from_iter_values(rows().map(|p| p % GROUPS as i64));
+    let columns: Vec<ArrayRef> = vec![Arc::new(k), Arc::new(Int64Array::from_iter_values(rows()))];
+    let log = Topic::rows(vec![RecordBatch::try_new(schema(), columns).unwrap()]);
+    let (world, clock) = (World::new(), Clock::manual(1_000_000));
+    let flow = |log: Topic| pipeline(&[TOTALS], &world, log, &clock).unwrap();
+    let one_epoch = Limits { interval: Duration::from_secs(1 << 30), rows: u64::MAX, bytes: u64::MAX };
+    let first = written(flow(log.clone().until(GROUPS)).epochs(one_epoch), &clock);
+    let [all] = first[..] else { panic!("one epoch, one checkpoint: {first:?}") };
+    // a few rows an epoch, of groups that are there
+    let later = written(flow(log), &clock);
+    assert!(later.len() > 1 && later.iter().all(|one| one * 10 < all), "{all} bytes, and then {later:?}");
+}
+
 #[test]
 fn files_of_state_do_not_pile_up() {
     let world = World::new();

@@ -1,4 +1,4 @@
-//! The commit log: who may write the next record, and how many there are.
+//! The commit log: who may write the next record, how many there are, and that all files of the newest get their names.
 
 use super::*;
 use crate::bug::{self, Bug};
@@ -96,6 +96,64 @@ fn commit_records_do_not_pile_up() {
         assert!(records() <= 2);
     }
     assert_eq!(seen(&*store), (1..=last).flat_map(expected).collect::<Vec<_>>());
+}
+
+/// One life that commits every fourth epoch, and begins a new file as often as it may.
+fn live_in_files(store: &Arc<dyn Store>, generation: u64) -> Result<()> {
+    let opened = stubborn(|| start(on(store).roll_rows(1), context(1, generation, &schema())))?;
+    let mut writer = opened.writer;
+    for n in opened.progress.map_or(1, |p| p.epoch.0 + 1)..=12 {
+        stubborn(|| writer.write(closed(n)))?;
+        if n % 4 == 0 {
+            writer.flush()?;
+            stubborn(|| writer.poll(Duration::ZERO))?;
+        }
+    }
+    writer.close()
+}
+
+/// Of the files in the newest record, how many have their names, and how many have not.
+fn named(store: &dyn Store) -> (usize, usize) {
+    let Some(newest) = store.list("_commits/").unwrap().pop() else { return (0, 0) };
+    let record: Value = serde_json::from_slice(&store.get(&newest).unwrap().unwrap()).unwrap();
+    let (there, files) = (names(store), record["files"].as_array().unwrap());
+    let done = files.iter().filter(|file| there.iter().any(|name| file["name"].as_str() == Some(name.as_str()))).count();
+    (done, files.len() - done)
+}
+
+/// Every fault at every operation of commits of several files: the first after which a row is lost or there twice, and how often a process left some files of a
+/// commit with their names and others without.
+fn faults_in_several_files() -> (Option<String>, usize) {
+    let (all, mut halves): (Vec<_>, _) = ((1..=12).flat_map(expected).collect(), 0);
+    for fault in Fault::ALL {
+        for at in 1.. {
+            let store = memory();
+            let faulty = Faulty::new(store.clone(), at, fault);
+            let first = live_in_files(&(Arc::new(faulty.clone()) as Arc<dyn Store>), 1);
+            assert!(first.is_ok() || fault.is_crash(), "{fault:?} at {at}: {}", first.unwrap_err());
+            halves += usize::from(matches!(named(&*store), (1.., 1..)));
+            if first.is_err() {
+                live_in_files(&store, 2).unwrap();
+            }
+            let found = seen(&*store);
+            if found != all {
+                return (Some(format!("{fault:?} at {at}: {} rows, and {} were expected", found.len(), all.len())), halves);
+            }
+            if faulty.operations() < at {
+                break;
+            }
+        }
+    }
+    (None, halves)
+}
+
+#[test]
+fn a_commit_of_several_files_is_rolled_forward_whole() {
+    let (wrong, halves) = faults_in_several_files();
+    assert_eq!(wrong, None);
+    assert!(halves > 2, "{halves} processes died between two renames");
+    let (wrong, _) = bug::with(Bug::RollsForwardOne, faults_in_several_files);
+    assert!(wrong.is_some(), "that of two files the first alone gets its name goes unnoticed");
 }
 
 #[test]
