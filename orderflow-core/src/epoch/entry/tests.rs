@@ -1,6 +1,14 @@
 //! Entries are read as they were written, in every format, or refused.
 
 use super::*;
+use crate::testing::golden;
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+
+/// The bytes of an entry that is written so.
+fn sealed(written: &str) -> Vec<u8> {
+    format!("{:08x}\n{written}", crc32fast::hash(written.as_bytes())).into_bytes()
+}
 
 fn entries() -> Vec<Entry> {
     let writer = WriterId { ledger: u128::MAX - 5, generation: 3 };
@@ -71,8 +79,7 @@ fn older_formats_can_still_be_read() {
                    \"rows\":3,\"bytes\":9,\"fingerprint\":\"00000000000000ff\"}]}";
     let read = |format: u32, entry: String| {
         let written = format!("{{\"format\":{format},\"slot\":2,\"nonce\":\"000000000000002a\",\"entry\":{entry}}}");
-        let bytes = format!("{:08x}\n{written}", crc32fast::hash(written.as_bytes()));
-        Entry::decode(bytes.as_bytes(), 2).unwrap()
+        Entry::decode(&sealed(&written), 2).unwrap()
     };
     let range = Range { from: 0, to: 3, rows: 3, bytes: 9, fingerprint: 255, watermark: None };
     let ranges = BTreeMap::from([(("orders".into(), Partition::new("t", 0)), range)]);
@@ -94,4 +101,45 @@ fn older_formats_can_still_be_read() {
     let Entry::Base(base) = read(2, base).0 else { panic!("a base") };
     assert_eq!((base.segments, base.dropped, base.lanes.len(), base.letters), (vec![binding], Epoch(0), 0, Outbox::default()));
     assert_eq!((base.held.len(), base.births.len(), base.checkpoints[0].crc), (1, 0, 0xfe));
+}
+
+/// The base among the entries, as far as a format could say it.
+fn base_in(format: u32) -> Entry {
+    let Some(Entry::Base(mut base)) = entries().pop() else { panic!("a base is the last") };
+    let bindings = |base: &mut Base, change: fn(&mut Binding)| base.segments.iter_mut().chain(&mut base.after).for_each(change);
+    if format < 6 {
+        base.letters = Outbox::default();
+        bindings(&mut base, |b| b.letters.clear());
+    }
+    if format < 5 {
+        base.lanes.clear();
+    }
+    if format < 4 {
+        base.ends.clear();
+        bindings(&mut base, |b| {
+            b.idle.clear();
+            b.ranges.values_mut().for_each(|range| range.watermark = None);
+        });
+    }
+    Entry::Base(base)
+}
+
+#[test]
+fn the_golden_entries_are_what_is_written_and_those_of_older_formats_can_be_read() {
+    for (n, entry) in entries().into_iter().enumerate() {
+        let golden = golden::same(&format!("{GOLDEN}/ledger-{FORMAT}/{n}.entry"), &entry.encode(7, 42).unwrap());
+        assert_eq!(Entry::decode(&golden, 7).unwrap(), (entry, 42));
+    }
+    for format in [3, 4, 5] {
+        let golden = std::fs::read(format!("{GOLDEN}/ledger-{format}.entry")).unwrap();
+        assert_eq!(Entry::decode(&golden, 7).unwrap(), (base_in(format), 42), "format {format}");
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let newer = |format| format!("{{\"format\":{format},\"slot\":2,\"nonce\":\"2a\",\"entry\":{{\"Ends\":{{\"positions\":[]}}}}}}");
+    assert_eq!(Entry::decode(&sealed(&newer(FORMAT)), 2).unwrap(), (Entry::Ends(BTreeMap::new()), 42));
+    let refused = Entry::decode(&sealed(&newer(FORMAT + 1)), 2).unwrap_err();
+    assert!(refused.contains("format 7") && refused.contains("up to 6"), "{refused}");
 }
