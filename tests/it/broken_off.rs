@@ -9,7 +9,7 @@
 
 use crate::full_pipeline::{Ended, good, program};
 use crate::real::{Cluster, alone, block_on, cluster, hash};
-use crate::support::{PATIENCE, deltas, letters, sum, topics, visit};
+use crate::support::{PATIENCE, deltas, refused_once, sum, topics, visit, was_killed};
 use crate::tier;
 use orderflow::domain::Order;
 use orderflow::generator::{Orders, Share, Total, expected};
@@ -211,7 +211,7 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
     let database = Database::new(&cluster);
     let recipe = Orders::new(3).total(tier::of(120_000, 2_000_000, 2_000_000)).malformed(Share::new(0.005).unwrap());
     // so slow that it is not through before it is killed for the last time, on any machine, and yet most orders come while it is killed
-    let (rate, longest) = tier::of((2_500, 1_500), (20_000, 10_000), (10_000, 5_000));
+    let (rate, longest) = tier::of((2_500, 1_500), (20_000, 6_000), (10_000, 3_000));
     // the number of lanes may be another at every start
     let starts = Cell::new(0);
     let command = || {
@@ -252,9 +252,9 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
         }
         std::thread::sleep(Duration::from_millis(dice.below(longest)));
         process.0.kill().unwrap();
-        killed += u64::from(!process.0.wait().unwrap().success());
+        killed += u64::from(was_killed(process.0.wait().unwrap()));
     }
-    assert!(killed * 2 > kills && outage == outages, "killed {killed} times in mid-run: give it more to do");
+    assert_eq!((killed, outage), (kills, outages), "it was through before it was killed for the last time: give it more to do");
     good(&mut command());
     // a run that had finished has nothing more to do
     good(&mut command());
@@ -262,7 +262,7 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
     judge(&cluster, &recipe);
     let expected = expected(&recipe, u64::MAX);
     assert_eq!(sum(&deltas(&dir.path().join("out/city_payment_totals"))), expected.totals);
-    assert_eq!(letters(&dir.path().join("out/dead_letters")).len() as u64, expected.rejected);
+    assert_eq!(refused_once(&dir.path().join("out/dead_letters")), expected.rejected);
     assert_eq!(database.totals(dir.path()), expected.totals);
     judge_names(&cluster);
     database.execute("DROP DATABASE");

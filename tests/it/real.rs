@@ -398,8 +398,8 @@ fn real_a_sink_that_takes_nothing_stops_the_source_within_its_memory_and_gets_ev
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let source = running.status().sources.remove(0);
-        // what is read, what is written, the epoch that lies ready, and a fetch that was under way
-        assert!(source.bytes <= 4 * MEMORY as u64 && source.lag() > 0, "{source:?}");
+        // beside its memory: the epoch that lies ready for the host, and a fetch of each partition that was under way
+        assert!(source.bytes <= (MEMORY + (1 << 20) * (1 + PARTITIONS as usize)) as u64 && source.lag() > 0, "{source:?}");
 
         let mut seen = vec![false; RECORDS];
         while let Some(delivery) = deliveries.recv().await {

@@ -17,9 +17,11 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::reader::ChunkReader;
 use rust_decimal::Decimal;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -27,6 +29,20 @@ use std::time::Duration;
 
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether a kill ended the process: it may have been through before, but not have failed by itself.
+pub(crate) fn was_killed(status: ExitStatus) -> bool {
+    assert!(status.success() || status.signal() == Some(9), "it failed by itself: {status}");
+    status.signal() == Some(9)
+}
+
+/// How many records have letters, each from a place in a topic: none has two.
+pub(crate) fn refused_once(folder: &Path) -> u64 {
+    let letters = letters(folder);
+    let places: BTreeSet<_> = letters.iter().map(|letter| letter.place.clone().expect("a place in a topic")).collect();
+    assert_eq!(places.len(), letters.len(), "a record has two letters");
+    letters.len() as u64
+}
 
 /// Partitions of the topic of orders, and of those it is routed to.
 pub(crate) const PARTITIONS: i32 = 4;
@@ -351,7 +367,8 @@ impl Upload for SmallDiskUpload {
 pub(crate) enum Call<'a> {
     Write(&'a Closed),
     Flush,
-    Poll,
+    /// With how long it may wait.
+    Poll(&'a mut Duration),
     Close,
 }
 
@@ -405,8 +422,8 @@ impl<A: FnMut(Call<'_>) -> Result<()> + Send> Writer for AskedWriter<A> {
         self.writer.flush()
     }
 
-    fn poll(&mut self, wait: Duration) -> Result<Committed> {
-        (self.ask)(Call::Poll)?;
+    fn poll(&mut self, mut wait: Duration) -> Result<Committed> {
+        (self.ask)(Call::Poll(&mut wait))?;
         self.writer.poll(wait)
     }
 

@@ -39,6 +39,10 @@ impl Stop {
         Self(AtomicUsize::new(if here { n } else { 0 }))
     }
 
+    fn is_ahead(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
+
     fn pass(&self) {
         if self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1) {
             let status = Command::new("kill").args(["-STOP", &std::process::id().to_string()]).status().unwrap();
@@ -73,15 +77,20 @@ impl Layer for Stopping {
     }
 }
 
-/// A sink that stops the process when it has taken an epoch with rows and is about to commit it.
+/// A sink that stops the process when the rows of an epoch are with the broker and it is about to commit them: the first call after they came sends them.
 fn stops_first(sink: impl Sink, stop: Stop) -> impl Sink {
-    let mut taken = false;
+    let (mut taken, mut sent) = (false, false);
     asked(sink, move |call| {
         match call {
-            Call::Write(closed) => taken |= closed.rows() > 0,
-            Call::Poll if taken => {
-                taken = false;
+            Call::Write(closed) => taken |= closed.rows() > 0 && stop.is_ahead(),
+            Call::Poll(_) if sent => {
+                sent = false;
+                std::thread::sleep(Duration::from_millis(20));
                 stop.pass();
+            }
+            Call::Poll(wait) if taken => {
+                *wait = Duration::ZERO;
+                (taken, sent) = (false, true);
             }
             _ => {}
         }

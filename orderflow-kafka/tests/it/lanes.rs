@@ -14,6 +14,7 @@ use orderflow_kafka::{Kafka, KafkaSink, Until};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -230,7 +231,8 @@ fn real_lanes_that_are_killed_go_on_each_from_where_it_is() {
         }
         std::thread::sleep(Duration::from_millis((seed >> 33) % 30));
         process.kill().unwrap();
-        let _ = process.wait().unwrap();
+        let status = process.wait().unwrap();
+        assert!(status.success() || status.signal() == Some(9), "it failed by itself: {status}");
         let found = progress(&place);
         let newest = found.values().max_by_key(|r| r["epoch"].as_u64()).unwrap();
         let split = newest["lanes"].as_u64().unwrap_or(1) as u8;
