@@ -153,9 +153,10 @@ impl Life {
         let at = 1 + draw.below(most + 1);
         let end = (at, Fault::ALL[2 + draw.below(2) as usize]);
         let mut faults: Vec<(u64, Fault)> = vec![];
-        // a start that is refused something ends there: half of the lives come to their death undisturbed
-        if !at_the_disk && draw.below(2) == 0 {
-            for _ in 0..draw.below(16) {
+        if !at_the_disk {
+            // a start that is refused something ends there: half of the lives come to their death without that
+            let passing = draw.below(16) * draw.below(2);
+            for _ in 0..passing {
                 faults.push((draw.below(at) + 1, Fault::ALL[draw.below(2) as usize]));
             }
             // just before the end as well
