@@ -43,7 +43,7 @@ fn world() -> Protocol {
 
 /// Each of the two sinks is the slower one with every second seed.
 fn pipeline_of(seed: u64, world: &testing::World) -> Result<Pipeline> {
-    build(if seed % 2 == 0 { SLOW_FILES } else { SLOW_TABLE }, &log().until(40), world)
+    build(if seed.is_multiple_of(2) { SLOW_FILES } else { SLOW_TABLE }, &log().until(40), world)
 }
 
 type Acts = Vec<(usize, Act)>;
