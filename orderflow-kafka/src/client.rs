@@ -342,6 +342,22 @@ mod tests {
         assert!(refused_property(made.err().unwrap()).to_string().contains("ssl.ca.location"));
     }
 
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_takes_a_user_and_names_a_mechanism_that_it_does_not_know() {
+        let client = |mechanism: &str| {
+            let settings = Settings::new("b:1").property("security.protocol", "sasl_ssl").property("sasl.mechanism", mechanism);
+            let settings = settings.property("sasl.username", "u").property("sasl.password", "p");
+            let made: KafkaResult<rdkafka::consumer::BaseConsumer> = settings.client(&[], &[]).unwrap().create();
+            made
+        };
+        for known in ["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] {
+            assert!(client(known).is_ok(), "{known}");
+        }
+        let refused = refused_property(client("MORSE").err().unwrap()).to_string();
+        assert!(refused.to_lowercase().contains("sasl"), "{refused}");
+    }
+
     #[test]
     fn an_outage_is_told_once() {
         let context = Context::default();

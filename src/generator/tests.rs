@@ -61,7 +61,14 @@ fn every_record_is_what_its_fate_says() {
         let fate = orders.fate(i);
         *seen.entry(format!("{fate:?}").chars().take_while(|c| c.is_alphabetic()).collect()).or_default() += 1;
         match fate {
-            Fate::Whole | Fate::Late => assert_eq!(serde_json::from_slice::<Order>(bytes).unwrap(), orders.order(i)),
+            Fate::Whole | Fate::Late => {
+                let order = serde_json::from_slice::<Order>(bytes).unwrap();
+                assert_eq!(order, orders.order(i));
+                let behind = orders.event_millis(i).div_euclid(1000) - order.datetime.and_utc().timestamp();
+                // the event time has whole seconds, and a late order lies at least a minute and at most a day behind
+                let may = if matches!(fate, Fate::Late) { 60..=24 * 3600 } else { 0..=0 };
+                assert!(may.contains(&behind), "{fate:?} lies {behind} s behind");
+            }
             Fate::Duplicate { of } => {
                 assert!(of < i && matches!(orders.fate(of), Fate::Whole | Fate::Late));
                 assert_eq!(bytes, &records[of as usize]);

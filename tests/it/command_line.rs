@@ -59,6 +59,7 @@ fn real_orders_are_produced_as_told_and_shown_as_they_are() {
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success() && said.contains(&format!("300 orders in topic {topic}")), "{said}{done:?}");
     assert!(String::from_utf8_lossy(&done.stderr).contains("with 2 partitions"));
+    assert_eq!(cluster.admin.partitions(&topic).unwrap(), Some(2));
     assert_eq!(keys(&cluster, &topic), (0..300).collect());
 
     let dir = tempfile::tempdir().unwrap();

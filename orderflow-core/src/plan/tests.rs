@@ -117,7 +117,7 @@ fn fluent_calls_and_sql_give_the_same_optimised_plan() {
 }
 
 #[test]
-fn projection_and_filter_reach_the_scan() {
+fn the_projection_reaches_the_scan_and_the_filter_stands_right_above_it() {
     for (text, expected) in PLANS {
         assert_eq!(&planned(text), expected, "{text}");
     }

@@ -43,7 +43,7 @@ fn killed_at_any_operation_and_started_again_every_sink_holds_what_an_unkilled_r
 
 #[test]
 fn killed_again_while_it_reads_again_nothing_is_lost_or_doubled() {
-    let schedules = Schedules::random(tier::of(25, 300, 1_000)).also_on_workers(in_threads());
+    let schedules = Schedules::random(tier::of(25, 200, 1_000)).also_on_workers(in_threads());
     let reports = all(&schedules.for_as_long_as(share()), &log().until(40));
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
     assert!(sum(|r| r.deaths) > sum(|r| r.schedules) && sum(|r| r.power_cuts) > 10, "{reports:?}");
