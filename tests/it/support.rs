@@ -3,6 +3,7 @@
 //! Invariant: nothing here shares code with what it judges but the public doors: topics are read raw, files by their own readers.
 
 use orderflow::arrow::util::display::array_value_to_string;
+use orderflow::domain::Order;
 use orderflow::generator::{Expected, Total};
 use orderflow::kafka::{Admin, Counters, EmbeddedBroker, Kafka, KafkaSink, KafkaSource, Producer, Record, Settings, Start, Until};
 use orderflow::sink::dead_letter::DeadLetters;
@@ -36,12 +37,30 @@ pub(crate) fn was_killed(status: ExitStatus) -> bool {
     status.signal() == Some(9)
 }
 
-/// How many records have letters, each from a place in a topic: none has two.
-pub(crate) fn refused_once(folder: &Path) -> u64 {
+/// Topic, partition, offset.
+pub(crate) type Place = (String, i32, u64);
+
+/// Where the records stand that have letters: none has two.
+pub(crate) fn refused_once(folder: &Path) -> BTreeSet<Place> {
     let letters = letters(folder);
+    assert!(letters.iter().all(|letter| letter.diff == 1), "a letter is withdrawn or counts twice");
     let places: BTreeSet<_> = letters.iter().map(|letter| letter.place.clone().expect("a place in a topic")).collect();
     assert_eq!(places.len(), letters.len(), "a record has two letters");
-    letters.len() as u64
+    places
+}
+
+/// Where the records of a topic stand that are no orders, each read by itself.
+pub(crate) fn no_orders(brokers: &str, topic: &str) -> BTreeSet<Place> {
+    let mut places = BTreeSet::new();
+    visit(brokers, topic, |partition, batch| {
+        for i in 0..batch.len() {
+            let raw = batch.record(i);
+            if raw.value.is_none_or(|value| serde_json::from_slice::<Order>(value).is_err()) {
+                places.insert((topic.to_owned(), partition.id, raw.position));
+            }
+        }
+    });
+    places
 }
 
 /// Partitions of the topic of orders, and of those it is routed to.
@@ -211,8 +230,7 @@ pub(crate) async fn found(running: &Running, status: &Status, counters: &Counter
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Letter {
     pub(crate) source: String,
-    /// Topic, partition, offset.
-    pub(crate) place: Option<(String, i32, u64)>,
+    pub(crate) place: Option<Place>,
     pub(crate) bytes: Vec<u8>,
     pub(crate) reason: String,
     pub(crate) diff: i64,
