@@ -127,8 +127,13 @@ pub(crate) fn send<'a>(brokers: &str, topic: &str, records: impl IntoIterator<It
     producer.flush(PATIENCE).unwrap();
 }
 
-/// Shows all records that a topic holds now, a batch at a time.
-pub(crate) fn visit(brokers: &str, topic: &str, mut look: impl FnMut(&Partition, &dyn RawBatch)) {
+/// Shows all records that a topic holds now for readers of committed transactions, a batch at a time.
+pub(crate) fn visit(brokers: &str, topic: &str, look: impl FnMut(&Partition, &dyn RawBatch)) {
+    visit_as("read_committed", brokers, topic, look);
+}
+
+/// The same for readers of this isolation level.
+pub(crate) fn visit_as(isolation: &str, brokers: &str, topic: &str, mut look: impl FnMut(&Partition, &dyn RawBatch)) {
     let (wake, woken) = channel();
     let context = SourceContext {
         pipeline: "orderflow-tests".into(),
@@ -141,7 +146,7 @@ pub(crate) fn visit(brokers: &str, topic: &str, mut look: impl FnMut(&Partition,
         }),
         clock: Clock::system(),
     };
-    let source = Kafka::topic(topic).brokers(brokers).start(Start::Earliest).until(Until::Latest);
+    let source = Kafka::topic(topic).brokers(brokers).start(Start::Earliest).until(Until::Latest).property("isolation.level", isolation);
     let mut reader: Box<dyn Reader> = Box::new(source).open(context).unwrap();
     loop {
         match reader.poll().unwrap() {
@@ -385,8 +390,12 @@ impl Upload for SmallDiskUpload {
 pub(crate) enum Call<'a> {
     Write(&'a Closed),
     Flush,
-    /// With how long it may wait.
-    Poll(&'a mut Duration),
+    Poll {
+        /// What the poll before it said is out for good.
+        committed: Option<Epoch>,
+        /// How long it may wait.
+        wait: &'a mut Duration,
+    },
     Close,
 }
 
@@ -420,13 +429,14 @@ impl<S: Sink, A: FnMut(Call<'_>) -> Result<()> + Send + 'static> Sink for Asked<
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
         let Asked { sink, ask } = *self;
         let Opened { writer, progress } = Box::new(sink).open(context)?;
-        Ok(Opened { writer: Box::new(AskedWriter { writer, ask }), progress })
+        Ok(Opened { writer: Box::new(AskedWriter { writer, ask, committed: None }), progress })
     }
 }
 
 struct AskedWriter<A> {
     writer: Box<dyn Writer>,
     ask: A,
+    committed: Option<Epoch>,
 }
 
 impl<A: FnMut(Call<'_>) -> Result<()> + Send> Writer for AskedWriter<A> {
@@ -441,8 +451,10 @@ impl<A: FnMut(Call<'_>) -> Result<()> + Send> Writer for AskedWriter<A> {
     }
 
     fn poll(&mut self, mut wait: Duration) -> Result<Committed> {
-        (self.ask)(Call::Poll(&mut wait))?;
-        self.writer.poll(wait)
+        (self.ask)(Call::Poll { committed: self.committed, wait: &mut wait })?;
+        let committed = self.writer.poll(wait)?;
+        self.committed = committed.progress.map(|p| p.epoch).or(self.committed);
+        Ok(committed)
     }
 
     fn lanes(&self) -> Vec<Epoch> {
@@ -450,7 +462,7 @@ impl<A: FnMut(Call<'_>) -> Result<()> + Send> Writer for AskedWriter<A> {
     }
 
     fn close(self: Box<Self>) -> Result<()> {
-        let Self { writer, mut ask } = *self;
+        let Self { writer, mut ask, .. } = *self;
         ask(Call::Close)?;
         writer.close()
     }
