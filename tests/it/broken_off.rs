@@ -9,13 +9,13 @@
 
 use crate::full_pipeline::{Ended, good, program};
 use crate::real::{Cluster, alone, block_on, cluster, hash};
-use crate::support::{PATIENCE, deltas, refused_once, sum, topics, visit, was_killed};
+use crate::support::{PATIENCE, Place, deltas, refused_once, sum, topics, visit, was_killed};
 use crate::tier;
 use orderflow::domain::Order;
 use orderflow::generator::{Orders, Share, Total, expected};
 use sqlx::{ConnectOptions, Connection, Row, mysql, sqlite};
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -147,11 +147,12 @@ fn number(key: &[u8]) -> u64 {
 }
 
 /// Checks every topic: each order that belongs there is there once, unchanged, and behind all those of its source partition that were read before it.
-fn judge(cluster: &Cluster, recipe: &Orders) {
+/// Gives where the records stand that are no orders.
+fn judge(cluster: &Cluster, recipe: &Orders) -> BTreeSet<Place> {
     let places = places(cluster, recipe.count().unwrap());
     assert!(places.iter().all(|(partition, _)| *partition >= 0), "an order was never produced");
     // which orders belong where, and what they are, without going through anything that is judged
-    let mut wanted: BTreeMap<String, BTreeMap<u64, u64>> = BTreeMap::new();
+    let (mut wanted, mut bad): (BTreeMap<String, BTreeMap<u64, u64>>, _) = (BTreeMap::new(), BTreeSet::new());
     let (mut records, mut value) = (recipe.records(0), vec![]);
     loop {
         let (position, key) = (records.position(), records.position().to_string());
@@ -164,6 +165,9 @@ fn judge(cluster: &Cluster, recipe: &Orders) {
             for topic in [order.payment_topic(), order.success_topic().to_owned()] {
                 wanted.entry(topic).or_default().insert(position, hash);
             }
+        } else {
+            let (partition, offset) = places[position as usize];
+            bad.insert((cluster.topic("orders"), partition, offset));
         }
     }
     for (topic, mut wanted) in wanted {
@@ -185,6 +189,7 @@ fn judge(cluster: &Cluster, recipe: &Orders) {
         });
         assert!(wanted.is_empty(), "{topic}: {} orders are missing, {:?} is the first", wanted.len(), wanted.first_key_value());
     }
+    bad
 }
 
 /// Checks that the prefix stands once before what the program itself has named: topics of progress, transactional ids, the consumer group.
@@ -259,10 +264,11 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
     // a run that had finished has nothing more to do
     good(&mut command());
 
-    judge(&cluster, &recipe);
+    let bad = judge(&cluster, &recipe);
     let expected = expected(&recipe, u64::MAX);
     assert_eq!(sum(&deltas(&dir.path().join("out/city_payment_totals"))), expected.totals);
-    assert_eq!(refused_once(&dir.path().join("out/dead_letters")), expected.rejected);
+    assert_eq!(refused_once(&dir.path().join("out/dead_letters")), bad, "each record that is no order has one letter");
+    assert_eq!(bad.len() as u64, expected.rejected);
     assert_eq!(database.totals(dir.path()), expected.totals);
     judge_names(&cluster);
     database.execute("DROP DATABASE");

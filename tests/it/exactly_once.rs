@@ -4,7 +4,7 @@
 //! The test runs itself as a child. Invariant: what came out is judged by reading the topics as any other program would.
 
 use crate::real::{Cluster, block_on, cluster, contents, present};
-use crate::support::{PARTITIONS, PATIENCE, deltas, orders, refused_once, sum, visit, was_killed};
+use crate::support::{PARTITIONS, PATIENCE, deltas, no_orders, orders, refused_once, sum, visit, was_killed};
 use crate::tier;
 use orderflow::generator::{Orders, Share, expected};
 use orderflow::kafka::{Admin, Until};
@@ -91,7 +91,9 @@ fn real_a_process_that_is_killed_again_and_again_leaves_every_record_once() {
     judge(&cluster);
     let expected = expected(&recipe(), u64::MAX);
     assert_eq!(sum(&deltas(&dir.path().join("totals"))), expected.totals);
-    assert_eq!(refused_once(&dir.path().join("dead_letters")), expected.rejected);
+    let bad = no_orders(&cluster.brokers, &cluster.topic("orders"));
+    assert_eq!(refused_once(&dir.path().join("dead_letters")), bad, "each record that is no order has one letter");
+    assert_eq!(bad.len() as u64, expected.rejected);
     cluster.forget();
 }
 

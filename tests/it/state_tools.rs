@@ -2,7 +2,8 @@
 //!
 //! Invariant: what a tool says is judged by what the pipeline's sinks and [`expected`] say.
 
-use crate::full_pipeline::program;
+use crate::command_line::{keys, lines, orderflow, until};
+use crate::full_pipeline::{Ended, program};
 use crate::real::{block_on, cluster, present};
 use crate::support::{Sent, deltas, send, sum};
 use orderflow::arrow::datatypes::{DataType, Field, Schema};
@@ -16,12 +17,12 @@ use orderflow::sink::files::{DataSet, JsonLines};
 use orderflow::sinks::Parquet;
 use orderflow::store::Folder;
 use orderflow::{OnChange, Pipeline};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const RECIPE: fn() -> Orders = || Orders::new(11).total(20_000);
 
@@ -211,6 +212,53 @@ fn real_s3_programs_take_a_url_where_they_take_a_folder() {
     assert!(text.contains("is forgotten") && text.contains("_commits"), "{text}");
     let nowhere = run(tool(), &["state", "ls", &format!("{url}/nowhere")]);
     assert!(nowhere.status.code() == Some(1) && String::from_utf8_lossy(&nowhere.stderr).contains("holds no state"), "{nowhere:?}");
+}
+
+#[test]
+fn real_s3_orders_are_produced_and_shown_with_a_url_where_they_take_a_folder() {
+    let Ok(place) = std::env::var("ORDERFLOW_S3") else { return };
+    let Some(cluster) = cluster("by-url") else { return };
+    let _present = present();
+    let (endpoint, bucket) = place.rsplit_once('/').unwrap();
+    let (url, topic) = (format!("s3://{bucket}/command-{:016x}", rand::random::<u64>()), cluster.topic("made"));
+    let (dir, shown) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let there = |mut command: Command| {
+        command.current_dir(&dir).env("AWS_ENDPOINT_URL", endpoint).env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        command
+    };
+    // the second one has nothing left to do
+    for _ in 0..2 {
+        let args = format!("produce --topic {topic} --orders 500 --rate 0 --every 100ms --partitions 2 --state {url}/producer");
+        let done = there(orderflow(&cluster, &args)).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success() && said.contains(&format!("500 orders in topic {topic}")), "{said}{done:?}");
+        assert_eq!(keys(&cluster, &topic), (0..500).collect());
+    }
+    let tail = |name: &str, done: &dyn Fn(&Path) -> bool| {
+        let file = shown.path().join(name);
+        let mut tail = there(orderflow(&cluster, &format!("tail --topic {topic} --epoch 20ms --state {url}/tail")));
+        let mut tail = Ended(tail.stdout(File::create(&file).unwrap()).stderr(Stdio::null()).spawn().unwrap());
+        until("every order on the screen", &mut tail.0, || done(&file));
+        assert!(Command::new("kill").args(["-INT", &tail.0.id().to_string()]).status().unwrap().success());
+        assert!(tail.0.wait().unwrap().success(), "Ctrl-C is a good end");
+        lines(&file)
+    };
+    let first = tail("first", &|file| lines(file).len() >= 500);
+    assert_eq!((first.len(), first.iter().collect::<BTreeSet<_>>().len()), (500, 500));
+    let began = Instant::now();
+    assert_eq!(
+        tail("nothing left", &|_| began.elapsed() > Duration::from_secs(3)),
+        Vec::<String>::new(),
+        "after a good end nothing is shown again"
+    );
+    for state in ["producer", "tail"] {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_orderflow"));
+        tool.args(["state", "ls", &format!("{url}/{state}")]);
+        let table = String::from_utf8(there(tool).output().unwrap().stdout).unwrap();
+        assert!(table.contains("generation 2, opened 20"), "{state}: {table}");
+    }
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "nothing is left where they ran");
+    cluster.forget();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Invariant: nothing here shares code with what it judges but the public doors: topics are read raw, files by their own readers.
 
 use orderflow::arrow::util::display::array_value_to_string;
+use orderflow::domain::Order;
 use orderflow::generator::{Expected, Total};
 use orderflow::kafka::{Admin, Counters, EmbeddedBroker, Kafka, KafkaSink, KafkaSource, Producer, Record, Settings, Start, Until};
 use orderflow::sink::dead_letter::DeadLetters;
@@ -36,12 +37,30 @@ pub(crate) fn was_killed(status: ExitStatus) -> bool {
     status.signal() == Some(9)
 }
 
-/// How many records have letters, each from a place in a topic: none has two.
-pub(crate) fn refused_once(folder: &Path) -> u64 {
+/// Topic, partition, offset.
+pub(crate) type Place = (String, i32, u64);
+
+/// Where the records stand that have letters: none has two.
+pub(crate) fn refused_once(folder: &Path) -> BTreeSet<Place> {
     let letters = letters(folder);
+    assert!(letters.iter().all(|letter| letter.diff == 1), "a letter is withdrawn or counts twice");
     let places: BTreeSet<_> = letters.iter().map(|letter| letter.place.clone().expect("a place in a topic")).collect();
     assert_eq!(places.len(), letters.len(), "a record has two letters");
-    letters.len() as u64
+    places
+}
+
+/// Where the records of a topic stand that are no orders, each read by itself.
+pub(crate) fn no_orders(brokers: &str, topic: &str) -> BTreeSet<Place> {
+    let mut places = BTreeSet::new();
+    visit(brokers, topic, |partition, batch| {
+        for i in 0..batch.len() {
+            let raw = batch.record(i);
+            if raw.value.is_none_or(|value| serde_json::from_slice::<Order>(value).is_err()) {
+                places.insert((topic.to_owned(), partition.id, raw.position));
+            }
+        }
+    });
+    places
 }
 
 /// Partitions of the topic of orders, and of those it is routed to.
@@ -108,8 +127,13 @@ pub(crate) fn send<'a>(brokers: &str, topic: &str, records: impl IntoIterator<It
     producer.flush(PATIENCE).unwrap();
 }
 
-/// Shows all records that a topic holds now, a batch at a time.
-pub(crate) fn visit(brokers: &str, topic: &str, mut look: impl FnMut(&Partition, &dyn RawBatch)) {
+/// Shows all records that a topic holds now for readers of committed transactions, a batch at a time.
+pub(crate) fn visit(brokers: &str, topic: &str, look: impl FnMut(&Partition, &dyn RawBatch)) {
+    visit_as("read_committed", brokers, topic, look);
+}
+
+/// The same for readers of this isolation level.
+pub(crate) fn visit_as(isolation: &str, brokers: &str, topic: &str, mut look: impl FnMut(&Partition, &dyn RawBatch)) {
     let (wake, woken) = channel();
     let context = SourceContext {
         pipeline: "orderflow-tests".into(),
@@ -122,7 +146,7 @@ pub(crate) fn visit(brokers: &str, topic: &str, mut look: impl FnMut(&Partition,
         }),
         clock: Clock::system(),
     };
-    let source = Kafka::topic(topic).brokers(brokers).start(Start::Earliest).until(Until::Latest);
+    let source = Kafka::topic(topic).brokers(brokers).start(Start::Earliest).until(Until::Latest).property("isolation.level", isolation);
     let mut reader: Box<dyn Reader> = Box::new(source).open(context).unwrap();
     loop {
         match reader.poll().unwrap() {
@@ -211,8 +235,7 @@ pub(crate) async fn found(running: &Running, status: &Status, counters: &Counter
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Letter {
     pub(crate) source: String,
-    /// Topic, partition, offset.
-    pub(crate) place: Option<(String, i32, u64)>,
+    pub(crate) place: Option<Place>,
     pub(crate) bytes: Vec<u8>,
     pub(crate) reason: String,
     pub(crate) diff: i64,
@@ -367,8 +390,12 @@ impl Upload for SmallDiskUpload {
 pub(crate) enum Call<'a> {
     Write(&'a Closed),
     Flush,
-    /// With how long it may wait.
-    Poll(&'a mut Duration),
+    Poll {
+        /// What the poll before it said is out for good.
+        committed: Option<Epoch>,
+        /// How long it may wait.
+        wait: &'a mut Duration,
+    },
     Close,
 }
 
@@ -402,13 +429,14 @@ impl<S: Sink, A: FnMut(Call<'_>) -> Result<()> + Send + 'static> Sink for Asked<
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
         let Asked { sink, ask } = *self;
         let Opened { writer, progress } = Box::new(sink).open(context)?;
-        Ok(Opened { writer: Box::new(AskedWriter { writer, ask }), progress })
+        Ok(Opened { writer: Box::new(AskedWriter { writer, ask, committed: None }), progress })
     }
 }
 
 struct AskedWriter<A> {
     writer: Box<dyn Writer>,
     ask: A,
+    committed: Option<Epoch>,
 }
 
 impl<A: FnMut(Call<'_>) -> Result<()> + Send> Writer for AskedWriter<A> {
@@ -423,8 +451,10 @@ impl<A: FnMut(Call<'_>) -> Result<()> + Send> Writer for AskedWriter<A> {
     }
 
     fn poll(&mut self, mut wait: Duration) -> Result<Committed> {
-        (self.ask)(Call::Poll(&mut wait))?;
-        self.writer.poll(wait)
+        (self.ask)(Call::Poll { committed: self.committed, wait: &mut wait })?;
+        let committed = self.writer.poll(wait)?;
+        self.committed = committed.progress.map(|p| p.epoch).or(self.committed);
+        Ok(committed)
     }
 
     fn lanes(&self) -> Vec<Epoch> {
@@ -432,7 +462,7 @@ impl<A: FnMut(Call<'_>) -> Result<()> + Send> Writer for AskedWriter<A> {
     }
 
     fn close(self: Box<Self>) -> Result<()> {
-        let Self { writer, mut ask } = *self;
+        let Self { writer, mut ask, .. } = *self;
         ask(Call::Close)?;
         writer.close()
     }

@@ -8,7 +8,7 @@
 
 use crate::full_pipeline::Ended;
 use crate::real::{Cluster, block_on, cluster, contents, present};
-use crate::support::{Call, PARTITIONS, PATIENCE, asked, rows_of, sum, visit};
+use crate::support::{Call, PARTITIONS, PATIENCE, asked, rows_of, sum, visit, visit_as};
 use orderflow::generator::{Orders, expected};
 use orderflow::kafka::{Admin, Producer, Record, Until};
 use orderflow::pipelines::orders::TOTALS;
@@ -17,6 +17,7 @@ use orderflow::sink::dead_letter::DeadLetters;
 use orderflow::sinks::Parquet;
 use orderflow::store::layer::{Layer, Layered};
 use orderflow::store::{self, Store};
+use orderflow::time::Epoch;
 use orderflow::{Pipeline, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -77,20 +78,31 @@ impl Layer for Stopping {
     }
 }
 
-/// A sink that stops the process when the rows of an epoch are with the broker and it is about to commit them: the first call after they came sends them.
+/// A sink of one lane that stops the process when rows are in an open transaction, whose commit is not asked for: so it is after a poll that got rows
+/// while nothing was under way and did not wait, and after one that told of a commit while newer rows were at hand.
 fn stops_first(sink: impl Sink, stop: Stop) -> impl Sink {
-    let (mut taken, mut sent) = (false, false);
+    let (mut written, mut rows, mut given, mut known) = (Epoch(0), Epoch(0), Epoch(0), Epoch(0));
+    let (mut first, mut sent) = (false, false);
     asked(sink, move |call| {
         match call {
-            Call::Write(closed) => taken |= closed.rows() > 0 && stop.is_ahead(),
-            Call::Poll(_) if sent => {
-                sent = false;
-                std::thread::sleep(Duration::from_millis(20));
-                stop.pass();
+            Call::Write(closed) => {
+                if closed.rows() > 0 {
+                    first |= known >= written;
+                    rows = closed.epoch;
+                }
+                written = closed.epoch;
             }
-            Call::Poll(wait) if taken => {
-                *wait = Duration::ZERO;
-                (taken, sent) = (false, true);
+            Call::Poll { committed, wait } if stop.is_ahead() => {
+                let committed = committed.unwrap_or_default();
+                if sent || (committed > known && given > committed) {
+                    // until the records are with the broker
+                    std::thread::sleep(Duration::from_millis(50));
+                    stop.pass();
+                }
+                if first {
+                    *wait = Duration::ZERO;
+                }
+                (sent, first, given, known) = (first, false, rows, committed);
             }
             _ => {}
         }
@@ -189,6 +201,13 @@ fn retires(state: &dyn Store, times: usize, process: &mut Ended) {
     }
 }
 
+/// How many successful orders readers of this isolation level see.
+fn records(isolation: &str, cluster: &Cluster) -> usize {
+    let mut records = 0;
+    visit_as(isolation, &cluster.brokers, &cluster.topic("orders.successful"), |_, batch| records += batch.len());
+    records
+}
+
 fn judge(cluster: &Cluster, recipe: &Orders, totals: &dyn Store) {
     for (topic, content) in contents(recipe) {
         assert_eq!(cluster.content(&topic), content, "{topic}");
@@ -228,6 +247,10 @@ fn real_s3_a_process_that_wakes_up_late_does_nothing_any_more() {
                         panic!("{stop}: {}", end(&mut first).1);
                     }
                     std::thread::sleep(Duration::from_millis(5));
+                }
+                if stop == "kafka" {
+                    let [all, committed] = ["read_uncommitted", "read_committed"].map(|isolation| records(isolation, &cluster));
+                    assert!(all > committed, "none of the {all} records is in an open transaction");
                 }
                 let mut second = process(&url, &cluster, dir.path(), None, false);
                 retires(&*open(&endpoint, &url, "state"), 2, &mut second);

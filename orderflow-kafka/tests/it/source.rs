@@ -4,6 +4,7 @@ use crate::support::*;
 use orderflow_core::bug::{self, Bug};
 use orderflow_core::error::{Kind, Retry};
 use orderflow_core::source::{Polled, Source, meta};
+use orderflow_core::testing::conformance;
 use orderflow_core::time::{Partition, Positions};
 use orderflow_kafka::{Admin, EmbeddedBroker, Kafka, KafkaSource, Producer, Record, Start, Until};
 use std::collections::BTreeMap;
@@ -231,6 +232,64 @@ fn a_source_is_known_by_its_prefix_whatever_its_topics_and_brokers_are() {
     for other in [Kafka::topic("t"), Kafka::topic("t").prefix("q-")] {
         assert_ne!(here, identity(other));
     }
+}
+
+#[test]
+fn the_source_conforms() {
+    let broker = broker_with(&[("t", 3)]);
+    let servers = broker.bootstrap_servers();
+    for p in 0..3 {
+        send(servers, "t", p, numbers(p as usize * 1_000..p as usize * 1_000 + 300));
+    }
+    let seen = conformance::source(&mut || Box::new(Kafka::topic("t").brokers(servers).until(Until::Latest)));
+    for p in 0..3 {
+        let of = seen.iter().filter(|record| record.partition == Partition::new("t", p));
+        let found: Vec<_> = of.map(|record| (record.position, String::from_utf8(record.value.clone().unwrap()).unwrap())).collect();
+        let sent: Vec<_> = (0..).zip(numbers(p as usize * 1_000..p as usize * 1_000 + 300)).collect();
+        assert_eq!(found, sent);
+    }
+    assert_eq!(seen.len(), 900);
+}
+
+/// The sum of the fingerprints of all that a topic holds.
+fn fingerprint(servers: &str, topic: &str) -> u64 {
+    let mut reading = open(Kafka::topic(topic).brokers(servers).until(Until::Latest));
+    let (mut sum, deadline) = (0u64, Instant::now() + PATIENCE);
+    loop {
+        assert!(Instant::now() < deadline);
+        match reading.reader.poll().unwrap() {
+            Polled::Fetch(fetch) => sum = sum.wrapping_add(fetch.fingerprint),
+            Polled::Idle => drop(reading.woken.recv_timeout(PATIENCE)),
+            Polled::Ended => break,
+        }
+    }
+    reading.reader.close().unwrap();
+    sum
+}
+
+#[test]
+fn a_fingerprint_tells_records_of_another_size_time_or_place() {
+    let broker = broker_with(&[("t", 1), ("same", 1), ("longer", 1), ("later", 1), ("swapped", 1), ("fewer", 1)]);
+    let servers = broker.bootstrap_servers();
+    let records: Vec<(i64, String)> = (1_000..).zip((0..20).map(|i| "v".repeat(i + 1))).collect();
+    let send = |topic: &str, change: fn(&mut Vec<(i64, String)>)| {
+        let mut records = records.clone();
+        change(&mut records);
+        let mut producer = Producer::connect(servers).unwrap();
+        for (timestamp, value) in &records {
+            let record = Record { value: Some(value.as_bytes()), timestamp: Some(*timestamp), partition: Some(0), ..Record::default() };
+            producer.send(topic, record).unwrap();
+        }
+        producer.flush(PATIENCE).unwrap();
+        fingerprint(servers, topic)
+    };
+    let held = send("t", |_| {});
+    assert_eq!(fingerprint(servers, "t"), held, "read again");
+    assert_eq!(send("same", |_| {}), held, "the same records, made anew");
+    assert_ne!(send("longer", |records| records[7].1.push('v')), held);
+    assert_ne!(send("later", |records| records[7].0 += 1), held);
+    assert_ne!(send("swapped", |records| records.swap(7, 8)), held);
+    assert_ne!(send("fewer", |records| records.truncate(19)), held);
 }
 
 #[test]
