@@ -216,7 +216,7 @@ fn real_full_pipeline_and_its_broker_killed_again_and_again_leave_every_order_on
     let database = Database::new(&cluster);
     let recipe = Orders::new(3).total(tier::of(120_000, 2_000_000, 2_000_000)).malformed(Share::new(0.005).unwrap());
     // so slow that it is not through before it is killed for the last time, on any machine, and yet most orders come while it is killed
-    let (rate, longest) = tier::of((2_500, 1_500), (20_000, 6_000), (10_000, 3_000));
+    let (rate, longest) = tier::of((2_500, 1_500), (20_000, 4_000), (10_000, 2_000));
     // the number of lanes may be another at every start
     let starts = Cell::new(0);
     let command = || {
