@@ -46,6 +46,11 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or_else(|| "no message".to_owned())
 }
 
+/// Runs it: a panic is an error of this name, with what it said.
+pub(crate) fn caught<T>(name: impl Into<String>, run: impl FnOnce() -> crate::error::Result<T>) -> crate::error::Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(Error::internal(name).why(panic_text(&*panic))))
+}
+
 fn call(closure: &Closure, changes: &Changes) -> Result<Changes, String> {
     let (rows, from) = (closure.f)(changes.rows())?;
     if rows.schema() != closure.schema || rows.num_rows() != from.len() {

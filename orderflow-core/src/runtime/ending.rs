@@ -8,13 +8,6 @@ use super::ports::WorkerPort;
 use super::status::Phase;
 use super::worker::ToWorker;
 use crate::error::{Error, Result};
-use crate::operator::closure::panic_text;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// Closes an end; a panic is an error like any other.
-pub(super) fn let_go(close: impl FnOnce() -> Result<()>) -> Result<()> {
-    catch_unwind(AssertUnwindSafe(close)).unwrap_or_else(|panic| Err(Error::internal("it panicked").why(panic_text(&*panic))))
-}
 
 impl Engine {
     /// The good end: everything is out, and the ledger is told so.

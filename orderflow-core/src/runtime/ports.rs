@@ -3,13 +3,13 @@
 //! Invariant: a port never makes the engine wait.
 
 use super::backoff::Backoff;
-use super::ending::let_go;
 use super::sinks::{SinkDriver, SinkState};
 use super::status::SourceReport;
 use super::worker::{Core, Share, ToWorker};
 use crate::bug::{Bug, planted};
 use crate::error::{Result, Retry};
 use crate::operator::Order;
+use crate::operator::closure::caught;
 use crate::sink::Closed;
 use crate::source::{Fetch, Polled, Reader};
 use crate::time::{Clock, Epoch};
@@ -114,7 +114,7 @@ impl SourcePort {
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }
-        let_go(|| self.reader.close()).map_err(|e| e.at(format!("closing source {}", self.name)))
+        caught("it panicked", || self.reader.close()).map_err(|e| e.at(format!("closing source {}", self.name)))
     }
 }
 

@@ -9,7 +9,7 @@ use super::sinks::{SinkDriver, SinkState};
 use super::worker::{Begin, Blueprint, Core, Report, ToWorker};
 use crate::error::{Error, Result};
 use crate::operator::Order;
-use crate::operator::closure::panic_text;
+use crate::operator::closure::{caught, panic_text};
 use crate::sink::Closed;
 use crate::source::Waker;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -81,8 +81,7 @@ pub(crate) fn start_workers(
         let (blueprint, ready) = (blueprint.clone(), ready_tx.clone());
         let body = move || {
             let _span = tracing::info_span!("orderflow_worker", pipeline = %blueprint.pipeline, worker = index).entered();
-            let outcome = catch_unwind(AssertUnwindSafe(|| run.run(&blueprint, builder, &ready)));
-            if let Err(e) = outcome.unwrap_or_else(|p| Err(Error::internal("a worker panicked").why(panic_text(&*p)))) {
+            if let Err(e) = caught("a worker panicked", || run.run(&blueprint, builder, &ready)) {
                 let _ = ready.send(Err(e.clone()));
                 let _ = run.reports.send(Err(e));
                 run.wake.wake();
@@ -184,9 +183,12 @@ impl SinkThread {
         let (name, title) = (pipeline.to_owned(), driver.name().to_owned());
         let body = move || {
             let _span = tracing::info_span!("orderflow_sink", pipeline = %name, sink = %title).entered();
-            let run = AssertUnwindSafe(|| sink_loop(&mut driver, &inbox, &q, &s, &wake));
-            if let Err(panic) = catch_unwind(run) {
-                let e = Error::internal("it panicked").why(panic_text(&*panic)).at(format!("sink {title}"));
+            let run = || {
+                sink_loop(&mut driver, &inbox, &q, &s, &wake);
+                Ok(())
+            };
+            if let Err(e) = caught("it panicked", run) {
+                let e = e.at(format!("sink {title}"));
                 s.lock().unwrap_or_else(PoisonError::into_inner).failed.get_or_insert(e);
                 wake.wake();
             }
@@ -293,9 +295,11 @@ impl<D: Driver> DriverThread<D> {
         let name = pipeline.to_owned();
         let body = move || {
             let _span = tracing::info_span!("orderflow_state", pipeline = %name, part = %part).entered();
-            let run = AssertUnwindSafe(|| driver_loop(&mut driver, &inbox, &stopped, &shared, &wake));
-            if let Err(panic) = catch_unwind(run) {
-                let e = Error::internal(format!("the thread {name}-{part} panicked")).why(panic_text(&*panic));
+            let run = || {
+                driver_loop(&mut driver, &inbox, &stopped, &shared, &wake);
+                Ok(())
+            };
+            if let Err(e) = caught(format!("the thread {name}-{part} panicked"), run) {
                 D::fail(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), e);
                 wake.wake();
             }
@@ -365,9 +369,7 @@ pub(crate) fn start_engine(
         let _span = tracing::info_span!("orderflow", pipeline = %pipeline).entered();
         let me = thread::current();
         let waked = me.clone();
-        let built = catch_unwind(AssertUnwindSafe(|| build(Waker::new(move || waked.unpark()))));
-        let built = built.unwrap_or_else(|p| Err(Error::internal("the engine panicked while it started").why(panic_text(&*p))));
-        let mut engine = match built {
+        let mut engine = match caught("the engine panicked while it started", || build(Waker::new(move || waked.unpark()))) {
             Ok(engine) => engine,
             Err(e) => return ready(Err(e)),
         };

@@ -8,7 +8,7 @@ use crate::dataflow::arrange::Sealed;
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::ingest::Ingest;
-use crate::operator::closure::panic_text;
+use crate::operator::closure::caught;
 use crate::operator::eval::Rejects;
 use crate::operator::keep::State;
 use crate::operator::root::{Restored, Root, Roots, Shape, StoredTrace};
@@ -18,7 +18,6 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use timely::communication::Allocator;
@@ -263,13 +262,13 @@ impl Core {
     /// Runs the operators that have something to do; `park`: waits up to this long if there is nothing. An error is final.
     pub(crate) fn step(&mut self, park: Option<std::time::Duration>) -> Result<()> {
         let timely = &mut self.timely;
-        let stepped = catch_unwind(AssertUnwindSafe(|| match park {
-            Some(time) => timely.step_or_park(Some(time)),
-            None => timely.step(),
-        }));
-        if let Err(panic) = stepped {
-            return Err(Error::internal("an operator panicked").why(panic_text(&*panic)));
-        }
+        caught("an operator panicked", || {
+            match park {
+                Some(time) => timely.step_or_park(Some(time)),
+                None => timely.step(),
+            };
+            Ok(())
+        })?;
         self.failure.get().map_or(Ok(()), Err)
     }
 

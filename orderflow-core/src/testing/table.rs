@@ -51,11 +51,17 @@ impl Table {
 
     /// The same for a writer that does not know what became of its last commit.
     fn asked_by(&self, writer: WriterId) -> Result<Option<Progress>> {
-        let fence = self.held().fence;
-        match fence {
-            Some(fence) if fence == writer => Ok(self.progress()),
+        drop(self.held_by(writer, Act::Read)?);
+        Ok(self.progress())
+    }
+
+    /// What is held, for the writer whose fence is the newest; of another the act is refused.
+    fn held_by(&self, writer: WriterId, act: impl FnOnce(String) -> Act) -> Result<MutexGuard<'_, Held>> {
+        let held = self.held();
+        match held.fence {
+            Some(fence) if fence == writer => Ok(held),
             other => {
-                self.trace.note_refused(Act::Read(self.name.to_string()));
+                self.trace.note_refused(act(self.name.to_string()));
                 Err(overtaken(other.unwrap_or(writer)))
             }
         }
@@ -140,14 +146,7 @@ impl TableWriter {
             table.trace.note(Act::Committed(table.name.to_string(), epoch));
         };
         table.fate.run_as("commit of a table", || {
-            let mut held = table.held();
-            match held.fence {
-                Some(fence) if fence == writer => {}
-                other => {
-                    table.trace.note_refused(Act::Committed(table.name.to_string(), epoch));
-                    return Err(overtaken(other.unwrap_or(writer)));
-                }
-            }
+            let mut held = table.held_by(writer, |name| Act::Committed(name, epoch))?;
             if let Some(p) = held.progress.filter(|p| pending.first().is_some_and(|(first, _)| p.epoch >= *first)) {
                 return Err(Error::internal(format!("law 3 is broken: epoch {} was given to a table that holds {p}", pending[0].0)));
             }
