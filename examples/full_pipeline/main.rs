@@ -121,7 +121,7 @@ async fn run(options: Options) -> Result<()> {
     let flow = flow.epochs(limits).memory(16 << 20).checkpoint_every(Duration::from_secs(options.checkpoint_every));
     let flow = flow.workers(options.workers).dead_letters(DeadLetters::append(out.join("dead_letters")));
     let flow = match &options.state {
-        Some(state) => flow.state(state.join("pipeline")).wait_for_state(options.wait.unwrap_or_default()),
+        Some(state) => flow.state(state.join("pipeline")).wait_for_state(options.standby.time()),
         None => flow,
     };
 
@@ -170,7 +170,7 @@ async fn produce_once(options: &Options, brokers: &str, state: &Path, pace: &Arc
         let limits = Limits { bytes: 6 << 20, interval: Duration::from_millis(options.epoch), ..Limits::default() };
         // whoever had the state of the pipeline may be a moment behind with this one
         let flow = flow.epochs(limits).memory(16 << 20).state(state.join("producer"));
-        Ok::<_, Error>(flow.wait_for_state(options.wait.unwrap_or_default()))
+        Ok::<_, Error>(flow.wait_for_state(options.standby.time()))
     };
     // the pipeline that reads the orders has begun, so brokers were there: if they are away now, this one waits for them as that one does
     let running = loop {

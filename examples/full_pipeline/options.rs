@@ -1,10 +1,9 @@
 //! The command line, parsed into values that are valid.
 
-use crate::words::duration;
+use crate::words::Standby;
 use clap::Parser;
 use orderflow::generator::{Orders, Share};
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Orders by payment type and city: Kafka in, Kafka topics, console and Parquet out.
 ///
@@ -36,9 +35,8 @@ pub(crate) struct Options {
     /// Folder, or s3://bucket/prefix with the feature s3, that remembers how far everything is: the same command goes on where it stopped, whatever stopped it, and every row is out once
     #[arg(long, value_name = "DIR|URL")]
     pub(crate) state: Option<PathBuf>,
-    /// With --state in a folder: how long to wait if another process has it open, and then go on where that one stopped: 30s, 10m, 2h. Without it a second process is refused; a URL has no lock to wait for, there the newer process takes over
-    #[arg(long, value_name = "TIME", requires = "state", value_parser = duration)]
-    pub(crate) wait: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) standby: Standby,
     /// With --state: how often views are stored, in seconds
     #[arg(long, default_value_t = 10, value_name = "SECONDS", requires = "state")]
     pub(crate) checkpoint_every: u64,

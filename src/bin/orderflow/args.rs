@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here reads, writes or waits; a mistake is told by clap, with the option it is in.
 
-use crate::words::duration;
+use crate::words::{Standby, duration};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -137,10 +137,8 @@ pub(crate) struct Produce {
     /// order is produced twice. Each batch is a transaction.
     #[arg(long, value_name = "DIR|URL")]
     pub(crate) state: Option<PathBuf>,
-    /// With --state in a folder: how long to wait if another process has it open, and then go on where that one stopped: 30s, 10m, 2h. Without it a second process
-    /// is refused. A URL has no lock to wait for: there the newer process takes over.
-    #[arg(long, value_name = "TIME", requires = "state", value_parser = duration)]
-    pub(crate) wait: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) standby: Standby,
     /// With --state: how many transactions are written side by side; it may be another number at every start.
     #[arg(long, default_value_t = 1, value_name = "N", requires = "state", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) lanes: u8,
@@ -162,10 +160,8 @@ pub(crate) struct Tail {
     /// crash may be shown again.
     #[arg(long, value_name = "DIR|URL")]
     pub(crate) state: Option<PathBuf>,
-    /// With --state in a folder: how long to wait if another process has it open, and then go on where that one stopped: 30s, 10m, 2h. Without it a second process
-    /// is refused. A URL has no lock to wait for: there the newer process takes over.
-    #[arg(long, value_name = "TIME", requires = "state", value_parser = duration)]
-    pub(crate) wait: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) standby: Standby,
     /// How often records are shown, and remembered with --state: 100ms, 1s.
     #[arg(long, default_value = "100ms", value_parser = duration)]
     pub(crate) epoch: Duration,
@@ -244,9 +240,12 @@ mod tests {
         let defaults = produce("").unwrap();
         let to = Topic { brokers: "127.0.0.1:9092".into(), topic: "orders".into() };
         let every = Duration::from_secs(2);
-        assert_eq!(defaults, Produce { to, orders: None, rate: 50, every, seed: 1, partitions: 1, state: None, wait: None, lanes: 1 });
+        assert_eq!(
+            defaults,
+            Produce { to, orders: None, rate: 50, every, seed: 1, partitions: 1, state: None, standby: Standby::default(), lanes: 1 }
+        );
         let Command::Tail(tail) = CommandLine::try_parse_from(["orderflow", "tail"]).unwrap().command else { panic!("tail") };
-        assert_eq!(tail, Tail { from: defaults.to, state: None, wait: None, epoch: Duration::from_millis(100) });
+        assert_eq!(tail, Tail { from: defaults.to, state: None, standby: Standby::default(), epoch: Duration::from_millis(100) });
     }
 
     #[test]
@@ -254,8 +253,9 @@ mod tests {
         let given = "--brokers a:1,b:2 --topic t --orders 10 --rate 0 --every 250ms --seed 7 --partitions 4 --state s --wait 10m --lanes 3";
         let given = produce(given).unwrap();
         let to = Topic { brokers: "a:1,b:2".into(), topic: "t".into() };
-        let (every, state, wait) = (Duration::from_millis(250), Some(PathBuf::from("s")), Some(Duration::from_secs(600)));
-        assert_eq!(given, Produce { to, orders: Some(10), rate: 0, every, seed: 7, partitions: 4, state, wait, lanes: 3 });
+        let (every, state) = (Duration::from_millis(250), Some(PathBuf::from("s")));
+        let standby = Standby { wait: Some(Duration::from_secs(600)) };
+        assert_eq!(given, Produce { to, orders: Some(10), rate: 0, every, seed: 7, partitions: 4, state, standby, lanes: 3 });
         for (args, option) in [
             ("--every 2", "--every"),
             ("--every 0s", "--every"),

@@ -50,7 +50,7 @@ async fn go_on(options: &Produce, state: PathBuf) -> Result<()> {
     let (topic, recipe) = (&options.to.topic, recipe(options).rate(options.rate));
     let to = Kafka::sink(&options.to.brokers).topic(topic).partitions(i32::from(options.partitions)).lanes(usize::from(options.lanes));
     let flow = pipelines::orders::producer(&format!("produce-{topic}"), &recipe, to)?;
-    let flow = flow.epoch_interval(options.every).state(state).wait_for_state(options.wait.unwrap_or_default());
+    let flow = flow.epoch_interval(options.every).state(state).wait_for_state(options.standby.time());
     let running = flow.start().await.map_err(by_options)?;
     let (start, bar) = (Instant::now(), bar(options));
     let position = |status: &Status| status.sources[0].status.partitions.first().map_or(0, |p| p.position);

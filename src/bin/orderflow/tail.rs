@@ -32,7 +32,7 @@ pub(crate) async fn run(options: Tail) -> Result<()> {
     flow.sql("SELECT _partition, _offset, _value FROM records")?.sink(lines([0, 1, 2]))?;
     let flow = flow.epoch_interval(options.epoch).dead_letters(lines([2, 3, 5]));
     let flow = match options.state {
-        Some(state) => flow.state(state).wait_for_state(options.wait.unwrap_or_default()),
+        Some(state) => flow.state(state).wait_for_state(options.standby.time()),
         None => flow,
     };
     let running = flow.start().await.map_err(by_options)?;

@@ -2,8 +2,25 @@
 //!
 //! Invariant: a hint that names a method which an option stands for names the option.
 
+use clap::Args;
 use orderflow::Error;
 use std::time::Duration;
+
+/// Whether a process waits for another one that has its state.
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standby {
+    /// With --state in a folder: how long to wait if another process has it open, and then go on where that one stopped: 30s, 10m, 2h. Without it a second process
+    /// is refused. A URL has no lock to wait for: there the newer process takes over.
+    #[arg(long, value_name = "TIME", requires = "state", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+impl Standby {
+    /// For how long: not at all by default.
+    pub(crate) fn time(self) -> Duration {
+        self.wait.unwrap_or_default()
+    }
+}
 
 /// `2s`, `500ms`, `1m`, `1.5s`: a number and its unit, more than nothing.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
