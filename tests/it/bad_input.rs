@@ -4,8 +4,8 @@
 
 use crate::full_pipeline::{DIRTY, Ended, check, dirty, program};
 use crate::support::{
-    Letter, PATIENCE, Sent, SmallDisk, broker, data_files, deltas, deltas_in, found, letters, orders, read, run_orders, send, sorted, sum,
-    topics,
+    Letter, PATIENCE, Sent, SmallDisk, broker, data_files, deltas, deltas_in, found, letters, orders, read, run_orders, send, signal,
+    sorted, sum, topics,
 };
 use orderflow::error::{Kind, Retry};
 use orderflow::generator::{Expected, Orders, Share, expected};
@@ -398,7 +398,7 @@ fn a_full_disk_can_be_given_up_and_what_is_committed_is_whole() {
     let totals = dir.path().join("out/city_payment_totals");
     run.until("the commit of the totals", |_| !data_files(&totals, "parquet").is_empty());
     run.until("what is full", |said| said.contains("cannot write out/dead_letters") && FULL.iter().all(|part| said.contains(part)));
-    assert!(Command::new("kill").args(["-INT", &run.child.0.id().to_string()]).status().unwrap().success());
+    signal(run.child.0.id(), "-INT");
     let (status, _, err) = run.end();
     assert!(
         !status.success() && err.contains("ended before everything was out") && err.contains("dead letters holds epochs up to 0"),

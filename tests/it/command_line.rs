@@ -3,7 +3,7 @@
 
 use crate::full_pipeline::program;
 use crate::real::{Cluster, alone, cluster, contents, present};
-use crate::support::{PATIENCE, visit, was_killed};
+use crate::support::{PATIENCE, signal, visit, was_killed};
 use orderflow::generator::Orders;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -66,8 +66,8 @@ fn real_orders_are_produced_as_told_and_shown_as_they_are() {
     let shown = dir.path().join("shown");
     let mut tail = orderflow(&cluster, &format!("tail --topic {topic}")).stdout(File::create(&shown).unwrap()).spawn().unwrap();
     until("every order on the screen", &mut tail, || lines(&shown).len() >= 300);
-    let stopped = Command::new("kill").args(["-INT", &tail.id().to_string()]).status().unwrap();
-    assert!(stopped.success() && tail.wait().unwrap().success(), "Ctrl-C is a good end");
+    signal(tail.id(), "-INT");
+    assert!(tail.wait().unwrap().success(), "Ctrl-C is a good end");
     let mut values: Vec<String> = lines(&shown).iter().map(|l| l.split_once('\t').unwrap().1.to_owned()).collect();
     let (mut records, mut recipe) = (Orders::new(9).total(300).records(0), vec![]);
     loop {
@@ -106,13 +106,13 @@ fn real_with_state_both_go_on_where_they_were_killed() {
         assert_eq!(keys(&cluster, &topic), (0..orders).collect());
     }
 
-    let tail = |life: &str, done: &dyn Fn(&Path) -> bool, signal: &str| {
+    let tail = |life: &str, done: &dyn Fn(&Path) -> bool, how: &str| {
         let file = dir.path().join(life);
         let mut tail = orderflow(&cluster, &format!("tail --topic {topic} --epoch 20ms --state {}", at("tail")));
         let mut tail = tail.stdout(File::create(&file).unwrap()).spawn().unwrap();
         until("more lines", &mut tail, || done(&file));
-        Command::new("kill").args([signal, &tail.id().to_string()]).status().unwrap();
-        assert_eq!(was_killed(tail.wait().unwrap()), signal == "-KILL");
+        signal(tail.id(), how);
+        assert_eq!(was_killed(tail.wait().unwrap()), how == "-KILL");
         lines(&file).into_iter().collect::<BTreeSet<_>>()
     };
     let first = tail("killed", &|file| !lines(file).is_empty(), "-KILL");

@@ -3,7 +3,7 @@
 //! Invariant: what it must find is computed from the recipe alone, by [`expected`], never from what it says.
 
 use crate::real::block_on;
-use crate::support::{PATIENCE, Seen, deltas, letters, read, sorted, sum};
+use crate::support::{PATIENCE, Seen, deltas, letters, read, signal, sorted, sum};
 use crate::tier;
 use orderflow::domain::{Order, order};
 use orderflow::generator::{Expected, Orders, Share, Total, expected};
@@ -306,8 +306,7 @@ pub(crate) fn interrupted(command: &mut Command, n: usize) -> String {
         deltas += usize::from(line.trim_start().starts_with(['+', '-']));
         said += &format!("{line}\n");
     }
-    let pressed = Command::new("kill").args(["-INT", &child.0.id().to_string()]).status().unwrap();
-    assert!(pressed.success());
+    signal(child.0.id(), "-INT");
     let began = Instant::now();
     lines.for_each(|line| said += &format!("{line}\n"));
     let status = child.0.wait().unwrap();
@@ -386,8 +385,7 @@ fn who_follows_with_state_and_no_broker_follows_until_stopped() {
     let mut notes = BufReader::new(child.0.stderr.take().unwrap()).lines().map(Result::unwrap);
     // said every few seconds: by then a run that ends with the orders is over
     assert!(notes.any(|line| line == "300 orders processed"), "it ended by itself");
-    let pressed = Command::new("kill").args(["-INT", &child.0.id().to_string()]).status().unwrap();
-    assert!(pressed.success());
+    signal(child.0.id(), "-INT");
     let notes: Vec<String> = notes.collect();
     let mut said = String::new();
     child.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();

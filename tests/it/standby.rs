@@ -6,17 +6,13 @@
 use crate::command_line::{keys, lines, orderflow, size, until};
 use crate::full_pipeline::{Ended, bad, figure, program};
 use crate::real::{cluster, present};
-use crate::support::{PATIENCE, deltas, sum, was_killed};
+use crate::support::{PATIENCE, deltas, signal, sum, was_killed};
 use orderflow::generator::{Orders, expected};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-fn signal(process: &Child, name: &str) {
-    assert!(Command::new("kill").args([name, &process.id().to_string()]).status().unwrap().success());
-}
 
 /// Starts what is to wait for `first`, and comes back when it says that it does, and has not gone on by itself.
 fn waiting(command: &mut Command, first: &Child) -> Ended {
@@ -67,7 +63,7 @@ fn a_second_full_pipeline_waits_for_the_first_and_goes_on_with_the_rest() {
         refused(&bad(&mut command("0", &[])), &first.0);
         refused(&bad(&mut command("0", &["--wait", "200ms"])), &first.0);
         let mut second = waiting(command("0", &["--wait", "10m"]).stdout(Stdio::piped()), &first.0);
-        signal(&first.0, how);
+        signal(first.0.id(), how);
         let before: Vec<String> = shown.collect();
         assert_eq!(was_killed(first.0.wait().unwrap()), how == "-KILL");
         let mut said = String::new();
@@ -95,7 +91,7 @@ fn ctrl_c_ends_who_waits() {
     let mut shown = BufReader::new(first.0.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(shown.any(|line| line.trim_start().starts_with('+')), "it ended by itself");
     let mut second = waiting(&mut command(&["--wait", "10m"]), &first.0);
-    signal(&second.0, "-INT");
+    signal(second.0.id(), "-INT");
     let began = Instant::now();
     assert_eq!(second.0.wait().unwrap().code(), Some(1));
     assert!(began.elapsed() < PATIENCE, "it took {:?}", began.elapsed());
@@ -118,7 +114,7 @@ fn real_a_second_producer_waits_for_the_first_and_makes_the_rest() {
     assert_eq!(output.status.code(), Some(1));
     refused(&String::from_utf8_lossy(&output.stderr), &first.0);
     let mut second = waiting(produce(0, " --wait 10m").stdout(Stdio::null()), &first.0);
-    signal(&first.0, "-KILL");
+    signal(first.0.id(), "-KILL");
     assert!(was_killed(first.0.wait().unwrap()), "it was through before it was killed");
     ends(&mut second);
     assert_eq!(keys(&cluster, &topic), (0..orders).collect());
@@ -148,11 +144,11 @@ fn real_a_second_tail_waits_for_the_first_and_shows_the_rest() {
     assert_eq!(output.status.code(), Some(1));
     refused(&String::from_utf8_lossy(&output.stderr), &first.0);
     let mut second = waiting(&mut tail("second", " --wait 10m"), &first.0);
-    signal(&first.0, "-INT");
+    signal(first.0.id(), "-INT");
     ends(&mut first);
     make(200);
     until("the other orders on the screen", &mut second.0, || shown("second").len() >= 200);
-    signal(&second.0, "-INT");
+    signal(second.0.id(), "-INT");
     ends(&mut second);
     let (first, second) = (shown("first"), shown("second"));
     assert_eq!((first.len(), second.len(), first.union(&second).count()), (300, 200, 500));

@@ -5,7 +5,7 @@
 use crate::command_line::{keys, lines, orderflow, until};
 use crate::full_pipeline::{Ended, program};
 use crate::real::{block_on, cluster, present};
-use crate::support::{Sent, deltas, send, sum};
+use crate::support::{Sent, deltas, send, signal, sum};
 use orderflow::arrow::datatypes::{DataType, Field, Schema};
 use orderflow::epoch::Limits;
 use orderflow::format::json::Json;
@@ -239,7 +239,7 @@ fn real_s3_orders_are_produced_and_shown_with_a_url_where_they_take_a_folder() {
         let mut tail = there(orderflow(&cluster, &format!("tail --topic {topic} --epoch 20ms --state {url}/tail")));
         let mut tail = Ended(tail.stdout(File::create(&file).unwrap()).stderr(Stdio::null()).spawn().unwrap());
         until("every order on the screen", &mut tail.0, || done(&file));
-        assert!(Command::new("kill").args(["-INT", &tail.0.id().to_string()]).status().unwrap().success());
+        signal(tail.0.id(), "-INT");
         assert!(tail.0.wait().unwrap().success(), "Ctrl-C is a good end");
         lines(&file)
     };

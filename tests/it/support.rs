@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -35,6 +35,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn was_killed(status: ExitStatus) -> bool {
     assert!(status.success() || status.signal() == Some(9), "it failed by itself: {status}");
     status.signal() == Some(9)
+}
+
+/// Sends a process a signal, `-INT` or another that `kill` knows.
+pub(crate) fn signal(process: u32, name: &str) {
+    assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success(), "{name}");
 }
 
 /// Topic, partition, offset.

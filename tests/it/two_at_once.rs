@@ -8,7 +8,7 @@
 
 use crate::full_pipeline::Ended;
 use crate::real::{Cluster, block_on, cluster, contents, present};
-use crate::support::{Call, PARTITIONS, PATIENCE, asked, rows_of, sum, visit, visit_as};
+use crate::support::{Call, PARTITIONS, PATIENCE, asked, rows_of, signal, sum, visit, visit_as};
 use orderflow::generator::{Orders, expected};
 use orderflow::kafka::{Admin, Producer, Record, Until};
 use orderflow::pipelines::orders::TOTALS;
@@ -46,8 +46,7 @@ impl Stop {
 
     fn pass(&self) {
         if self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1) {
-            let status = Command::new("kill").args(["-STOP", &std::process::id().to_string()]).status().unwrap();
-            assert!(status.success());
+            signal(std::process::id(), "-STOP");
         }
     }
 }
@@ -254,8 +253,7 @@ fn real_s3_a_process_that_wakes_up_late_does_nothing_any_more() {
                 }
                 let mut second = process(&url, &cluster, dir.path(), None, false);
                 retires(&*open(&endpoint, &url, "state"), 2, &mut second);
-                let woken = Command::new("kill").args(["-CONT", &first.0.id().to_string()]).status().unwrap();
-                assert!(woken.success());
+                signal(first.0.id(), "-CONT");
                 let (status, words) = end(&mut first);
                 assert!(!status.success(), "{stop}: it ended well");
                 assert!(words.contains("taken over") && !words.contains("damaged") && !words.contains("panicked in"), "{stop}: {words}");

@@ -254,17 +254,9 @@ fn the_source_conforms() {
 /// The sum of the fingerprints of all that a topic holds.
 fn fingerprint(servers: &str, topic: &str) -> u64 {
     let mut reading = open(Kafka::topic(topic).brokers(servers).until(Until::Latest));
-    let (mut sum, deadline) = (0u64, Instant::now() + PATIENCE);
-    loop {
-        assert!(Instant::now() < deadline);
-        match reading.reader.poll().unwrap() {
-            Polled::Fetch(fetch) => sum = sum.wrapping_add(fetch.fingerprint),
-            Polled::Idle => drop(reading.woken.recv_timeout(PATIENCE)),
-            Polled::Ended => break,
-        }
-    }
+    reading.until(|_| false).unwrap();
     reading.reader.close().unwrap();
-    sum
+    reading.fingerprint
 }
 
 #[test]

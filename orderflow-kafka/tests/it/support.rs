@@ -33,6 +33,8 @@ pub(crate) struct Reading {
     pub(crate) seen: Vec<Seen>,
     /// Next position by partition, as the fetches tell it.
     pub(crate) positions: Positions,
+    /// The sum of those of all fetches.
+    pub(crate) fingerprint: u64,
     pub(crate) ended: bool,
 }
 
@@ -50,7 +52,7 @@ pub(crate) fn try_open(source: KafkaSource, pipeline: &str, resume: Option<Posit
         clock: Clock::system(),
     };
     let reader = Box::new(source).open(context)?;
-    Ok(Reading { reader, woken, seen: vec![], positions: Positions::new(), ended: false })
+    Ok(Reading { reader, woken, seen: vec![], positions: Positions::new(), fingerprint: 0, ended: false })
 }
 
 pub(crate) fn open(source: KafkaSource) -> Reading {
@@ -63,6 +65,7 @@ impl Reading {
         match self.reader.poll()? {
             Polled::Fetch(fetch) => {
                 assert!(fetch.from < fetch.to, "a fetch moves the position");
+                self.fingerprint = self.fingerprint.wrapping_add(fetch.fingerprint);
                 if let Some(before) = self.positions.insert(fetch.partition.clone(), fetch.to) {
                     assert!(before <= fetch.from, "{}: {before} then {}", fetch.partition, fetch.from);
                 }

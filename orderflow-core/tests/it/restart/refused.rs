@@ -42,6 +42,17 @@ pub(super) fn is_refused(n: i64) -> bool {
     n % 10 == 5
 }
 
+/// The numbers in the rows of these epochs.
+pub(super) fn numbers_in<'a>(closed: impl IntoIterator<Item = &'a Closed>) -> Vec<i64> {
+    let changes = closed.into_iter().flat_map(|closed| &closed.changes);
+    changes.flat_map(|c| c.rows().column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
+}
+
+/// The letter of a number that a sink of this kind refuses.
+pub(super) fn letter(from: &str, n: i64) -> Rejected {
+    Rejected { from: from.into(), place: None, bytes: vec![], reason: format!("{n} is refused"), diff: 1 }
+}
+
 impl Picky {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap()
@@ -70,18 +81,12 @@ impl Sink for Picky {
 }
 
 impl PickyWriter {
-    fn numbers(&self) -> Vec<i64> {
-        let changes = self.act.iter().flat_map(|closed| &closed.changes);
-        changes.flat_map(|c| c.rows().column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
-    }
-
     /// Tries the act: what it leaves out. Whoever told tells again.
     fn attempt(&mut self) -> Option<Refused> {
         self.tries += 1;
-        let bad: Vec<i64> = self.numbers().into_iter().filter(|n| is_refused(*n) || self.tries == 1 && n % 10 == 0).collect();
+        let bad: Vec<i64> = numbers_in(&self.act).into_iter().filter(|n| is_refused(*n) || self.tries == 1 && n % 10 == 0).collect();
         let upto = self.act.last().filter(|_| self.tries > 1 || !bad.is_empty())?.epoch;
-        let letter = |n| Rejected { from: "picky".into(), place: None, bytes: vec![], reason: format!("{n} is refused"), diff: 1 };
-        let refused = Refused::new(0, upto, bad.into_iter().map(letter).collect());
+        let refused = Refused::new(0, upto, bad.into_iter().map(|n| letter("picky", n)).collect());
         self.bound = Some(refused.bound());
         Some(refused)
     }
@@ -89,7 +94,7 @@ impl PickyWriter {
     fn commit(&mut self) {
         let Some(epoch) = self.act.last().map(|closed| closed.epoch) else { return };
         let mut held = self.sink.held();
-        held.rows.extend(self.numbers().into_iter().filter(|n| !is_refused(*n)));
+        held.rows.extend(numbers_in(&self.act).into_iter().filter(|n| !is_refused(*n)));
         held.progress = Some(Progress { writer: self.me, epoch, part: 0 });
         drop(held);
         (self.act, self.bound) = (vec![], None);

@@ -4,12 +4,9 @@
 //! Invariant of the sink, as of Kafka's: all rows of an epoch are shared among as many lanes as there were when the first of them took it; there are as
 //! many as are wanted now once all lanes hold the same.
 
-use super::refused::{Place, dead_after, is_refused};
+use super::refused::{Place, dead_after, is_refused, letter, numbers_in};
 use super::*;
-use orderflow_core::arrow::array::AsArray;
-use orderflow_core::arrow::datatypes::Int64Type;
 use orderflow_core::bug::{self, Bug};
-use orderflow_core::data::Rejected;
 use orderflow_core::epoch::Log;
 use orderflow_core::sink::{
     Bound, Closed, Column, Committed, Guarantee, Input, Opened, Progress, Refused, Sink, SinkContext, Writer, WriterId,
@@ -74,10 +71,6 @@ fn lane_of(n: i64, lanes: usize) -> usize {
     (n + n / 10 + 2) as usize % lanes
 }
 
-fn numbers(closed: &Closed) -> Vec<i64> {
-    closed.changes.iter().flat_map(|c| c.rows().column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
-}
-
 impl Laned {
     fn new(lanes: usize) -> Self {
         Self { held: Arc::default(), lanes }
@@ -117,10 +110,9 @@ impl LanedWriter {
         let upto = self.until.filter(|until| self.taken.last().is_some_and(|closed| closed.epoch >= *until))?;
         let lane = self.lanes.iter().position(|held| *held < upto)?;
         let is_its = |closed: &&Closed| closed.epoch > self.lanes[lane] && closed.epoch <= upto;
-        let rows = self.taken.iter().filter(is_its).flat_map(numbers).filter(|n| lane_of(*n, self.lanes.len()) == lane);
+        let rows = numbers_in(self.taken.iter().filter(is_its)).into_iter().filter(|n| lane_of(*n, self.lanes.len()) == lane);
         let (bad, rows): (Vec<i64>, Vec<i64>) = rows.partition(|n| is_refused(*n));
-        let letter = |n| Rejected { from: "laned".into(), place: None, bytes: vec![], reason: format!("{n} is refused"), diff: 1 };
-        let refused = (!bad.is_empty()).then(|| Refused::new(lane, upto, bad.into_iter().map(letter).collect()));
+        let refused = (!bad.is_empty()).then(|| Refused::new(lane, upto, bad.into_iter().map(|n| letter("laned", n)).collect()));
         self.act = Some(Act { lane, upto, rows, bound: refused.as_ref().map(Refused::bound) });
         refused
     }
