@@ -385,7 +385,7 @@ impl Engine {
         if !quiet || self.letterbox.has_due() || self.ledger.tail() == Epoch(0) {
             return Ok(false);
         }
-        let all = self.outputs.iter().all(|o| o.state.done >= self.flight.complete && o.port.is_idle(&o.state));
+        let all = self.outputs.iter().all(|o| o.state.done >= self.flight.complete && o.port.is_idle());
         if !all {
             self.outputs.iter_mut().filter(|o| o.state.done < self.flight.complete).for_each(|o| o.port.flush());
         }

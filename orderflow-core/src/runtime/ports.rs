@@ -194,14 +194,14 @@ impl SinkPort {
     pub(super) fn pending(&self, state: &SinkState) -> usize {
         match self {
             SinkPort::Inline(_) => state.pending,
-            SinkPort::Thread(thread) => thread.pending() + state.pending,
+            SinkPort::Thread(thread) => thread.pending(),
         }
     }
 
-    pub(super) fn is_idle(&self, state: &SinkState) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         match self {
             SinkPort::Inline(driver) => driver.is_idle(),
-            SinkPort::Thread(thread) => thread.pending() == 0 && state.pending == 0,
+            SinkPort::Thread(thread) => thread.pending() == 0,
         }
     }
 

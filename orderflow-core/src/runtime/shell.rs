@@ -164,10 +164,37 @@ enum ToSink {
     Close,
 }
 
+/// Bytes given to a sink thread and not yet out: at no moment fewer than there are, or sources would be read on meanwhile.
+#[derive(Default)]
+struct Given {
+    /// Of epochs that the driver has not spoken of yet.
+    queued: AtomicUsize,
+    /// What the driver said.
+    pending: AtomicUsize,
+}
+
+impl Given {
+    fn add(&self, bytes: usize) {
+        self.queued.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// The driver says `pending`, epochs of `taken` bytes included that it had not spoken of before.
+    fn told(&self, pending: usize, taken: usize) {
+        self.pending.store(pending, Ordering::Release);
+        self.queued.fetch_sub(taken, Ordering::AcqRel);
+    }
+
+    /// Read in the other order than [`Given::told`] writes: for a moment twice, never not at all.
+    fn bytes(&self) -> usize {
+        let queued = self.queued.load(Ordering::Acquire);
+        queued + self.pending.load(Ordering::Acquire)
+    }
+}
+
 /// The engine's end of a sink thread.
 pub(crate) struct SinkThread {
     to: crossbeam_channel::Sender<ToSink>,
-    queued: Arc<AtomicUsize>,
+    given: Arc<Given>,
     state: Arc<Mutex<SinkState>>,
     thread: Option<JoinHandle<()>>,
     flushed: crate::time::Epoch,
@@ -178,13 +205,13 @@ impl SinkThread {
     /// Starts the thread of a sink of `pipeline`.
     pub(crate) fn start(pipeline: &str, mut driver: SinkDriver, wake: Waker) -> Result<Self> {
         let (to, inbox) = queue();
-        let (queued, state) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(SinkState::default())));
-        let (q, s) = (queued.clone(), state.clone());
+        let (given, state) = (Arc::new(Given::default()), Arc::new(Mutex::new(SinkState::default())));
+        let (g, s) = (given.clone(), state.clone());
         let (name, title) = (pipeline.to_owned(), driver.name().to_owned());
         let body = move || {
             let _span = tracing::info_span!("orderflow_sink", pipeline = %name, sink = %title).entered();
             let run = || {
-                sink_loop(&mut driver, &inbox, &q, &s, &wake);
+                sink_loop(&mut driver, &inbox, &g, &s, &wake);
                 Ok(())
             };
             if let Err(e) = caught("it panicked", run) {
@@ -194,12 +221,12 @@ impl SinkThread {
             }
         };
         let thread = Some(spawn(&format!("{pipeline}-sink"), body)?);
-        Ok(Self { to, queued, state, thread, flushed: crate::time::Epoch(0), offered: crate::time::Epoch(0) })
+        Ok(Self { to, given, state, thread, flushed: crate::time::Epoch(0), offered: crate::time::Epoch(0) })
     }
 
     pub(crate) fn offer(&mut self, closed: Closed) {
         self.offered = closed.epoch;
-        self.queued.fetch_add(closed.memory(), Ordering::AcqRel);
+        self.given.add(closed.memory());
         let _ = self.to.send(ToSink::Offer(closed));
     }
 
@@ -217,8 +244,9 @@ impl SinkThread {
         }
     }
 
+    /// Bytes given and not yet out.
     pub(crate) fn pending(&self) -> usize {
-        self.queued.load(Ordering::Acquire)
+        self.given.bytes()
     }
 
     pub(crate) fn close(&mut self) -> SinkState {
@@ -230,13 +258,7 @@ impl SinkThread {
     }
 }
 
-fn sink_loop(
-    driver: &mut SinkDriver,
-    inbox: &crossbeam_channel::Receiver<ToSink>,
-    queued: &AtomicUsize,
-    shared: &Mutex<SinkState>,
-    wake: &Waker,
-) {
+fn sink_loop(driver: &mut SinkDriver, inbox: &crossbeam_channel::Receiver<ToSink>, given: &Given, shared: &Mutex<SinkState>, wake: &Waker) {
     use crossbeam_channel::RecvTimeoutError;
     let mut rest = Duration::ZERO;
     loop {
@@ -246,13 +268,12 @@ fn sink_loop(
             (_, Some(pause)) => pause.min(Duration::from_secs(1)),
             _ => rest,
         };
-        let mut next = inbox.recv_timeout(wait);
+        let (mut next, mut taken) = (inbox.recv_timeout(wait), 0);
         loop {
             match next {
                 Ok(ToSink::Offer(closed)) => {
-                    let memory = closed.memory();
+                    taken += closed.memory();
                     driver.offer(closed);
-                    queued.fetch_sub(memory, Ordering::AcqRel);
                 }
                 Ok(ToSink::Flush) => driver.flush(),
                 Ok(ToSink::Close) | Err(RecvTimeoutError::Disconnected) => {
@@ -267,10 +288,12 @@ fn sink_loop(
         let (mut state, took) = driver.timed_step(SINK_WAIT);
         let mut last = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = (last.done, last.pending, last.failed.is_some()) != (state.done, state.pending, state.failed.is_some());
-        let news = changed || !state.refused.is_empty() || last.waits.is_some() != state.waits.is_some();
+        let news = changed || taken > 0 || !state.refused.is_empty() || last.waits.is_some() != state.waits.is_some();
         state.refused.splice(0..0, std::mem::take(&mut last.refused));
+        let pending = state.pending;
         *last = state;
         drop(last);
+        given.told(pending, taken);
         rest = if news { Duration::ZERO } else { SINK_WAIT.saturating_sub(took) };
         if news {
             wake.wake();
@@ -389,4 +412,68 @@ pub(crate) fn start_engine(
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Changes;
+    use crate::sink::{Committed, Writer};
+    use crate::time::{Clock, Epoch};
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+
+    /// Holds all that it takes, says when it is asked, and answers when it is let.
+    struct Holds {
+        bytes: usize,
+        asked: crossbeam_channel::Sender<()>,
+        answer: crossbeam_channel::Receiver<()>,
+    }
+
+    impl Writer for Holds {
+        fn write(&mut self, closed: Closed) -> Result<()> {
+            self.bytes += closed.memory();
+            Ok(())
+        }
+
+        fn flush(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn poll(&mut self, _wait: Duration) -> Result<Committed> {
+            let _ = self.asked.send(());
+            let _ = self.answer.recv();
+            Ok(Committed { pending_bytes: self.bytes, ..Committed::default() })
+        }
+
+        fn close(self: Box<Self>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn closed(epoch: u64) -> Closed {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![0; 1_000]));
+        Closed { epoch: Epoch(epoch), changes: vec![Changes::inserts(RecordBatch::try_from_iter([("n", column)]).unwrap())] }
+    }
+
+    #[test]
+    fn what_a_sink_thread_took_counts_while_it_waits_for_the_outside() {
+        let ((asked, is_asked), (answers, answer)) = (crossbeam_channel::bounded(1), crossbeam_channel::bounded(1));
+        let writer = Box::new(Holds { bytes: 0, asked, answer });
+        let driver = SinkDriver::new("holds".into(), writer, Epoch(0), Epoch(0), Clock::system());
+        let mut thread = SinkThread::start("test", driver, Waker::new(|| ())).unwrap();
+        let mut bytes = 0;
+        for epoch in 1..=20 {
+            bytes += closed(epoch).memory();
+            thread.offer(closed(epoch));
+            // in the first round of a loop the thread may not have taken it yet, and then it has
+            for _ in 0..3 {
+                is_asked.recv().unwrap();
+                assert!(thread.pending() >= bytes, "{} of {bytes} bytes count", thread.pending());
+                answers.send(()).unwrap();
+            }
+        }
+        drop(answers);
+        drop(is_asked);
+        assert_eq!(thread.close().pending, bytes);
+    }
 }
