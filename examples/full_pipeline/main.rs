@@ -72,13 +72,13 @@ async fn run(options: Options) -> Result<()> {
             .hint("name a Kafka by --brokers HOST:PORT, or leave --no-produce away"));
     }
     let mut interrupts = Interrupts::listen();
-    let out = results_folder(&options)?;
     let embedded = if options.brokers.is_none() { Some(EmbeddedBroker::start(1)?) } else { None };
     let (brokers, admin) = match (&embedded, &options.brokers) {
         (Some(broker), _) => (broker.bootstrap_servers().to_owned(), Admin::embedded(broker)?),
         (None, Some(brokers)) => (brokers.clone(), Admin::connect(brokers.as_str())?),
         (None, None) => return Err(Error::internal("neither a broker nor brokers")),
     };
+    let out = results_folder(&options)?;
     let topic = format!("{}{}", options.topic_prefix, order::TOPIC);
     if !options.no_produce {
         admin.create_topic(&topic, PARTITIONS, if embedded.is_some() { 1 } else { -1 }, &[])?;
@@ -199,8 +199,11 @@ async fn produce_once(options: &Options, brokers: &str, state: &Path, pace: &Arc
 /// A folder that holds no results yet, or those of the state that is gone on with; what a run that could not start left behind (`.orderflow`,
 /// `_commits`) is none.
 fn results_folder(options: &Options) -> Result<PathBuf> {
-    let fresh = || PathBuf::from("out").join(chrono::Utc::now().format("%Y-%m-%dT%H-%M-%S").to_string());
-    let out = options.out.clone().unwrap_or_else(|| options.state.as_ref().map_or_else(fresh, |state| state.join("results")));
+    let out = match (&options.out, &options.state) {
+        (Some(out), _) => out.clone(),
+        (None, Some(state)) => state.join("results"),
+        (None, None) => return fresh_folder(),
+    };
     if options.state.is_some() {
         return Ok(out); // the sinks know whose results are there
     }
@@ -213,6 +216,23 @@ fn results_folder(options: &Options) -> Result<PathBuf> {
         }
     }
     Ok(out)
+}
+
+/// A folder that this run alone has made: another one begun in the same second has its own.
+fn fresh_folder() -> Result<PathBuf> {
+    let time = PathBuf::from("out").join(chrono::Utc::now().format("%Y-%m-%dT%H-%M-%S").to_string());
+    let refused = |folder: &Path, e| {
+        Error::user(format!("cannot make the folder {} for the results", folder.display())).why(e).hint("name another place with --out")
+    };
+    std::fs::create_dir_all("out").map_err(|e| refused(Path::new("out"), e))?;
+    let mut folder = time.clone();
+    for more in 2.. {
+        match std::fs::create_dir(&folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => folder = PathBuf::from(format!("{}_{more}", time.display())),
+            made => return made.map(|()| folder.clone()).map_err(|e| refused(&folder, e)),
+        }
+    }
+    Err(Error::internal("no number was left for a folder"))
 }
 
 type Producing = tokio::task::JoinHandle<Result<u64>>;

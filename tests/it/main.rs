@@ -14,6 +14,7 @@ mod full_pipeline;
 mod killed;
 mod layers;
 mod metrics_table;
+mod on_a_terminal;
 mod orders;
 mod orders_killed;
 mod orders_stream;

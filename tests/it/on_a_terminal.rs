@@ -1,0 +1,47 @@
+//! Programs as a person sees them, on a terminal: a bar that moves, and no line of it in what a program reads.
+//!
+//! Invariant: the terminal is a real one, which `script` of util-linux opens.
+#![cfg(target_os = "linux")]
+
+use crate::full_pipeline::program;
+use std::process::{Command, Stdio};
+
+/// All that a command wrote to a terminal, with the codes that move the cursor.
+fn on_a_terminal(command: &Command, folder: &std::path::Path) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let line: Vec<String> = words.map(|w| format!("'{}'", w.to_str().unwrap())).collect();
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command"]).arg(format!("stty cols 120; {}", line.join(" "))).arg("/dev/null");
+    let output = script.current_dir(folder).env("TERM", "xterm").stdin(Stdio::null()).output().expect("`script` of util-linux");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+/// The numbers before `/<of> orders`, in the order in which they were drawn.
+fn positions(said: &str, of: u64) -> Vec<u64> {
+    let rest = format!("/{of} orders");
+    let number = |(at, _): (usize, &str)| {
+        let before = &said[..at];
+        before[before.trim_end_matches(|c: char| c.is_ascii_digit()).len()..].parse().ok()
+    };
+    said.match_indices(&rest).filter_map(number).collect()
+}
+
+#[test]
+fn a_bar_moves_as_orders_go_through_and_is_gone_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = on_a_terminal(program(dir.path()).args(["--orders", "3000", "--rate", "1500", "--out", "made"]), dir.path());
+    let seen = positions(&said, 3_000);
+    assert!(seen.is_sorted() && seen.iter().any(|n| (1..3_000).contains(n)), "{seen:?}: {said}");
+    // the line was cleared before the results were printed
+    let (last_bar, results) = (said.rfind("/3000 orders"), said.find("Parquet:"));
+    assert!(last_bar < results && results.is_some(), "{said}");
+    assert!(said[last_bar.unwrap()..results.unwrap()].contains("\u{1b}[2K"), "{said}");
+
+    // a file is no terminal: no bar, and no code
+    let plain = program(dir.path()).args(["--orders", "100", "--out", "plain"]).output().unwrap();
+    for part in [&plain.stdout, &plain.stderr] {
+        assert!(!part.contains(&0x1b) && positions(&String::from_utf8_lossy(part), 100).is_empty());
+    }
+}
