@@ -24,6 +24,9 @@ enum Closing {
 
 use Closing::{Fails, Panics, Well};
 
+/// How something is closed, or how it cannot even be opened.
+type Opens = std::result::Result<Closing, Closing>;
+
 /// What was closed, in order, and the folder whose lock is looked at then.
 #[derive(Clone)]
 struct Book {
@@ -53,10 +56,11 @@ impl Book {
     }
 }
 
-/// A source that ends at once, or fails.
+/// A source that ends at once, or fails, or panics when it is opened.
 struct Spring {
     name: &'static str,
     fails: bool,
+    opens: bool,
     closing: Closing,
     book: Book,
 }
@@ -71,6 +75,7 @@ impl Source for Spring {
     }
 
     fn open(self: Box<Self>, _: SourceContext) -> Result<Box<dyn Reader>> {
+        assert!(self.opens, "{} is out of crackers", self.name);
         Ok(self)
     }
 }
@@ -93,10 +98,10 @@ impl Reader for Spring {
     }
 }
 
-/// A sink that gets no row; one without a way to be closed cannot be opened.
+/// A sink that gets no row.
 struct Drain {
     name: &'static str,
-    closing: Option<Closing>,
+    closing: Opens,
     book: Book,
 }
 
@@ -115,7 +120,10 @@ impl Sink for Drain {
 
     fn open(self: Box<Self>, _: SinkContext) -> Result<Opened> {
         let Self { name, closing, book } = *self;
-        let closing = closing.ok_or_else(|| Error::user("out of cheese"))?;
+        let closing = closing.or_else(|how| match how {
+            Panics => panic!("{name} is out of crackers"),
+            _ => Err(Error::user("out of cheese")),
+        })?;
         Ok(Opened { writer: Box::new(DrainWriter { name, closing, book }), progress: None })
     }
 }
@@ -145,14 +153,14 @@ impl Writer for DrainWriter {
 }
 
 /// Two sources, the first of which may fail; sinks of its rows, one of the other's, and one of the dead letters.
-fn flow(book: &Book, fails: bool, [a, b]: [Closing; 2], [x, y, z]: [Option<Closing>; 3]) -> Pipeline {
-    let source = |name, fails, closing| Spring { name, fails, closing, book: book.clone() };
+fn flow(book: &Book, fails: bool, [a, b]: [Closing; 2], [x, y, z]: [Opens; 3]) -> Pipeline {
+    let source = |name, fails, closing| Spring { name, fails, opens: true, closing, book: book.clone() };
     let sink = |name, closing| Drain { name, closing, book: book.clone() };
     let mut flow = Pipeline::new("ends");
     let first = flow.source("a", source("a", fails, a)).unwrap();
     first.view("v").unwrap().sink(sink("x", x)).unwrap().sink(sink("y", y)).unwrap();
     flow.source("b", source("b", false, b)).unwrap().view("w").unwrap().sink(sink("z", z)).unwrap();
-    flow.dead_letters(sink("letters", Some(Well))).state(&book.state)
+    flow.dead_letters(sink("letters", Ok(Well))).state(&book.state)
 }
 
 const ALL: [&str; 6] = ["a", "b", "x", "y", "z", "letters"];
@@ -184,7 +192,7 @@ fn assert_said(heard: &Heard, errors: &[&str]) {
 fn after_a_failure_all_ends_are_closed_before_the_state_is_let_go_and_every_error_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
-    let (e, heard) = end_of(flow(&book, true, [Panics, Fails], [Some(Fails), Some(Panics), Some(Well)]));
+    let (e, heard) = end_of(flow(&book, true, [Panics, Fails], [Ok(Fails), Ok(Panics), Ok(Well)]));
     assert!(e.to_string().contains("out of cheese") && !e.to_string().contains("crackers"), "{e}");
     assert_eq!(book.closed(), ALL);
     let said = [
@@ -200,7 +208,7 @@ fn after_a_failure_all_ends_are_closed_before_the_state_is_let_go_and_every_erro
 fn after_a_good_end_a_panic_in_one_close_does_not_hide_the_error_of_another() {
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
-    let (e, heard) = end_of(flow(&book, false, [Fails, Panics], [Some(Panics), Some(Well), Some(Fails)]));
+    let (e, heard) = end_of(flow(&book, false, [Fails, Panics], [Ok(Panics), Ok(Well), Ok(Fails)]));
     assert_eq!(e.to_string(), "closing source a: a does not answer");
     assert_eq!(book.closed(), ALL, "each once");
     let said = [
@@ -215,10 +223,26 @@ fn after_a_good_end_a_panic_in_one_close_does_not_hide_the_error_of_another() {
 fn a_start_that_fails_closes_what_is_open_before_the_state_is_let_go() {
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
-    let (e, heard) = end_of(flow(&book, false, [Well, Well], [Some(Panics), Some(Fails), None]));
+    let (e, heard) = end_of(flow(&book, false, [Well, Well], [Ok(Panics), Ok(Fails), Err(Fails)]));
     assert_eq!(e.to_string(), "sink z of w: out of cheese");
     assert_eq!(book.closed(), ["x", "y"]);
     assert_said(&heard, &["closing sink x of v: it panicked: x is out of crackers", "closing sink y of v: y does not answer"]);
+}
+
+#[test]
+fn a_panic_while_something_is_opened_is_told_with_its_place_and_closes_what_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::new(&dir);
+    let (e, _) = end_of(flow(&book, false, [Well, Well], [Ok(Well), Err(Panics), Ok(Well)]));
+    assert_eq!(e.to_string(), "sink y of v: it panicked: y is out of crackers");
+    assert_eq!(book.closed(), ["x"]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::new(&dir);
+    let mut flow = flow(&book, false, [Well, Well], [Ok(Well), Ok(Well), Ok(Well)]);
+    flow.source("c", Spring { name: "c", fails: false, opens: false, closing: Well, book: book.clone() }).unwrap().view("u").unwrap();
+    assert_eq!(end_of(flow).0.to_string(), "source c: it panicked: c is out of crackers");
+    assert_eq!(book.closed(), ALL);
 }
 
 #[tokio::test]
@@ -226,7 +250,7 @@ async fn with_threads_it_is_the_same() {
     for fails in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let book = Book::new(&dir);
-        let running = flow(&book, fails, [Fails, Panics], [Some(Panics), Some(Well), Some(Fails)]).start().await.unwrap();
+        let running = flow(&book, fails, [Fails, Panics], [Ok(Panics), Ok(Well), Ok(Fails)]).start().await.unwrap();
         let e = running.wait().await.unwrap_err().to_string();
         assert!(e.contains(if fails { "out of cheese" } else { "closing source a: a does not answer" }), "{e}");
         assert!(matches!(running.status().phase, Phase::Failed(_)));
@@ -234,6 +258,6 @@ async fn with_threads_it_is_the_same() {
     }
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
-    let e = flow(&book, false, [Well, Well], [Some(Fails), Some(Panics), None]).start().await.err().unwrap();
+    let e = flow(&book, false, [Well, Well], [Ok(Fails), Ok(Panics), Err(Fails)]).start().await.err().unwrap();
     assert_eq!((e.to_string(), book.closed()), ("sink z of w: out of cheese".to_owned(), vec!["x".to_owned(), "y".to_owned()]));
 }
