@@ -9,7 +9,7 @@
 
 use crate::full_pipeline::{Ended, good, program};
 use crate::real::{Cluster, alone, block_on, cluster, hash};
-use crate::support::{PATIENCE, Place, deltas, refused_once, sum, topics, visit, was_killed};
+use crate::support::{Dice, PATIENCE, Place, deltas, refused_once, sum, topics, visit, was_killed};
 use crate::tier;
 use orderflow::domain::Order;
 use orderflow::generator::{Orders, Share, Total, expected};
@@ -20,16 +20,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// A draw of its own, so that a seed means the same for ever.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
 
 /// The seed of all moments.
 fn seed() -> u64 {

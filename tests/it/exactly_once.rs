@@ -4,7 +4,7 @@
 //! The test runs itself as a child. Invariant: what came out is judged by reading the topics as any other program would.
 
 use crate::real::{Cluster, block_on, cluster, contents, present};
-use crate::support::{PARTITIONS, PATIENCE, deltas, no_orders, orders, refused_once, sum, visit, was_killed};
+use crate::support::{Dice, PARTITIONS, PATIENCE, deltas, no_orders, orders, refused_once, sum, visit, was_killed};
 use crate::tier;
 use orderflow::generator::{Orders, Share, expected};
 use orderflow::kafka::{Admin, Until};
@@ -70,17 +70,16 @@ fn real_a_process_that_is_killed_again_and_again_leaves_every_record_once() {
         let ends = cluster.admin.partitions(&routed).unwrap().map_or(vec![], |_| cluster.admin.watermarks(&routed).unwrap_or_default());
         ends.iter().map(|w| w.high).sum::<u64>()
     };
-    let (mut seed, mut killed) = (7u64, 0);
+    let (mut dice, mut killed) = (Dice(7), 0);
     let kills = tier::of(5, 8, 40);
     for kill in 1..=kills {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mut process = process(dir.path(), &cluster.prefix).spawn().unwrap();
         // it gets a step further than the one before, and then a moment more: somewhere between two steps of a transaction
         let began = Instant::now();
         while there() < all * kill / (kills + 2) && process.try_wait().unwrap().is_none() {
             assert!(began.elapsed() < 2 * PATIENCE, "it does not get on: {} of {all}", there());
         }
-        std::thread::sleep(Duration::from_millis((seed >> 33) % 60));
+        std::thread::sleep(Duration::from_millis(dice.below(60)));
         process.kill().unwrap();
         killed += u64::from(was_killed(process.wait().unwrap()) && cluster.content("orders.successful").0 < all);
     }

@@ -4,7 +4,7 @@
 //! committed at the end, dead letters; both again as tables of a SQLite file. Invariant: what came out is judged by reading the files and by
 //! [`expected`].
 
-use crate::support::{Place, deltas, refused_once, sum, was_killed};
+use crate::support::{Dice, Place, deltas, refused_once, sum, was_killed};
 use crate::tier;
 use orderflow::Pipeline;
 use orderflow::domain::Order;
@@ -69,12 +69,10 @@ fn child() {
 #[test]
 fn a_process_that_is_killed_again_and_again_leaves_every_row_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut seed = 7u64;
-    let mut killed = 0;
+    let (mut dice, mut killed) = (Dice(7), 0);
     for _ in 0..tier::of(6, 12, 50) {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mut process = process(dir.path()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(80 + (seed >> 33) % 500));
+        std::thread::sleep(Duration::from_millis(80 + dice.below(500)));
         process.kill().unwrap();
         killed += usize::from(was_killed(process.wait().unwrap()));
     }
