@@ -234,14 +234,15 @@ fn a_panic_while_something_is_opened_is_told_with_its_place_and_closes_what_is_o
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
     let (e, _) = end_of(flow(&book, false, [Well, Well], [Ok(Well), Err(Panics), Ok(Well)]));
-    assert_eq!(e.to_string(), "sink y of v: it panicked: y is out of crackers");
+    assert!(e.to_string().starts_with("sink y of v: it panicked: y is out of crackers\n"), "{e}");
     assert_eq!(book.closed(), ["x"]);
 
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
     let mut flow = flow(&book, false, [Well, Well], [Ok(Well), Ok(Well), Ok(Well)]);
     flow.source("c", Spring { name: "c", fails: false, opens: false, closing: Well, book: book.clone() }).unwrap().view("u").unwrap();
-    assert_eq!(end_of(flow).0.to_string(), "source c: it panicked: c is out of crackers");
+    let (e, _) = end_of(flow);
+    assert!(e.to_string().starts_with("source c: it panicked: c is out of crackers\n"), "{e}");
     assert_eq!(book.closed(), ALL);
 }
 
