@@ -51,6 +51,15 @@ pub(crate) fn caught<T>(name: impl Into<String>, run: impl FnOnce() -> crate::er
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(Error::internal(name).why(panic_text(&*panic))))
 }
 
+/// As [`caught`], of what a source or a sink does, which may be anybody's.
+pub(crate) fn caught_outside<T>(run: impl FnOnce() -> crate::error::Result<T>) -> crate::error::Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        Err(Error::internal("it panicked")
+            .why(panic_text(&*panic))
+            .hint("a panic is a bug of who wrote this source or sink; one of orderflow's own is to be reported"))
+    })
+}
+
 fn call(closure: &Closure, changes: &Changes) -> Result<Changes, String> {
     let (rows, from) = (closure.f)(changes.rows())?;
     if rows.schema() != closure.schema || rows.num_rows() != from.len() {

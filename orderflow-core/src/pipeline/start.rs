@@ -9,7 +9,7 @@ use crate::bug::{Bug, planted};
 use crate::data::Rejected;
 use crate::epoch::{Base, Entry, Idleness, Known, Ledger, Log, Mint, Recovered, Replay, Resume, Start, judge_lanes, resume};
 use crate::error::{Error, Result};
-use crate::operator::closure::caught;
+use crate::operator::closure::caught_outside;
 use crate::operator::root::Roots;
 use crate::operator::{Lowering, Node, Order};
 use crate::plan::{Function, InputKind};
@@ -330,7 +330,7 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
         if kept && !keeps_progress {
             tracing::info!(pipeline = %name, sink = %title, "after a crash this sink may get rows again: at least once");
         }
-        let opened = caught("it panicked", || sink.open(context)).map_err(|e| e.at(format!("sink {title}")))?;
+        let opened = caught_outside(|| sink.open(context)).map_err(|e| e.at(format!("sink {title}")))?;
         // a sink that keeps no progress goes on after what the ledger saw it take
         let progress = if keeps_progress { opened.progress } else { opened.progress.or(remembered) };
         let told = progress.map_or(Epoch(0), |p| p.epoch);
@@ -376,7 +376,7 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
         let (wake, clock, until) = (wake.clone(), engine.clock.clone(), found.ends.get(&source).cloned());
         let stood = found.stood(&source);
         let context = SourceContext { pipeline: name.clone(), name: source.clone(), resume, until, stood, wake, clock };
-        let reader = caught("it panicked", || value.open(context)).map_err(|e| e.at(format!("source {source}")))?;
+        let reader = caught_outside(|| value.open(context)).map_err(|e| e.at(format!("source {source}")))?;
         let bound = found.bound(&source);
         engine.sources.push(SourcePort::new(source, reader, spooled, bound));
     }

@@ -9,7 +9,7 @@ use super::worker::{Core, Share, ToWorker};
 use crate::bug::{Bug, planted};
 use crate::error::{Result, Retry};
 use crate::operator::Order;
-use crate::operator::closure::caught;
+use crate::operator::closure::caught_outside;
 use crate::sink::Closed;
 use crate::source::{Fetch, Polled, Reader};
 use crate::time::{Clock, Epoch};
@@ -84,7 +84,7 @@ impl SourcePort {
     }
 
     pub(super) fn poll(&mut self, now: Duration) -> Result<Option<Fetch>> {
-        match self.reader.poll() {
+        match caught_outside(|| self.reader.poll()) {
             Ok(polled) => {
                 self.backoff.worked();
                 self.report.waits = None;
@@ -114,7 +114,7 @@ impl SourcePort {
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }
-        caught("it panicked", || self.reader.close()).map_err(|e| e.at(format!("closing source {}", self.name)))
+        caught_outside(|| self.reader.close()).map_err(|e| e.at(format!("closing source {}", self.name)))
     }
 }
 

@@ -9,7 +9,7 @@ use super::sinks::{SinkDriver, SinkState};
 use super::worker::{Begin, Blueprint, Core, Report, ToWorker};
 use crate::error::{Error, Result};
 use crate::operator::Order;
-use crate::operator::closure::{caught, panic_text};
+use crate::operator::closure::{caught, caught_outside, panic_text};
 use crate::sink::Closed;
 use crate::source::Waker;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -214,7 +214,7 @@ impl SinkThread {
                 sink_loop(&mut driver, &inbox, &g, &s, &wake);
                 Ok(())
             };
-            if let Err(e) = caught("it panicked", run) {
+            if let Err(e) = caught_outside(run) {
                 let e = e.at(format!("sink {title}"));
                 s.lock().unwrap_or_else(PoisonError::into_inner).failed.get_or_insert(e);
                 wake.wake();

@@ -6,7 +6,7 @@
 use super::backoff::Backoff;
 use crate::bug::{Bug, planted};
 use crate::error::{Error, Result, Retry};
-use crate::operator::closure::caught;
+use crate::operator::closure::caught_outside;
 use crate::sink::{Closed, Refused, Writer};
 use crate::time::{Clock, Epoch};
 use std::collections::VecDeque;
@@ -186,7 +186,7 @@ impl SinkDriver {
     /// Lets go of the outside. An error of it does not hide what broke the sink before.
     pub(crate) fn close(&mut self) -> SinkState {
         if let Some(writer) = self.writer.take()
-            && let Err(e) = caught("it panicked", || writer.close())
+            && let Err(e) = caught_outside(|| writer.close())
         {
             let e = e.at(format!("closing sink {}", self.name));
             if self.state.failed.is_some() {
