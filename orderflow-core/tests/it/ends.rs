@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What an end does when it is closed.
+/// What an end does when it is closed, or a source when it is asked for rows.
 #[derive(Clone, Copy)]
 enum Closing {
     Well,
@@ -56,11 +56,11 @@ impl Book {
     }
 }
 
-/// A source that ends at once, or fails, or panics when it is opened.
+/// A source that ends at once, or does not, or panics when it is opened.
 struct Spring {
     name: &'static str,
-    fails: bool,
     opens: bool,
+    polls: Closing,
     closing: Closing,
     book: Book,
 }
@@ -82,7 +82,11 @@ impl Source for Spring {
 
 impl Reader for Spring {
     fn poll(&mut self) -> Result<Polled> {
-        if self.fails { Err(Error::external("out of cheese").permanent()) } else { Ok(Polled::Ended) }
+        match self.polls {
+            Well => Ok(Polled::Ended),
+            Fails => Err(Error::external("out of cheese").permanent()),
+            Panics => panic!("{} is out of crackers", self.name),
+        }
     }
 
     fn acknowledge(&mut self, _: &Positions) -> Result<()> {
@@ -152,14 +156,14 @@ impl Writer for DrainWriter {
     }
 }
 
-/// Two sources, the first of which may fail; sinks of its rows, one of the other's, and one of the dead letters.
-fn flow(book: &Book, fails: bool, [a, b]: [Closing; 2], [x, y, z]: [Opens; 3]) -> Pipeline {
-    let source = |name, fails, closing| Spring { name, fails, opens: true, closing, book: book.clone() };
+/// Two sources, the first of which may do otherwise; sinks of its rows, one of the other's, and one of the dead letters.
+fn flow(book: &Book, polls: Closing, [a, b]: [Closing; 2], [x, y, z]: [Opens; 3]) -> Pipeline {
+    let source = |name, polls, closing| Spring { name, opens: true, polls, closing, book: book.clone() };
     let sink = |name, closing| Drain { name, closing, book: book.clone() };
     let mut flow = Pipeline::new("ends");
-    let first = flow.source("a", source("a", fails, a)).unwrap();
+    let first = flow.source("a", source("a", polls, a)).unwrap();
     first.view("v").unwrap().sink(sink("x", x)).unwrap().sink(sink("y", y)).unwrap();
-    flow.source("b", source("b", false, b)).unwrap().view("w").unwrap().sink(sink("z", z)).unwrap();
+    flow.source("b", source("b", Well, b)).unwrap().view("w").unwrap().sink(sink("z", z)).unwrap();
     flow.dead_letters(sink("letters", Ok(Well))).state(&book.state)
 }
 
@@ -192,7 +196,7 @@ fn assert_said(heard: &Heard, errors: &[&str]) {
 fn after_a_failure_all_ends_are_closed_before_the_state_is_let_go_and_every_error_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
-    let (e, heard) = end_of(flow(&book, true, [Panics, Fails], [Ok(Fails), Ok(Panics), Ok(Well)]));
+    let (e, heard) = end_of(flow(&book, Fails, [Panics, Fails], [Ok(Fails), Ok(Panics), Ok(Well)]));
     assert!(e.to_string().contains("out of cheese") && !e.to_string().contains("crackers"), "{e}");
     assert_eq!(book.closed(), ALL);
     let said = [
@@ -208,7 +212,7 @@ fn after_a_failure_all_ends_are_closed_before_the_state_is_let_go_and_every_erro
 fn after_a_good_end_a_panic_in_one_close_does_not_hide_the_error_of_another() {
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
-    let (e, heard) = end_of(flow(&book, false, [Fails, Panics], [Ok(Panics), Ok(Well), Ok(Fails)]));
+    let (e, heard) = end_of(flow(&book, Well, [Fails, Panics], [Ok(Panics), Ok(Well), Ok(Fails)]));
     assert_eq!(e.to_string(), "closing source a: a does not answer");
     assert_eq!(book.closed(), ALL, "each once");
     let said = [
@@ -223,7 +227,7 @@ fn after_a_good_end_a_panic_in_one_close_does_not_hide_the_error_of_another() {
 fn a_start_that_fails_closes_what_is_open_before_the_state_is_let_go() {
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
-    let (e, heard) = end_of(flow(&book, false, [Well, Well], [Ok(Panics), Ok(Fails), Err(Fails)]));
+    let (e, heard) = end_of(flow(&book, Well, [Well, Well], [Ok(Panics), Ok(Fails), Err(Fails)]));
     assert_eq!(e.to_string(), "sink z of w: out of cheese");
     assert_eq!(book.closed(), ["x", "y"]);
     assert_said(&heard, &["closing sink x of v: it panicked: x is out of crackers", "closing sink y of v: y does not answer"]);
@@ -233,14 +237,15 @@ fn a_start_that_fails_closes_what_is_open_before_the_state_is_let_go() {
 fn a_panic_while_something_is_opened_is_told_with_its_place_and_closes_what_is_open() {
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
-    let (e, _) = end_of(flow(&book, false, [Well, Well], [Ok(Well), Err(Panics), Ok(Well)]));
-    assert!(e.to_string().starts_with("sink y of v: it panicked: y is out of crackers\n"), "{e}");
+    let (e, _) = end_of(flow(&book, Well, [Well, Well], [Ok(Well), Err(Panics), Ok(Well)]));
+    let told = "sink y of v: it panicked: y is out of crackers\n  hint: a panic is a bug of who wrote this source or sink";
+    assert!(e.to_string().starts_with(told), "{e}");
     assert_eq!(book.closed(), ["x"]);
 
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
-    let mut flow = flow(&book, false, [Well, Well], [Ok(Well), Ok(Well), Ok(Well)]);
-    flow.source("c", Spring { name: "c", fails: false, opens: false, closing: Well, book: book.clone() }).unwrap().view("u").unwrap();
+    let mut flow = flow(&book, Well, [Well, Well], [Ok(Well), Ok(Well), Ok(Well)]);
+    flow.source("c", Spring { name: "c", opens: false, polls: Well, closing: Well, book: book.clone() }).unwrap().view("u").unwrap();
     let (e, _) = end_of(flow);
     assert!(e.to_string().starts_with("source c: it panicked: c is out of crackers\n"), "{e}");
     assert_eq!(book.closed(), ALL);
@@ -248,17 +253,19 @@ fn a_panic_while_something_is_opened_is_told_with_its_place_and_closes_what_is_o
 
 #[tokio::test]
 async fn with_threads_it_is_the_same() {
-    for fails in [true, false] {
+    for (polls, why) in
+        [(Fails, "out of cheese"), (Well, "closing source a: a does not answer"), (Panics, "source a: it panicked: a is out of crackers")]
+    {
         let dir = tempfile::tempdir().unwrap();
         let book = Book::new(&dir);
-        let running = flow(&book, fails, [Fails, Panics], [Ok(Panics), Ok(Well), Ok(Fails)]).start().await.unwrap();
+        let running = flow(&book, polls, [Fails, Panics], [Ok(Panics), Ok(Well), Ok(Fails)]).start().await.unwrap();
         let e = running.wait().await.unwrap_err().to_string();
-        assert!(e.contains(if fails { "out of cheese" } else { "closing source a: a does not answer" }), "{e}");
+        assert!(e.contains(why), "{e}");
         assert!(matches!(running.status().phase, Phase::Failed(_)));
         assert_eq!(book.closed(), ALL);
     }
     let dir = tempfile::tempdir().unwrap();
     let book = Book::new(&dir);
-    let e = flow(&book, false, [Well, Well], [Ok(Fails), Ok(Panics), Err(Fails)]).start().await.err().unwrap();
+    let e = flow(&book, Well, [Well, Well], [Ok(Fails), Ok(Panics), Err(Fails)]).start().await.err().unwrap();
     assert_eq!((e.to_string(), book.closed()), ("sink z of w: out of cheese".to_owned(), vec!["x".to_owned(), "y".to_owned()]));
 }
