@@ -7,7 +7,8 @@
 //!   source ─► map ─► group by ──► map ─► group by        source ─► filter ─► rows of a view that can be read
 //!                    └ root              └ derived                           └ root
 //! ```
-//! Invariant: what [`TraceShape::encode`] wrote, [`TraceShape::decode`] reads back: typed columns, never row bytes, which may change with Arrow.
+//! Invariant: what [`TraceShape::encode`] wrote, [`TraceShape::decode`] reads back, in this version and later ones: typed columns, never row bytes, which may
+//! change with Arrow; words as narrow as a file's largest allows.
 
 use super::aggregate::{Aggregate, StoredRows};
 use super::map::Step;
@@ -17,8 +18,8 @@ use crate::data::rowkey::RowCodec;
 use crate::dataflow::arrange::{Accs, Arrangement, Bytes, Sealed};
 use crate::dataflow::partials::Partials;
 use crate::error::{Error, Result};
-use arrow::array::{ArrayRef, AsArray, Decimal128Array, RecordBatch, UInt8Array};
-use arrow::datatypes::{DataType, Decimal128Type, Field, Schema, SchemaRef, UInt8Type};
+use arrow::array::{ArrayRef, AsArray, Decimal128Array, Int32Array, Int64Array, RecordBatch, UInt8Array};
+use arrow::datatypes::{DataType, Decimal128Type, Field, Int32Type, Int64Type, Schema, SchemaRef, UInt8Type};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::PhysicalExpr;
 use std::cell::{Cell, RefCell};
@@ -246,10 +247,10 @@ pub(super) fn trace_shapes(plan: &Aggregate) -> Vec<TraceShape> {
 }
 
 impl TraceShape {
-    /// The stored columns.
-    pub fn schema(&self) -> SchemaRef {
+    /// The stored columns, for words of up to these sizes.
+    pub fn schema(&self, bounds: &Bounds) -> SchemaRef {
         let keys = self.types.iter().enumerate().map(|(i, t)| Field::new(format!("key{i}"), t.clone(), true));
-        let words = (0..self.width).map(|i| Field::new(format!("word{i}"), DataType::Decimal128(38, 0), false));
+        let words = bounds.0.iter().enumerate().map(|(i, bound)| Field::new(format!("word{i}"), narrowest(*bound), false));
         Arc::new(Schema::new(std::iter::once(Field::new("bucket", DataType::UInt8, false)).chain(keys).chain(words).collect::<Vec<_>>()))
     }
 
@@ -257,22 +258,50 @@ impl TraceShape {
         RowCodec::new(&self.types, self.descending)
     }
 
-    /// Rows `from..to` of a trace's content as columns.
+    /// Rows `from..to` of a trace's content as columns; no word is larger than `bounds` say.
     ///
     /// # Errors
     /// Only if Arrow refuses, which is a bug.
-    pub fn encode(&self, content: &Partials, from: usize, to: usize) -> Result<RecordBatch> {
+    pub fn encode(&self, content: &Partials, from: usize, to: usize, bounds: &Bounds) -> Result<RecordBatch> {
         let (keys, accs) = (&content.keys, &content.accs);
         let live: Vec<usize> = (from..to).filter(|i| accs.get(*i).iter().any(|w| *w != 0)).collect();
         let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt8Array::from_iter_values(live.iter().map(|i| keys.get(*i)[0])))];
         if !self.types.is_empty() {
             columns.extend(self.codec()?.decode(live.iter().map(|i| &keys.get(*i)[1..]))?);
         }
-        for word in 0..self.width {
-            let values = Decimal128Array::from_iter_values(live.iter().map(|i| accs.get(*i)[word]));
-            columns.push(Arc::new(values.with_data_type(DataType::Decimal128(38, 0))));
+        for (word, bound) in bounds.0.iter().enumerate() {
+            let values = live.iter().map(|i| accs.get(*i)[word]);
+            columns.push(match narrowest(*bound) {
+                DataType::Int32 => Arc::new(Int32Array::from_iter_values(values.map(|v| v as i32))),
+                DataType::Int64 => Arc::new(Int64Array::from_iter_values(values.map(|v| v as i64))),
+                wide => Arc::new(Decimal128Array::from_iter_values(values).with_data_type(wide)),
+            });
         }
-        Ok(RecordBatch::try_new(self.schema(), columns)?)
+        Ok(RecordBatch::try_new(self.schema(bounds), columns)?)
+    }
+
+    /// The words of stored columns.
+    ///
+    /// # Errors
+    /// Columns that are not this shape's.
+    fn words<'a>(&self, batch: &'a RecordBatch) -> Result<Vec<Words<'a>>> {
+        let wrong = || Error::external("a stored state has other columns than it should");
+        let (schema, first) = (batch.schema_ref(), 1 + self.types.len());
+        let key = |(i, t): (usize, &DataType)| *schema.field(1 + i).data_type() == *t;
+        if batch.num_columns() != first + self.width
+            || *schema.field(0).data_type() != DataType::UInt8
+            || !self.types.iter().enumerate().all(key)
+            || batch.columns().iter().enumerate().any(|(i, c)| !(1..first).contains(&i) && c.null_count() > 0)
+        {
+            return Err(wrong());
+        }
+        let word = |column: &'a ArrayRef| match column.data_type() {
+            DataType::Int32 => Ok(Words::Four(column.as_primitive::<Int32Type>().values())),
+            DataType::Int64 => Ok(Words::Eight(column.as_primitive::<Int64Type>().values())),
+            wide if *wide == WIDE => Ok(Words::Sixteen(column.as_primitive::<Decimal128Type>().values())),
+            _ => Err(wrong()),
+        };
+        batch.columns()[first..].iter().map(word).collect()
     }
 
     /// The rows of stored columns whose bucket is one of `buckets`, as sorted content.
@@ -280,29 +309,95 @@ impl TraceShape {
     /// # Errors
     /// Columns that are not this shape's.
     pub fn decode(&self, batches: &[RecordBatch], buckets: std::ops::Range<usize>) -> Result<Partials> {
-        let wrong = || Error::external("a stored state has other columns than it should");
         let (mut keys, mut accs) = (Bytes::default(), Accs::with_width(self.width, 0));
         let codec = if self.types.is_empty() { None } else { Some(self.codec()?) };
         for batch in batches {
-            if batch.schema().fields() != self.schema().fields() {
-                return Err(wrong());
-            }
+            self.words(batch)?;
             let of = batch.column(0).as_primitive::<UInt8Type>().values();
             // sorted by bucket
             let (from, to) =
                 (of.partition_point(|b| usize::from(*b) < buckets.start), of.partition_point(|b| usize::from(*b) < buckets.end));
             let batch = batch.slice(from, to - from);
-            let words = batch.columns()[1 + self.types.len()..].iter();
-            let words: Vec<&[i128]> = words.map(|c| &c.as_primitive::<Decimal128Type>().values()[..]).collect();
+            let words = self.words(&batch)?;
             let rows = codec.as_ref().map(|c| c.encode(&batch.columns()[1..=self.types.len()])).transpose()?;
             let of = batch.column(0).as_primitive::<UInt8Type>();
             for i in 0..batch.num_rows() {
                 keys.push_pair(of.value(i), rows.as_ref().map_or(&[][..], |r| r.row(i).data()));
-                accs.push_zero().iter_mut().zip(&words).for_each(|(w, column)| *w = column[i]);
+                accs.push_zero().iter_mut().zip(&words).for_each(|(w, column)| *w = column.get(i));
             }
         }
         let content = Partials { trace: 0, keys, accs };
         Ok(if content.is_sorted() { content } else { content.sorted() })
+    }
+}
+
+/// Words that fit nowhere else; so were all of them in files of format 1.
+const WIDE: DataType = DataType::Decimal128(38, 0);
+
+/// The type of stored words whose magnitude is at most `bound`.
+fn narrowest(bound: u128) -> DataType {
+    match bound {
+        ..=0x7fff_ffff => DataType::Int32,
+        ..=0x7fff_ffff_ffff_ffff => DataType::Int64,
+        _ => WIDE,
+    }
+}
+
+/// A stored column of words.
+enum Words<'a> {
+    Four(&'a [i32]),
+    Eight(&'a [i64]),
+    Sixteen(&'a [i128]),
+}
+
+impl Words<'_> {
+    #[inline]
+    fn get(&self, i: usize) -> i128 {
+        match self {
+            Words::Four(words) => words[i].into(),
+            Words::Eight(words) => words[i].into(),
+            Words::Sixteen(words) => words[i],
+        }
+    }
+
+    /// The largest magnitude.
+    fn bound(&self) -> u128 {
+        match self {
+            Words::Four(words) => words.iter().map(|w| w.unsigned_abs()).max().unwrap_or(0).into(),
+            Words::Eight(words) => words.iter().map(|w| w.unsigned_abs()).max().unwrap_or(0).into(),
+            Words::Sixteen(words) => words.iter().map(|w| w.unsigned_abs()).max().unwrap_or(0),
+        }
+    }
+}
+
+/// The largest magnitude that each word of some content can have: most are counts and sums far below 2^63, and are stored as narrow as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds(Vec<u128>);
+
+impl Bounds {
+    /// Of content of this many words a key.
+    pub fn of(width: usize, content: &Partials) -> Self {
+        let mut bounds = vec![0; width];
+        for i in 0..content.accs.count() {
+            bounds.iter_mut().zip(content.accs.get(i)).for_each(|(b, w)| *b = u128::max(*b, w.unsigned_abs()));
+        }
+        Self(bounds)
+    }
+
+    /// Of what files add up to, whatever they have in common.
+    ///
+    /// # Errors
+    /// Columns that are not the shape's.
+    pub fn of_sum<'a>(shape: &TraceShape, files: impl IntoIterator<Item = &'a Vec<RecordBatch>>) -> Result<Self> {
+        let mut sum = vec![0_u128; shape.width];
+        for file in files {
+            let mut bounds = vec![0; shape.width];
+            for batch in file {
+                bounds.iter_mut().zip(shape.words(batch)?).for_each(|(b, words)| *b = u128::max(*b, words.bound()));
+            }
+            sum.iter_mut().zip(bounds).for_each(|(s, b)| *s = s.saturating_add(b));
+        }
+        Ok(Self(sum))
     }
 }
 
@@ -369,3 +464,6 @@ impl Root {
         self.traces.borrow().iter().map(Arrangement::unsaved).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use crate::bug::{Bug, planted};
 use crate::dataflow::partials::Partials;
 use crate::epoch::Checkpoint;
 use crate::error::{Error, Result, Retry};
-use crate::operator::root::{Roots, Shape, TraceShape};
+use crate::operator::root::{Bounds, Roots, Shape, TraceShape};
 use crate::state::{Counts, FileRef, Manifest, RootFiles, ViewOf, generation_of, read, write};
 use crate::store::Store;
 use crate::time::{Clock, Epoch};
@@ -135,8 +135,9 @@ impl CheckpointDriver {
         if (0..n).all(|i| content.accs.get(i).iter().all(|w| *w == 0)) {
             return Ok(None);
         }
-        let batches = (0..n).step_by(ROWS).map(|from| shape.encode(&content, from, (from + ROWS).min(n)));
-        write(&*self.store, name, upto.0, &shape.schema(), batches).map(Some)
+        let bounds = Bounds::of(shape.width, &content);
+        let batches = (0..n).step_by(ROWS).map(|from| shape.encode(&content, from, (from + ROWS).min(n), &bounds));
+        write(&*self.store, name, upto.0, &shape.schema(&bounds), batches).map(Some)
     }
 
     fn save(&mut self, epoch: Epoch, new: Vec<Vec<Option<FileRef>>>, counts: Counts) -> Result<Checkpoint> {
@@ -221,6 +222,7 @@ impl CheckpointDriver {
     /// The content of some files as one. Some buckets at a time, so that no more than the files themselves is held.
     fn merged(&mut self, shape: &TraceShape, files: &[FileRef]) -> Result<Option<FileRef>> {
         let contents = files.iter().map(|f| read(&*self.store, f)).collect::<Result<Vec<_>>>()?;
+        let bounds = Bounds::of_sum(shape, &contents)?;
         let upto = files.iter().map(|f| f.upto).max().unwrap_or_default();
         self.merges += 1;
         let name = format!("roots/{upto:010}-g{:04}-m{:06}.arrow", self.generation, self.merges);
@@ -231,14 +233,14 @@ impl CheckpointDriver {
             let parts = contents.iter().map(|c| shape.decode(c, bucket..all.min(bucket + some))).collect::<Result<Vec<_>>>();
             let batch = parts.and_then(|parts| {
                 let content = Partials::merge(parts.into_iter().filter(|p| p.keys.count() > 0).collect());
-                shape.encode(&content, 0, content.keys.count())
+                shape.encode(&content, 0, content.keys.count(), &bounds)
             });
             match batch {
                 Ok(batch) if batch.num_rows() == 0 => None,
                 other => Some(other),
             }
         });
-        let file = write(&*self.store, name, upto, &shape.schema(), batches)?;
+        let file = write(&*self.store, name, upto, &shape.schema(&bounds), batches)?;
         if file.rows > 0 {
             return Ok(Some(file));
         }

@@ -9,8 +9,8 @@ use crate::time::Epoch;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Version of the format, written into every manifest.
-const FORMAT: u32 = 1;
+/// Version of the format, written into every manifest; with 2, words of accumulators are stored as narrow as a file's largest allows.
+const FORMAT: u32 = 2;
 
 /// All that is stored of a pipeline's state as of one epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,8 +92,8 @@ impl Manifest {
         let damaged = |why: String| Error::external(format!("the checkpoint '{}' is damaged", checkpoint.manifest)).why(why).permanent();
         let json = checked(store, &checkpoint.manifest, None, checkpoint.crc, &damaged)?;
         let manifest: Manifest = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
-        if manifest.format != FORMAT {
-            return Err(damaged(format!("it has format {}, this version reads {FORMAT}", manifest.format)));
+        if !(1..=FORMAT).contains(&manifest.format) {
+            return Err(damaged(format!("it has format {}, this version reads 1 to {FORMAT}", manifest.format)));
         }
         Ok(manifest)
     }

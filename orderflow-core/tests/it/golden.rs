@@ -70,19 +70,30 @@ fn rows(store: &dyn Store, manifest: &Manifest, view: &ViewOf) -> Vec<String> {
     rows
 }
 
+fn file(format: u32, name: &str) -> String {
+    format!("{}/tests/golden/views-{format}/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
 #[test]
 fn the_golden_files_of_views_are_what_is_written_and_can_be_read() {
-    let (state, committed) = (state(), Arc::new(Memory::new()) as Arc<dyn Store>);
-    for name in [state.list("roots/").unwrap(), state.list("checkpoints/").unwrap()].concat() {
-        let written = state.get(&name).unwrap().unwrap();
-        let golden = golden::same(&format!("{}/tests/golden/views-1/{name}", env!("CARGO_MANIFEST_DIR")), &written);
-        committed.put_bytes(&name, &golden).unwrap();
-    }
-    let manifest = committed.list("checkpoints/").unwrap().pop().unwrap();
-    let crc = crc32fast::hash(&committed.get(&manifest).unwrap().unwrap());
-    let manifest = Manifest::load(&*committed, &Checkpoint { epoch: Epoch(1), manifest, crc }).unwrap();
-    assert_eq!(manifest.views.iter().map(|view| view.view.as_str()).collect::<Vec<_>>(), VIEWS.iter().map(|v| v.0).collect::<Vec<_>>());
-    for (view, (name, _, expected)) in manifest.views.iter().zip(VIEWS) {
-        assert_eq!(rows(&*committed, &manifest, view), *expected, "{name}");
+    let state = state();
+    let names = [state.list("roots/").unwrap(), state.list("checkpoints/").unwrap()].concat();
+    for format in [1, 2] {
+        let committed = Arc::new(Memory::new()) as Arc<dyn Store>;
+        for name in &names {
+            let golden = match format {
+                2 => golden::same(&file(2, name), &state.get(name).unwrap().unwrap()),
+                older => std::fs::read(file(older, name)).unwrap(),
+            };
+            committed.put_bytes(name, &golden).unwrap();
+        }
+        let manifest = committed.list("checkpoints/").unwrap().pop().unwrap();
+        let crc = crc32fast::hash(&committed.get(&manifest).unwrap().unwrap());
+        let manifest = Manifest::load(&*committed, &Checkpoint { epoch: Epoch(1), manifest, crc }).unwrap();
+        assert_eq!(manifest.format, format);
+        assert_eq!(manifest.views.iter().map(|view| view.view.as_str()).collect::<Vec<_>>(), VIEWS.iter().map(|v| v.0).collect::<Vec<_>>());
+        for (view, (name, _, expected)) in manifest.views.iter().zip(VIEWS) {
+            assert_eq!(rows(&*committed, &manifest, view), *expected, "{name}, format {format}");
+        }
     }
 }
