@@ -7,9 +7,10 @@
 //! Invariant: what came out is judged by a batch computation over the recipe, and by reading topics (committed records only), files and table as
 //! any other program would.
 
+use crate::dice::Dice;
 use crate::full_pipeline::{Ended, good, program};
 use crate::real::{Cluster, alone, block_on, cluster, hash};
-use crate::support::{Dice, PATIENCE, Place, deltas, refused_once, sum, topics, visit, was_killed};
+use crate::support::{PATIENCE, Place, deltas, refused_once, sum, topics, visit, was_killed};
 use crate::tier;
 use orderflow::domain::Order;
 use orderflow::generator::{Orders, Share, Total, expected};

@@ -3,8 +3,9 @@
 //!
 //! The test runs itself as a child. Invariant: what came out is judged by reading the topics as any other program would.
 
+use crate::dice::Dice;
 use crate::real::{Cluster, block_on, cluster, contents, present};
-use crate::support::{Dice, PARTITIONS, PATIENCE, deltas, no_orders, orders, refused_once, sum, visit, was_killed};
+use crate::support::{PARTITIONS, PATIENCE, deltas, no_orders, orders, refused_once, sum, visit, was_killed};
 use crate::tier;
 use orderflow::generator::{Orders, Share, expected};
 use orderflow::kafka::{Admin, Until};

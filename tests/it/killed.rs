@@ -4,7 +4,8 @@
 //! committed at the end, dead letters; both again as tables of a SQLite file. Invariant: what came out is judged by reading the files and by
 //! [`expected`].
 
-use crate::support::{Dice, Place, deltas, refused_once, sum, was_killed};
+use crate::dice::Dice;
+use crate::support::{Place, deltas, refused_once, sum, was_killed};
 use crate::tier;
 use orderflow::Pipeline;
 use orderflow::domain::Order;

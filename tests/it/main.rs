@@ -6,6 +6,7 @@ mod broken_off;
 mod command_line;
 mod compose;
 mod dependencies;
+mod dice;
 mod doors;
 mod exactly_once;
 mod example_embed;
