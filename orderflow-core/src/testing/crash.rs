@@ -154,10 +154,18 @@ pub struct Traced {
 pub fn trace(seed: u64, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Traced, Box<Failure>> {
     let mut trial = Trial::of(&build);
     let sizes = trial.measure()?;
-    let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false }).in_memory();
-    let outside = Outside::new(&schedule);
-    let failure = trial.run_in(&schedule, 1, &outside).err();
-    Ok(Traced { acts: outside.trace.acts(), failure })
+    Ok(trial.trace(seed, sizes))
+}
+
+/// The same of schedules in which one operation meets trouble: of each kind of act for which `of` holds (as [`Schedules::acts`]) the middle one, and every fault.
+///
+/// # Errors
+/// A pipeline that fails undisturbed.
+pub fn trace_acts(of: fn(&str) -> bool, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Vec<Traced>, Box<Failure>> {
+    let mut trial = Trial::of(&build);
+    let sizes = trial.measure()?;
+    let seeds = Schedule::acts(&trial.calls, &[], of);
+    Ok(seeds.into_iter().map(|seed| trial.trace(seed, sizes)).collect())
 }
 
 /// The same of two processes on one shared store: the older one is paused just before one of its operations, a newer one takes over (and may die, and come
@@ -287,6 +295,14 @@ impl<'a> Trial<'a> {
         let acts = |fate: Fate| fate.tried().into_iter().map(|(act, _)| act).collect::<Vec<_>>();
         (self.calls, self.disk) = (acts(at_stores), acts(at_the_disk));
         Ok(sizes)
+    }
+
+    /// Runs the schedule of a seed in memory, and writes down its acts.
+    fn trace(&mut self, seed: u64, sizes: Sizes) -> Traced {
+        let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false }).in_memory();
+        let outside = Outside::new(&schedule);
+        let failure = self.run_in(&schedule, 1, &outside).err();
+        Traced { acts: outside.trace.acts(), failure }
     }
 
     fn run(&mut self, schedule: &Schedule, workers: usize) -> Result<(), Box<Failure>> {

@@ -23,7 +23,7 @@ mod trace;
 mod world;
 
 pub use crate::store::faulty::{Fate, Fault};
-pub use crash::{Failure, Report, Traced, crash_anywhere, find_failure, live, trace, trace_takeover, undisturbed};
+pub use crash::{Failure, Report, Traced, crash_anywhere, find_failure, live, trace, trace_acts, trace_takeover, undisturbed};
 pub use seeds::Schedules;
 pub use table::Table;
 pub use topic::Topic;
