@@ -44,6 +44,10 @@ impl Stop {
         self.0.load(Ordering::SeqCst) > 0
     }
 
+    fn is_next(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == 1
+    }
+
     fn pass(&self) {
         if self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1) {
             signal(std::process::id(), "-STOP");
@@ -94,8 +98,10 @@ fn stops_first(sink: impl Sink, stop: Stop) -> impl Sink {
             Call::Poll { committed, wait } if stop.is_ahead() => {
                 let committed = committed.unwrap_or_default();
                 if sent || (committed > known && given > committed) {
-                    // until the records are with the broker
-                    std::thread::sleep(Duration::from_millis(50));
+                    if stop.is_next() {
+                        // until the records are with the broker, also where everybody else is busy
+                        std::thread::sleep(Duration::from_secs(2));
+                    }
                     stop.pass();
                 }
                 if first {
