@@ -336,10 +336,12 @@ const WIDE: DataType = DataType::Decimal128(38, 0);
 
 /// The type of stored words whose magnitude is at most `bound`.
 fn narrowest(bound: u128) -> DataType {
-    match bound {
-        ..=0x7fff_ffff => DataType::Int32,
-        ..=0x7fff_ffff_ffff_ffff => DataType::Int64,
-        _ => WIDE,
+    if bound <= i32::MAX as u128 {
+        DataType::Int32
+    } else if bound <= i64::MAX as u128 {
+        DataType::Int64
+    } else {
+        WIDE
     }
 }
 
