@@ -124,9 +124,9 @@ impl Sink for Drain {
 
     fn open(self: Box<Self>, _: SinkContext) -> Result<Opened> {
         let Self { name, closing, book } = *self;
-        let closing = closing.or_else(|how| match how {
+        let closing = closing.map_err(|how| match how {
             Panics => panic!("{name} is out of crackers"),
-            _ => Err(Error::user("out of cheese")),
+            _ => Error::user("out of cheese"),
         })?;
         Ok(Opened { writer: Box::new(DrainWriter { name, closing, book }), progress: None })
     }
