@@ -67,6 +67,13 @@ impl Trace {
         self.locked().iter().any(|(_, noted)| noted == act)
     }
 
+    /// Whether this process did it, since it began.
+    fn did(&self, act: &Act) -> bool {
+        let acts = self.locked();
+        let own = acts.iter().rev().filter(|(process, _)| *process == self.process).map(|(_, noted)| noted);
+        own.take_while(|noted| **noted != Act::Began).any(|noted| noted == act)
+    }
+
     fn locked(&self) -> MutexGuard<'_, Vec<(usize, Act)>> {
         self.acts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -102,7 +109,9 @@ impl Noting {
     fn entry(&self, name: &str, slot: &str, bytes: &[u8], won: bool) -> Result<()> {
         let act = self.act(slot, bytes);
         if won {
-            act.into_iter().for_each(|act| self.trace.note(act));
+            // what it had put is not there any more: a newer process has merged it
+            let again = |act: Act| if self.trace.did(&act) { Act::PutAgain } else { act };
+            act.into_iter().map(again).for_each(|act| self.trace.note(act));
         } else if self.is_there(name, bytes)? {
             self.trace.note(Act::PutAgain);
         } else if let Some(act @ (Act::Bound(..) | Act::Completed(_))) = act {
