@@ -62,7 +62,8 @@ fn the_unkilled_run_has_every_row_of_the_host() {
 
 #[test]
 fn killed_at_any_operation_no_row_of_the_host_is_lost_or_doubled() {
-    all(&Schedules::points(tier::of(16, 50, u64::MAX)).and_at_the_disk(tier::of(8, 20, u64::MAX)));
+    // the disk below is the same as in `anywhere`, where every call to it is tried: here every third, or the night does not hold them
+    all(&Schedules::points(tier::of(16, 50, u64::MAX)).and_at_the_disk(tier::of(8, 20, 500)));
 }
 
 #[test]
