@@ -225,14 +225,15 @@ fn fresh_folder() -> Result<PathBuf> {
         Error::user(format!("cannot make the folder {} for the results", folder.display())).why(e).hint("name another place with --out")
     };
     std::fs::create_dir_all("out").map_err(|e| refused(Path::new("out"), e))?;
-    let mut folder = time.clone();
-    for more in 2.. {
+    let (mut folder, mut runs) = (time.clone(), 1);
+    loop {
         match std::fs::create_dir(&folder) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => folder = PathBuf::from(format!("{}_{more}", time.display())),
-            made => return made.map(|()| folder.clone()).map_err(|e| refused(&folder, e)),
+            Ok(()) => return Ok(folder),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => runs += 1,
+            Err(e) => return Err(refused(&folder, e)),
         }
+        folder = PathBuf::from(format!("{}_{runs}", time.display()));
     }
-    Err(Error::internal("no number was left for a folder"))
 }
 
 type Producing = tokio::task::JoinHandle<Result<u64>>;

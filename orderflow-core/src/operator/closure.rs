@@ -48,16 +48,17 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// Runs it: a panic is an error of this name, with what it said.
 pub(crate) fn caught<T>(name: impl Into<String>, run: impl FnOnce() -> crate::error::Result<T>) -> crate::error::Result<T> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(Error::internal(name).why(panic_text(&*panic))))
+    caught_as(run, || Error::internal(name))
 }
 
 /// As [`caught`], of what a source or a sink does, which may be anybody's.
 pub(crate) fn caught_outside<T>(run: impl FnOnce() -> crate::error::Result<T>) -> crate::error::Result<T> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        Err(Error::internal("it panicked")
-            .why(panic_text(&*panic))
-            .hint("a panic is a bug of who wrote this source or sink; one of orderflow's own is to be reported"))
-    })
+    let hint = "a panic is a bug of who wrote this source or sink; one of orderflow's own is to be reported";
+    caught_as(run, || Error::internal("it panicked").hint(hint))
+}
+
+fn caught_as<T>(run: impl FnOnce() -> crate::error::Result<T>, error: impl FnOnce() -> Error) -> crate::error::Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(error().why(panic_text(&*panic))))
 }
 
 fn call(closure: &Closure, changes: &Changes) -> Result<Changes, String> {

@@ -312,17 +312,15 @@ impl TraceShape {
         let (mut keys, mut accs) = (Bytes::default(), Accs::with_width(self.width, 0));
         let codec = if self.types.is_empty() { None } else { Some(self.codec()?) };
         for batch in batches {
-            self.words(batch)?;
+            let words = self.words(batch)?;
             let of = batch.column(0).as_primitive::<UInt8Type>().values();
             // sorted by bucket
             let (from, to) =
                 (of.partition_point(|b| usize::from(*b) < buckets.start), of.partition_point(|b| usize::from(*b) < buckets.end));
             let batch = batch.slice(from, to - from);
-            let words = self.words(&batch)?;
             let rows = codec.as_ref().map(|c| c.encode(&batch.columns()[1..=self.types.len()])).transpose()?;
-            let of = batch.column(0).as_primitive::<UInt8Type>();
-            for i in 0..batch.num_rows() {
-                keys.push_pair(of.value(i), rows.as_ref().map_or(&[][..], |r| r.row(i).data()));
+            for i in from..to {
+                keys.push_pair(of[i], rows.as_ref().map_or(&[][..], |r| r.row(i - from).data()));
                 accs.push_zero().iter_mut().zip(&words).for_each(|(w, column)| *w = column.get(i));
             }
         }
