@@ -5,7 +5,9 @@
 
 use crate::data::rowkey::owner;
 use crate::dataflow::arrange::{Accs, Bytes};
-use std::collections::BTreeMap;
+use std::cmp::{Ordering, Reverse};
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::io::Write;
 use timely::Accountable;
 use timely::communication::Push;
@@ -62,42 +64,105 @@ impl Partials {
 
     /// Merges sorted containers of one trace into one; equal keys add up. Keys whose sum is zero stay: they were touched.
     pub fn merge(mut parts: Vec<Partials>) -> Partials {
-        while parts.len() > 1 {
-            let mut merged = Vec::with_capacity(parts.len().div_ceil(2));
-            let mut left = parts.into_iter();
-            while let Some(a) = left.next() {
-                merged.push(match left.next() {
-                    Some(b) => Self::merge_two(&a, &b),
-                    None => a,
-                });
-            }
-            parts = merged;
+        if parts.len() < 2 {
+            return parts.pop().unwrap_or_default();
         }
-        parts.pop().unwrap_or_default()
+        Self::sum(parts[0].trace, &parts.iter().map(|p| (&p.keys, &p.accs)).collect::<Vec<_>>())
     }
 
-    fn merge_two(a: &Partials, b: &Partials) -> Partials {
-        let n = a.keys.count() + b.keys.count();
-        let mut out = Partials { trace: a.trace, keys: Bytes::with_sizes(n, 0), accs: Accs::with_width(a.accs.width(), n) };
+    /// The same of keys, ascending and unique in each part, with what is to be added.
+    pub fn sum(trace: u32, parts: &[(&Bytes, &Accs)]) -> Partials {
+        let keys = parts.iter().map(|(keys, _)| keys.count()).sum();
+        let bytes = parts.iter().map(|(keys, _)| keys.bytes()).sum();
+        let width = parts.iter().map(|(_, accs)| accs.width()).max().unwrap_or(0);
+        let mut out = Partials { trace, keys: Bytes::with_sizes(keys, bytes), accs: Accs::with_width(width, keys) };
+        let mut filled: Vec<(&Bytes, &Accs)> = parts.iter().copied().filter(|(keys, _)| keys.count() > 0).collect();
+        filled.sort_by_key(|(keys, _)| keys.get(0));
+        // what several workers found out has no key in common: one after the other
+        let mut rest = filled.as_slice();
+        while let Some((first, _)) = rest.first() {
+            let mut last = first.last();
+            let apart = (1..rest.len()).find(|i| {
+                let (keys, _) = rest[*i];
+                let apart = Some(keys.get(0)) > last;
+                last = last.max(keys.last());
+                apart
+            });
+            let (together, after) = rest.split_at(apart.unwrap_or(rest.len()));
+            match together {
+                [(keys, accs)] => {
+                    out.keys.append(keys);
+                    out.accs.append(accs);
+                }
+                [a, b] => out.add_two(*a, *b),
+                _ => out.add_all(together),
+            }
+            rest = after;
+        }
+        if out.keys.count() < keys / 2 {
+            out.keys.shrink();
+            out.accs.shrink();
+        }
+        out
+    }
+
+    fn add_two(&mut self, a: (&Bytes, &Accs), b: (&Bytes, &Accs)) {
         let (mut i, mut j) = (0, 0);
-        while i < a.keys.count() || j < b.keys.count() {
-            let order = match (i < a.keys.count(), j < b.keys.count()) {
-                (true, true) => a.keys.get(i).cmp(b.keys.get(j)),
-                (true, false) => std::cmp::Ordering::Less,
-                _ => std::cmp::Ordering::Greater,
+        while i < a.0.count() || j < b.0.count() {
+            let order = match (i < a.0.count(), j < b.0.count()) {
+                (true, true) => a.0.get(i).cmp(b.0.get(j)),
+                (true, false) => Ordering::Less,
+                _ => Ordering::Greater,
             };
             let (from, at) = if order.is_le() { (a, i) } else { (b, j) };
-            out.keys.push(from.keys.get(at));
-            out.accs.push(from.accs.get(at));
+            self.keys.push(from.0.get(at));
+            self.accs.push(from.1.get(at));
             if order.is_eq() {
-                let last = out.accs.count() - 1;
-                out.accs.get_mut(last).iter_mut().zip(b.accs.get(j)).for_each(|(x, y)| *x = x.wrapping_add(*y));
+                self.add_to_last(b.1.get(j));
             }
             i += usize::from(order.is_le());
             j += usize::from(order.is_ge());
         }
-        out
     }
+
+    /// The least of all heads again and again: each key is copied once, however many parts there are. None is empty.
+    fn add_all(&mut self, parts: &[(&Bytes, &Accs)]) {
+        let mut at = vec![0; parts.len()];
+        let first = parts.iter().enumerate().map(|(part, (keys, _))| (keys.get(0), part));
+        let mut heads: BinaryHeap<_> = first.map(|(key, part)| Reverse((begins(key), key, part))).collect();
+        while let Some(mut head) = heads.peek_mut() {
+            let Reverse((_, key, part)) = *head;
+            let (keys, accs) = parts[part];
+            if self.keys.last() == Some(key) {
+                self.add_to_last(accs.get(at[part]));
+            } else {
+                self.keys.push(key);
+                self.accs.push(accs.get(at[part]));
+            }
+            at[part] += 1;
+            if at[part] < keys.count() {
+                let key = keys.get(at[part]);
+                *head = Reverse((begins(key), key, part));
+            } else {
+                PeekMut::pop(head);
+            }
+        }
+    }
+
+    #[inline]
+    fn add_to_last(&mut self, words: &[i128]) {
+        let last = self.accs.count() - 1;
+        self.accs.get_mut(last).iter_mut().zip(words).for_each(|(x, y)| *x = x.wrapping_add(*y));
+    }
+}
+
+/// The first bytes of a key, which mostly tell two of them apart: they compare as the keys do, or are equal.
+#[inline]
+fn begins(key: &[u8]) -> u128 {
+    let mut first = [0; 16];
+    let n = key.len().min(16);
+    first[..n].copy_from_slice(&key[..n]);
+    u128::from_be_bytes(first)
 }
 
 /// What was found out in each epoch, with the epoch's capability, held until nothing more can come for it.
@@ -224,6 +289,19 @@ mod tests {
             parts.iter().flatten().for_each(|(k, v)| *expected.entry(k.clone()).or_default() += v);
             let merged = Partials::merge(parts.iter().map(partials).collect());
             prop_assert_eq!(rows(&merged), expected.into_iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn parts_that_are_apart_and_keys_that_begin_alike_add_up_too(
+            parts in prop::collection::vec((0u8..3, prop::collection::btree_map(prop::collection::vec(0u8..2, 14..19), -9i128..9, 0..20)), 0..9),
+        ) {
+            let parts: Vec<BTreeMap<Vec<u8>, i128>> =
+                parts.into_iter().map(|(bucket, rows)| rows.into_iter().map(|(k, v)| ([vec![bucket], k].concat(), v)).collect()).collect();
+            let mut expected: BTreeMap<Vec<u8>, i128> = BTreeMap::new();
+            parts.iter().flatten().for_each(|(k, v)| *expected.entry(k.clone()).or_default() += v);
+            let parts: Vec<Partials> = parts.iter().map(partials).collect();
+            let sum = Partials::sum(3, &parts.iter().map(|p| (&p.keys, &p.accs)).collect::<Vec<_>>());
+            prop_assert_eq!(rows(&sum), expected.into_iter().collect::<Vec<_>>());
         }
 
         #[test]

@@ -222,7 +222,8 @@ impl Pipeline {
         self
     }
 
-    /// Bytes that may be between sources and sinks before sources are held back; 128 MB by default.
+    /// Bytes that may be between sources and sinks before sources are held back; 128 MB by default. With [`Pipeline::state`], views may change by as much (and by
+    /// 64 MB in any case) before they are stored earlier than [`Pipeline::checkpoint_every`] says: what is not stored yet is held.
     pub fn memory(self, bytes: usize) -> Self {
         self.flow().options.memory = bytes;
         self
@@ -301,7 +302,7 @@ impl Pipeline {
 pub(crate) fn add_view(flow: &Arc<Mutex<Flow>>, name: &str, plan: LogicalPlan) -> Result<Stream> {
     let mut guard = flow.lock().unwrap_or_else(PoisonError::into_inner);
     let key = guard.key(&plan);
-    let plan = guard.prepare(plan).map_err(|e| e.at(format!("view {name}")))?;
+    let plan = guard.catalog.prepare(plan).map_err(|e| e.at(format!("view {name}")))?;
     let schema = crate::plan::schema(&plan)?;
     guard.catalog.add_view(name, schema.clone())?;
     let scan = guard.catalog.view_scan(name)?;
@@ -311,13 +312,6 @@ pub(crate) fn add_view(flow: &Arc<Mutex<Flow>>, name: &str, plan: LogicalPlan) -
 }
 
 impl Flow {
-    /// The optimised plan of the visible columns, if it can be kept up to date.
-    pub(crate) fn prepare(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
-        let plan = crate::plan::visible(plan)?;
-        self.catalog.check(&plan)?;
-        self.catalog.optimise(plan)
-    }
-
     /// Columns of `plan`, which is not optimised, that no two rows share.
     pub(crate) fn key(&self, plan: &LogicalPlan) -> Option<Vec<String>> {
         crate::plan::key(plan, &|view| self.views.iter().find(|v| *v.name == *view)?.key.clone())

@@ -238,7 +238,7 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         written: LogState { durable: ledger.tail(), ..LogState::default() },
         based: now,
         bases: 0,
-        checkpoints: Checkpoints::new(Port::None, options.checkpoint_every, upto, now),
+        checkpoints: Checkpoints::new(Port::None, options.checkpoint_every, options.memory, upto, now),
         looked: now,
         log: Port::None,
         replay,

@@ -154,7 +154,7 @@ impl Stream {
             }
         };
         let place = format!("sink {} of {}", sink.kind(), self.name);
-        let plan = flow.prepare(plan).map_err(|e| e.at(&place))?;
+        let plan = flow.catalog.prepare(plan).map_err(|e| e.at(&place))?;
         let schema = crate::plan::schema(&plan)?;
         flow.outputs.push(OutputDef { view: self.name.clone(), plan, schema, sink });
         drop(flow);

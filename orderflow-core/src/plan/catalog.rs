@@ -2,6 +2,7 @@
 //!
 //! Invariant: a name stands for one thing, once and for all; every scan in a plan that a catalog made reads one of its inputs.
 
+use super::again::{Inputs, Plans};
 use super::functions::{self, Function};
 use super::input::{Input, InputKind};
 use super::literal::{self, FloatLiterals};
@@ -20,7 +21,7 @@ use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::Statement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// One pipeline's names. A clone is independent and cheap.
 #[derive(Clone)]
@@ -28,6 +29,8 @@ pub struct Catalog {
     inputs: BTreeMap<Arc<str>, Arc<Input>>,
     functions: BTreeMap<String, Function>,
     builtin: Arc<Builtin>,
+    /// What was planned before, if that is to be used.
+    again: Option<Plans>,
 }
 
 /// What DataFusion brings.
@@ -59,6 +62,19 @@ fn names(name: &str, aliases: &[String]) -> Vec<String> {
     std::iter::once(name.to_string()).chain(aliases.iter().cloned()).collect()
 }
 
+impl Builtin {
+    fn new() -> Self {
+        Self {
+            scalars: by_name(SessionStateDefaults::default_scalar_functions(), |f| names(f.name(), f.aliases())),
+            higher_order: by_name(SessionStateDefaults::default_higher_order_functions(), |f| names(f.name(), f.aliases())),
+            aggregates: by_name(SessionStateDefaults::default_aggregate_functions(), |f| names(f.name(), f.aliases())),
+            windows: by_name(SessionStateDefaults::default_window_functions(), |f| names(f.name(), f.aliases())),
+            planners: SessionStateDefaults::default_expr_planners(),
+            options: Arc::new(options()),
+        }
+    }
+}
+
 impl Default for Catalog {
     fn default() -> Self {
         Self::new()
@@ -68,16 +84,9 @@ impl Default for Catalog {
 impl Catalog {
     /// No source, no view, all functions of DataFusion and ours.
     pub fn new() -> Self {
-        let builtin = Builtin {
-            scalars: by_name(SessionStateDefaults::default_scalar_functions(), |f| names(f.name(), f.aliases())),
-            higher_order: by_name(SessionStateDefaults::default_higher_order_functions(), |f| names(f.name(), f.aliases())),
-            aggregates: by_name(SessionStateDefaults::default_aggregate_functions(), |f| names(f.name(), f.aliases())),
-            windows: by_name(SessionStateDefaults::default_window_functions(), |f| names(f.name(), f.aliases())),
-            planners: SessionStateDefaults::default_expr_planners(),
-            options: Arc::new(options()),
-        };
+        static BUILTIN: LazyLock<Arc<Builtin>> = LazyLock::new(|| Arc::new(Builtin::new()));
         let functions = functions::ours().into_iter().map(|f| (f.name().to_string(), f)).collect();
-        Self { inputs: BTreeMap::new(), functions, builtin: Arc::new(builtin) }
+        Self { inputs: BTreeMap::new(), functions, builtin: BUILTIN.clone(), again: Plans::current() }
     }
 
     /// Adds a source: `visible` are its data columns, `hidden` those that `SELECT *` leaves out but expressions may name.
@@ -114,7 +123,8 @@ impl Catalog {
                 .hint("rename one; names such as _offset belong to the columns that every source adds"));
         }
         let name: Arc<str> = name.into();
-        self.inputs.insert(name.clone(), Arc::new(Input { name, kind, schema, visible }));
+        let input = Arc::new(Input { name: name.clone(), kind, schema, visible });
+        self.inputs.insert(name, self.again.as_ref().map_or_else(|| input.clone(), |again| again.input(input.clone())));
         Ok(())
     }
 
@@ -131,6 +141,7 @@ impl Catalog {
         for name in names(function.name(), function.udf().aliases()) {
             self.functions.insert(name, function.clone());
         }
+        self.again = None;
         Ok(())
     }
 
@@ -175,6 +186,17 @@ impl Catalog {
     /// # Errors
     /// Syntax, unknown names and wrong types, each pointing at its place in `text`.
     pub fn sql(&self, text: &str) -> Result<LogicalPlan> {
+        let Some(again) = &self.again else { return self.planned(text) };
+        let inputs = self.inputs_at();
+        if let Some(plan) = again.read(&inputs, text) {
+            return Ok(plan);
+        }
+        let plan = self.planned(text)?;
+        again.keep_read(inputs, text, &plan);
+        Ok(plan)
+    }
+
+    fn planned(&self, text: &str) -> Result<LogicalPlan> {
         let mut query = sql::parse(text)?;
         let known: Vec<&str> = self.inputs.keys().map(|n| &**n).collect();
         sql::Preparer { text, input: &|name| self.input(name), names: &known }.query(&mut query, &HashSet::new())?;
@@ -195,6 +217,30 @@ impl Catalog {
             .and_then(|expr| literal::expressions(expr, plan.schema()))
             .map(|expr| expr.data)
             .map_err(|e| place::error(text, e))
+    }
+
+    fn inputs_at(&self) -> Inputs {
+        self.inputs.values().map(|input| Arc::as_ptr(input) as usize).collect()
+    }
+
+    /// The optimised plan of the visible columns, if it can be kept up to date.
+    ///
+    /// # Errors
+    /// As [`Catalog::check`] and [`Catalog::optimise`].
+    pub fn prepare(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let prepared = |plan: LogicalPlan| {
+            let plan = super::visible(plan)?;
+            self.check(&plan)?;
+            self.optimise(plan)
+        };
+        let Some(again) = &self.again else { return prepared(plan) };
+        let inputs = self.inputs_at();
+        if let Some(prepared) = again.prepared(&inputs, &plan) {
+            return Ok(prepared);
+        }
+        let prepared = prepared(plan.clone())?;
+        again.keep_prepared(inputs, plan, &prepared);
+        Ok(prepared)
     }
 
     /// Refuses what cannot be kept up to date or replayed, and columns of one name. The plan must be the unoptimised one.

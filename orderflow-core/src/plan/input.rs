@@ -20,7 +20,7 @@ pub enum InputKind {
 }
 
 /// The table behind every scan of a plan.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Input {
     pub(super) name: Arc<str>,
     pub(super) kind: InputKind,

@@ -9,6 +9,7 @@
 //! replayed; an optimised plan holds only scans, projections, filters, aggregates, distincts, unions, aliases and our own
 //! [`Closure`] and [`Custom`] nodes.
 
+mod again;
 mod aggregate;
 mod catalog;
 mod closure;
@@ -29,6 +30,8 @@ mod equivalence;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use again::Plans;
 pub use aggregate::{AggregateCall, Aggregator};
 pub use catalog::Catalog;
 pub use closure::{BatchFn, Closure, Custom};

@@ -120,8 +120,8 @@ impl CheckpointDriver {
     fn write(&self, epoch: Epoch, sealed: &[SealedRoots]) -> Result<Vec<Vec<Option<FileRef>>>> {
         let mut number = 0;
         let mut trace = |root: usize, trace: usize, shape: &TraceShape| {
-            let of = sealed.iter().filter_map(|roots| roots.get(root)?.get(trace)).flat_map(|s| s.parts());
-            let content = Partials::merge(of.map(|(keys, accs)| Partials { trace: 0, keys, accs }).collect());
+            let parts = sealed.iter().filter_map(|roots| roots.get(root)?.get(trace)).flat_map(|s| s.parts());
+            let content = Partials::sum(0, &parts.collect::<Vec<_>>());
             number += 1;
             let name = format!("roots/{:010}-g{:04}-{number:04}.arrow", epoch.0, self.generation);
             self.file(name, epoch, shape, content)

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-/// Bytes that roots may have been given since the last checkpoint before one is taken early.
+/// Bytes that roots may at least have been given since the last checkpoint before one is taken early.
 const UNSAVED: usize = 64 << 20;
 
 /// Checkpoints of an engine.
@@ -31,6 +31,8 @@ pub(crate) struct Checkpoints {
     pub(super) state: CheckpointState,
     /// Bytes that roots were given and that were not sealed, as the workers said last.
     pub(super) unsaved: usize,
+    /// So many are too many to wait until a checkpoint is due.
+    most: usize,
     under_way: Option<UnderWay>,
     /// The newest complete one.
     pub(super) complete: Option<Epoch>,
@@ -54,8 +56,8 @@ struct UnderWay {
 }
 
 impl Checkpoints {
-    /// None were taken yet.
-    pub(crate) fn new(port: Port<CheckpointDriver>, every: Duration, restored: Option<Epoch>, now: Duration) -> Self {
+    /// None were taken yet; what was not stored may take `memory`.
+    pub(crate) fn new(port: Port<CheckpointDriver>, every: Duration, memory: usize, restored: Option<Epoch>, now: Duration) -> Self {
         Self {
             port,
             every,
@@ -64,6 +66,7 @@ impl Checkpoints {
             last: now,
             state: CheckpointState::default(),
             unsaved: 0,
+            most: memory.max(UNSAVED),
             under_way: None,
             complete: restored,
             settling: None,
@@ -77,7 +80,7 @@ impl Checkpoints {
 
     /// Whether roots were given so much since the checkpoint under way began that nothing more should be read before it is complete.
     pub(super) fn is_full(&self) -> bool {
-        self.under_way.is_some() && self.unsaved > 4 * UNSAVED
+        self.under_way.is_some() && self.unsaved > usize::max(2 * self.most, 4 * UNSAVED)
     }
 }
 
@@ -117,7 +120,7 @@ impl Engine {
     /// Begins a checkpoint as of `epoch`, which was just closed, if it is time.
     pub(super) fn checkpoint_if_due(&mut self, epoch: Epoch) {
         let c = &self.checkpoints;
-        let due = self.clock.elapsed() >= c.last + c.every || c.unsaved >= UNSAVED || !c.asked.is_empty();
+        let due = self.clock.elapsed() >= c.last + c.every || c.unsaved >= c.most || !c.asked.is_empty();
         if c.port.is_there() && c.is_quiet() && due {
             self.begin_checkpoint(epoch);
         }

@@ -13,6 +13,7 @@ use super::trace::Act;
 use super::world::{Outside, Rows, World};
 use crate::error::{Error, Kind, Result, Retry};
 use crate::pipeline::Pipeline;
+use crate::plan::Plans;
 use crate::store::faulty::{Fate, Fault};
 use crate::store::volatile::Draw;
 use crate::time::Clock;
@@ -258,6 +259,8 @@ enum End {
 
 struct Trial<'a> {
     build: &'a dyn Fn(&World) -> Result<Pipeline>,
+    /// One plan, however often the pipeline is built.
+    plans: Plans,
     /// What an undisturbed run holds.
     expected: Rows,
     report: Report,
@@ -268,7 +271,7 @@ struct Trial<'a> {
 
 impl<'a> Trial<'a> {
     fn of(build: &'a dyn Fn(&World) -> Result<Pipeline>) -> Self {
-        Self { build, expected: Rows::new(), report: Report::default(), calls: vec![], disk: vec![] }
+        Self { build, plans: Plans::default(), expected: Rows::new(), report: Report::default(), calls: vec![], disk: vec![] }
     }
 
     /// Runs it undisturbed, and counts.
@@ -277,7 +280,7 @@ impl<'a> Trial<'a> {
             let schedule = Schedule::calm(on_disk);
             let outside = Outside::new(&schedule);
             let world = World::of(outside.clone(), Fate::default(), on_disk, None);
-            let outcome = live_in(Some(&world), (self.build)(&world), &outside.clock, || false);
+            let outcome = live_in(Some(&world), self.plans.used(|| (self.build)(&world)), &outside.clock, || false);
             let fate = world.fate();
             drop(world);
             let rows = outcome.and_then(|()| outside.rows()).map_err(|e| failure(&schedule, 1, format!("undisturbed, it fails: {e}")))?;
@@ -343,9 +346,10 @@ impl<'a> Trial<'a> {
 
     /// Life after life, and one that is left alone.
     fn lives(&mut self, schedule: &Schedule, workers: usize, outside: &Rc<Outside>) -> Result<End, String> {
+        let (build, plans) = (self.build, self.plans.clone());
         let live = |world: &World| {
             outside.trace.note(Act::Began);
-            let (flow, fate) = ((self.build)(world), world.fate());
+            let (flow, fate) = (plans.used(|| build(world)), world.fate());
             let outcome = match workers {
                 1 => live_in(Some(world), flow, &outside.clock, || fate.is_dead()),
                 n => live_on_threads(world, flow, n, &outside.clock, || fate.is_dead()),

@@ -78,6 +78,15 @@ impl Accs {
         &mut self.words[start..]
     }
 
+    /// Appends those of another list.
+    pub fn append(&mut self, other: &Accs) {
+        if self.width == 0 {
+            self.width = other.width;
+        }
+        debug_assert_eq!(self.width, other.width, "one width a trace");
+        self.words.extend_from_slice(&other.words);
+    }
+
     /// Words of key `i`.
     #[inline]
     pub fn get(&self, i: usize) -> &[i128] {
@@ -94,6 +103,11 @@ impl Accs {
     #[inline]
     pub fn words_mut(&mut self) -> &mut [i128] {
         &mut self.words
+    }
+
+    /// Lets go of room that is not needed.
+    pub fn shrink(&mut self) {
+        self.words.shrink_to_fit();
     }
 
     /// Number of keys.

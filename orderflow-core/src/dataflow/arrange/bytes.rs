@@ -37,10 +37,34 @@ impl Bytes {
         self.push(rest);
     }
 
+    /// Appends all strings of another list.
+    pub fn append(&mut self, other: &Bytes) {
+        let from = self.data.len() as u64;
+        self.data.extend_from_slice(&other.data);
+        self.ends.extend(other.ends[1..].iter().map(|end| from + end));
+    }
+
     /// String `i`.
     #[inline]
     pub fn get(&self, i: usize) -> &[u8] {
         &self.data[self.ends[i] as usize..self.ends[i + 1] as usize]
+    }
+
+    /// The last string.
+    #[inline]
+    pub fn last(&self) -> Option<&[u8]> {
+        self.count().checked_sub(1).map(|i| self.get(i))
+    }
+
+    /// Lets go of room that is not needed.
+    pub fn shrink(&mut self) {
+        self.ends.shrink_to_fit();
+        self.data.shrink_to_fit();
+    }
+
+    /// Bytes of all strings.
+    pub fn bytes(&self) -> usize {
+        self.data.len()
     }
 
     /// Number of strings.

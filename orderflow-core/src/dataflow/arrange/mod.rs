@@ -51,8 +51,8 @@ pub struct Sealed(Vec<Batch>);
 
 impl Sealed {
     /// Sorted keys and what was added to their accumulators, a part an epoch.
-    pub fn parts(&self) -> Vec<(Bytes, Accs)> {
-        self.0.iter().map(|b| (b.0.storage.keys.clone(), b.0.storage.upds.diffs.clone())).collect()
+    pub fn parts(&self) -> impl Iterator<Item = (&Bytes, &Accs)> {
+        self.0.iter().map(|b| (&b.0.storage.keys, &b.0.storage.upds.diffs))
     }
 }
 
