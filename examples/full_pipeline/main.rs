@@ -38,8 +38,9 @@ use words::by_options;
 const PIPELINE: &str = "full_pipeline";
 /// Partitions of the topic of orders.
 const PARTITIONS: i32 = 4;
-/// A partition of the embedded broker forgets what is beyond 5 MB, keys and framing included: the producer stays this far ahead.
-const AHEAD: u64 = 2 << 20;
+/// A partition of the embedded broker forgets what is beyond 5 MB, keys and framing included: the producer stays at most this far ahead, over all partitions,
+/// since it may be one of them alone that is read late.
+const AHEAD: u64 = 4 << 20;
 
 fn main() -> std::process::ExitCode {
     let log = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new("warn"));
@@ -137,7 +138,7 @@ async fn run(options: Options) -> Result<()> {
         Some(state) => Some(produce_once(&options, &brokers, state, &pace).await?),
         None => {
             let (brokers, topic, recipe, rate, pace) = (brokers.clone(), topic.clone(), options.recipe(), options.rate, pace.clone());
-            let ahead = embedded.is_some().then_some(AHEAD * PARTITIONS as u64);
+            let ahead = embedded.is_some().then_some(AHEAD);
             Some(tokio::task::spawn_blocking(move || produce(&brokers, &topic, &recipe, rate, ahead, &pace)))
         }
     };

@@ -1,7 +1,7 @@
 //! The producer: seeded orders into the topic, as fast as asked and never too far ahead of the pipeline.
 //!
 //! Invariant: the bytes written and not yet read by the pipeline stay below the bound, because a partition of the embedded broker
-//! forgets what is beyond 5 MB.
+//! forgets what is beyond 5 MB, and all of them may be of one partition.
 
 use orderflow::Result;
 use orderflow::error::Retry;
