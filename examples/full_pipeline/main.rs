@@ -38,9 +38,8 @@ use words::by_options;
 const PIPELINE: &str = "full_pipeline";
 /// Partitions of the topic of orders.
 const PARTITIONS: i32 = 4;
-/// A partition of the embedded broker forgets what is beyond 5 MB, keys and framing included: the producer stays at most this far ahead, over all partitions,
-/// since it may be one of them alone that is read late.
-const AHEAD: u64 = 4 << 20;
+/// A partition of the embedded broker forgets what is beyond 5 MB, keys and framing included: in each the producer stays at most this far ahead.
+const AHEAD: u64 = 3 << 20;
 
 fn main() -> std::process::ExitCode {
     let log = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new("warn"));
@@ -276,8 +275,8 @@ async fn follow(
             () = tokio::time::sleep(Duration::from_millis(if producer.is_some() { 2 } else if options.follow { 250 } else { 20 })) => {}
         }
         let status = running.status();
-        let (rows, bytes) = (status.sources[0].rows, status.sources[0].bytes);
-        pace.read.store(bytes, Ordering::Relaxed);
+        let rows = status.sources[0].rows;
+        pace.note(&status.sources[0].status);
         bar.set_position(rows);
         if bar.is_hidden() && said.elapsed() > Duration::from_secs(5) {
             note(format_args!("{rows} orders processed"));
