@@ -4,10 +4,12 @@
 //! function), for those may remember the run that they were made for.
 
 use super::input::Input;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use crate::error::Result;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::LogicalPlan;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 thread_local! {
@@ -61,34 +63,38 @@ impl Plans {
         input
     }
 
-    /// The plan of a text.
-    pub(super) fn read(&self, inputs: &Inputs, text: &str) -> Option<LogicalPlan> {
-        self.known().read.get(&(inputs.clone(), text.to_owned())).cloned()
+    /// The plan of a text: the known one, or what `plan` makes of it.
+    pub(super) fn read(&self, inputs: Inputs, text: &str, plan: impl FnOnce() -> Result<LogicalPlan>) -> Result<LogicalPlan> {
+        self.of(|known| &mut known.read, (inputs, text.to_owned()), plan)
     }
 
-    pub(super) fn keep_read(&self, inputs: Inputs, text: &str, plan: &LogicalPlan) {
-        self.known().read.insert((inputs, text.to_owned()), plan.clone());
-    }
-
-    /// What a plan, as it was written, comes to when it is checked and optimised.
-    pub(super) fn prepared(&self, inputs: &Inputs, plan: &LogicalPlan) -> Option<LogicalPlan> {
-        self.known().prepared.get(&(inputs.clone(), plan.clone())).cloned()
-    }
-
-    pub(super) fn keep_prepared(&self, inputs: Inputs, plan: LogicalPlan, prepared: &LogicalPlan) {
-        if !has_user_code(&plan) {
-            self.known().prepared.insert((inputs, plan), prepared.clone());
+    /// What a plan, as it was written, comes to when it is checked and optimised: the known one, or what `prepare` makes of it.
+    pub(super) fn prepared(
+        &self,
+        inputs: Inputs,
+        plan: LogicalPlan,
+        prepare: impl FnOnce(LogicalPlan) -> Result<LogicalPlan>,
+    ) -> Result<LogicalPlan> {
+        let has_user_code = plan.exists(|node| Ok(matches!(node, LogicalPlan::Extension(_)))).unwrap_or(true);
+        if has_user_code {
+            return prepare(plan);
         }
+        self.of(|known| &mut known.prepared, (inputs, plan.clone()), || prepare(plan))
     }
-}
 
-fn has_user_code(plan: &LogicalPlan) -> bool {
-    let mut found = false;
-    let walked = plan.apply(|node| {
-        found |= matches!(node, LogicalPlan::Extension(_));
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    });
-    found || walked.is_err()
+    fn of<K: Eq + Hash>(
+        &self,
+        kind: fn(&mut Known) -> &mut HashMap<K, LogicalPlan>,
+        key: K,
+        plan: impl FnOnce() -> Result<LogicalPlan>,
+    ) -> Result<LogicalPlan> {
+        if let Some(plan) = kind(&mut self.known()).get(&key) {
+            return Ok(plan.clone());
+        }
+        let plan = plan()?;
+        kind(&mut self.known()).insert(key, plan.clone());
+        Ok(plan)
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use std::sync::{Arc, LazyLock};
 pub struct Catalog {
     inputs: BTreeMap<Arc<str>, Arc<Input>>,
     functions: BTreeMap<String, Function>,
-    builtin: Arc<Builtin>,
+    builtin: &'static Builtin,
     /// What was planned before, if that is to be used.
     again: Option<Plans>,
 }
@@ -84,9 +84,9 @@ impl Default for Catalog {
 impl Catalog {
     /// No source, no view, all functions of DataFusion and ours.
     pub fn new() -> Self {
-        static BUILTIN: LazyLock<Arc<Builtin>> = LazyLock::new(|| Arc::new(Builtin::new()));
+        static BUILTIN: LazyLock<Builtin> = LazyLock::new(Builtin::new);
         let functions = functions::ours().into_iter().map(|f| (f.name().to_string(), f)).collect();
-        Self { inputs: BTreeMap::new(), functions, builtin: BUILTIN.clone(), again: Plans::current() }
+        Self { inputs: BTreeMap::new(), functions, builtin: &BUILTIN, again: Plans::current() }
     }
 
     /// Adds a source: `visible` are its data columns, `hidden` those that `SELECT *` leaves out but expressions may name.
@@ -124,7 +124,11 @@ impl Catalog {
         }
         let name: Arc<str> = name.into();
         let input = Arc::new(Input { name: name.clone(), kind, schema, visible });
-        self.inputs.insert(name, self.again.as_ref().map_or_else(|| input.clone(), |again| again.input(input.clone())));
+        let input = match &self.again {
+            Some(again) => again.input(input),
+            None => input,
+        };
+        self.inputs.insert(name, input);
         Ok(())
     }
 
@@ -186,14 +190,10 @@ impl Catalog {
     /// # Errors
     /// Syntax, unknown names and wrong types, each pointing at its place in `text`.
     pub fn sql(&self, text: &str) -> Result<LogicalPlan> {
-        let Some(again) = &self.again else { return self.planned(text) };
-        let inputs = self.inputs_at();
-        if let Some(plan) = again.read(&inputs, text) {
-            return Ok(plan);
+        match &self.again {
+            Some(again) => again.read(self.inputs_at(), text, || self.planned(text)),
+            None => self.planned(text),
         }
-        let plan = self.planned(text)?;
-        again.keep_read(inputs, text, &plan);
-        Ok(plan)
     }
 
     fn planned(&self, text: &str) -> Result<LogicalPlan> {
@@ -233,14 +233,10 @@ impl Catalog {
             self.check(&plan)?;
             self.optimise(plan)
         };
-        let Some(again) = &self.again else { return prepared(plan) };
-        let inputs = self.inputs_at();
-        if let Some(prepared) = again.prepared(&inputs, &plan) {
-            return Ok(prepared);
+        match &self.again {
+            Some(again) => again.prepared(self.inputs_at(), plan, prepared),
+            None => prepared(plan),
         }
-        let prepared = prepared(plan.clone())?;
-        again.keep_prepared(inputs, plan, &prepared);
-        Ok(prepared)
     }
 
     /// Refuses what cannot be kept up to date or replayed, and columns of one name. The plan must be the unoptimised one.

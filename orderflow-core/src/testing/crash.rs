@@ -113,6 +113,7 @@ pub fn crash_anywhere(schedules: Schedules, build: impl Fn(&World) -> Result<Pip
 /// The first schedule that fails.
 pub fn find_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Report, Box<Failure>> {
     let clock = Clock::system();
+    let build = planned_once(build);
     let mut trial = Trial::of(&build);
     let sizes = trial.measure()?;
     let mut points = self::points(sizes.calls, schedules.points);
@@ -134,6 +135,7 @@ pub fn find_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipel
 /// # Errors
 /// A pipeline that fails undisturbed.
 pub fn undisturbed(build: impl Fn(&World) -> Result<Pipeline>) -> Result<Rows, Box<Failure>> {
+    let build = planned_once(build);
     let mut trial = Trial::of(&build);
     trial.measure()?;
     Ok(trial.expected)
@@ -153,6 +155,7 @@ pub struct Traced {
 /// # Errors
 /// A pipeline that fails undisturbed.
 pub fn trace(seed: u64, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Traced, Box<Failure>> {
+    let build = planned_once(build);
     let mut trial = Trial::of(&build);
     let sizes = trial.measure()?;
     Ok(trial.trace(seed, sizes))
@@ -163,6 +166,7 @@ pub fn trace(seed: u64, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Tr
 /// # Errors
 /// A pipeline that fails undisturbed.
 pub fn trace_acts(of: fn(&str) -> bool, build: impl Fn(&World) -> Result<Pipeline>) -> Result<Vec<Traced>, Box<Failure>> {
+    let build = planned_once(build);
     let mut trial = Trial::of(&build);
     let sizes = trial.measure()?;
     let seeds = Schedule::acts(&trial.calls, &[], of);
@@ -176,7 +180,7 @@ pub fn trace_acts(of: fn(&str) -> bool, build: impl Fn(&World) -> Result<Pipelin
 /// # Errors
 /// A pipeline that fails undisturbed.
 pub fn trace_takeover(seed: u64, build: impl Fn(&World) -> Result<Pipeline> + 'static) -> Result<Traced, Box<Failure>> {
-    let build: Build = Rc::new(build);
+    let build: Build = Rc::new(planned_once(build));
     let mut trial = Trial::of(&*build);
     let sizes = trial.measure()?;
     let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false }).in_memory();
@@ -187,6 +191,12 @@ pub fn trace_takeover(seed: u64, build: impl Fn(&World) -> Result<Pipeline> + 's
         Ok(End::Whole(rows, outside.sources()))
     });
     Ok(Traced { acts: outside.trace.acts(), failure: judged.err() })
+}
+
+/// Builds the same with one plan, however often it is built.
+fn planned_once(build: impl Fn(&World) -> Result<Pipeline>) -> impl Fn(&World) -> Result<Pipeline> {
+    let plans = Plans::default();
+    move |world| plans.used(|| build(world))
 }
 
 fn points(operations: u64, wanted: u64) -> Vec<u64> {
@@ -259,8 +269,6 @@ enum End {
 
 struct Trial<'a> {
     build: &'a dyn Fn(&World) -> Result<Pipeline>,
-    /// One plan, however often the pipeline is built.
-    plans: Plans,
     /// What an undisturbed run holds.
     expected: Rows,
     report: Report,
@@ -271,7 +279,7 @@ struct Trial<'a> {
 
 impl<'a> Trial<'a> {
     fn of(build: &'a dyn Fn(&World) -> Result<Pipeline>) -> Self {
-        Self { build, plans: Plans::default(), expected: Rows::new(), report: Report::default(), calls: vec![], disk: vec![] }
+        Self { build, expected: Rows::new(), report: Report::default(), calls: vec![], disk: vec![] }
     }
 
     /// Runs it undisturbed, and counts.
@@ -280,7 +288,7 @@ impl<'a> Trial<'a> {
             let schedule = Schedule::calm(on_disk);
             let outside = Outside::new(&schedule);
             let world = World::of(outside.clone(), Fate::default(), on_disk, None);
-            let outcome = live_in(Some(&world), self.plans.used(|| (self.build)(&world)), &outside.clock, || false);
+            let outcome = live_in(Some(&world), (self.build)(&world), &outside.clock, || false);
             let fate = world.fate();
             drop(world);
             let rows = outcome.and_then(|()| outside.rows()).map_err(|e| failure(&schedule, 1, format!("undisturbed, it fails: {e}")))?;
@@ -346,10 +354,9 @@ impl<'a> Trial<'a> {
 
     /// Life after life, and one that is left alone.
     fn lives(&mut self, schedule: &Schedule, workers: usize, outside: &Rc<Outside>) -> Result<End, String> {
-        let (build, plans) = (self.build, self.plans.clone());
         let live = |world: &World| {
             outside.trace.note(Act::Began);
-            let (flow, fate) = (plans.used(|| build(world)), world.fate());
+            let (flow, fate) = ((self.build)(world), world.fate());
             let outcome = match workers {
                 1 => live_in(Some(world), flow, &outside.clock, || fate.is_dead()),
                 n => live_on_threads(world, flow, n, &outside.clock, || fate.is_dead()),
