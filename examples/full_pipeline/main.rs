@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "a program prints, and has a clock of its own")]
 
 mod endless;
+mod memory;
 mod options;
 mod patience;
 mod produce;
@@ -42,6 +43,7 @@ const PARTITIONS: i32 = 4;
 const AHEAD: u64 = 3 << 20;
 
 fn main() -> std::process::ExitCode {
+    memory::give_back();
     let log = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new("warn"));
     // a log that cannot be written, because it lies on a full disk, is no reason to end
     log.with_writer(std::io::stderr).log_internal_errors(false).init();

@@ -41,10 +41,11 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// Runs it to its end, which must be a good one.
+/// Runs it to its end, which must be a good one; with a broker of its own there is nothing to warn of.
 pub(crate) fn good(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    let (output, embedded) = (command.output().unwrap(), command.get_args().all(|a| a != "--brokers"));
+    let warns = embedded && text(&output.stderr).contains(" WARN ");
+    assert!(output.status.success() && !warns, "{}\n{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout).to_owned()
 }
 

@@ -11,8 +11,8 @@ use crate::error::{Result, Retry};
 use crate::operator::Order;
 use crate::operator::closure::caught_outside;
 use crate::sink::Closed;
-use crate::source::{Fetch, Polled, Reader};
-use crate::time::{Clock, Epoch};
+use crate::source::{Fetch, Polled, Reader, SourceStatus};
+use crate::time::{Clock, Epoch, Positions};
 use arrow::datatypes::SchemaRef;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -42,7 +42,6 @@ pub(crate) struct SourcePort {
     pub(crate) spooled: Option<SchemaRef>,
     pub(crate) backoff: Backoff,
     pub(crate) report: SourceReport,
-    closed: bool,
 }
 
 /// A sink under way.
@@ -80,7 +79,7 @@ impl SourcePort {
     pub(crate) fn new(name: Arc<str>, reader: Box<dyn Reader>, spooled: Option<SchemaRef>, bound: u64) -> Self {
         let report = SourceReport { name: name.to_string(), bound, ..SourceReport::default() };
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        Self { name, reader, ended: false, held: None, later: VecDeque::new(), spooled, backoff, report, closed: false }
+        Self { name, reader, ended: false, held: None, later: VecDeque::new(), spooled, backoff, report }
     }
 
     pub(super) fn poll(&mut self, now: Duration) -> Result<Option<Fetch>> {
@@ -109,12 +108,38 @@ impl SourcePort {
         }
     }
 
-    /// Lets go of the outside; a second time there is nothing to do.
+    /// Lets go of the outside, of the reader and all that came from it: whoever hears of the end finds no connection open. A second time there is nothing
+    /// to do.
     pub(super) fn close(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.closed, true) {
-            return Ok(());
-        }
-        caught_outside(|| self.reader.close()).map_err(|e| e.at(format!("closing source {}", self.name)))
+        let mut reader = std::mem::replace(&mut self.reader, Box::new(LetGo));
+        let (held, later) = (self.held.take(), std::mem::take(&mut self.later));
+        let close = move || {
+            let told = reader.close();
+            drop((held, later, reader));
+            told
+        };
+        caught_outside(close).map_err(|e| e.at(format!("closing source {}", self.name)))
+    }
+}
+
+/// What stands in the place of a reader that was closed.
+struct LetGo;
+
+impl Reader for LetGo {
+    fn poll(&mut self) -> Result<Polled> {
+        Ok(Polled::Idle)
+    }
+
+    fn acknowledge(&mut self, _positions: &Positions) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> SourceStatus {
+        SourceStatus::default()
+    }
+
+    fn close(&mut self) -> Result<()> {
+        Ok(())
     }
 }
 

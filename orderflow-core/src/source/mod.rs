@@ -169,7 +169,8 @@ pub trait Reader: Send {
         None
     }
 
-    /// Ends reading: last acknowledgements leave, connections close. May block for a bounded time.
+    /// Ends reading: last acknowledgements leave, connections close. May block for a bounded time. Nothing else is asked of the reader then: it is dropped
+    /// before anybody hears of the pipeline's end.
     ///
     /// # Errors
     /// What could not be told to the outside.

@@ -269,3 +269,16 @@ async fn with_threads_it_is_the_same() {
     let e = flow(&book, Well, [Well, Well], [Ok(Fails), Ok(Panics), Err(Fails)]).start().await.err().unwrap();
     assert_eq!((e.to_string(), book.closed()), ("sink z of w: out of cheese".to_owned(), vec!["x".to_owned(), "y".to_owned()]));
 }
+
+#[tokio::test]
+async fn whoever_hears_of_the_end_finds_every_source_and_sink_gone_though_the_handle_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    for (polls, closing) in [(Well, Well), (Well, Panics), (Fails, Fails)] {
+        let book = Book::new(&dir);
+        let running = flow(&book, polls, [closing, Well], [Ok(Well), Ok(closing), Ok(Well)]).start().await.unwrap();
+        let good = running.wait().await.is_ok();
+        assert_eq!(good, matches!((polls, closing), (Well, Well)));
+        assert_eq!(Arc::strong_count(&book.closed), 1, "a connection is closed with what has it");
+        drop(running);
+    }
+}
