@@ -43,8 +43,8 @@ fn text(bytes: &[u8]) -> &str {
 
 /// Runs it to its end, which must be a good one; with a broker of its own there is nothing to warn of.
 pub(crate) fn good(command: &mut Command) -> String {
-    let (output, embedded) = (command.output().unwrap(), command.get_args().all(|a| a != "--brokers"));
-    let warns = embedded && text(&output.stderr).contains(" WARN ");
+    let output = command.output().unwrap();
+    let warns = command.get_args().all(|a| a != "--brokers") && text(&output.stderr).contains(" WARN ");
     assert!(output.status.success() && !warns, "{}\n{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout).to_owned()
 }
@@ -60,9 +60,8 @@ pub(crate) fn bad(command: &mut Command) -> String {
 
 /// Cells of the table below a title.
 fn table(said: &str, title: &str) -> Vec<Vec<String>> {
-    let lines = said.lines().skip_while(|l| !l.starts_with(title)).skip(4);
     let cells = |l: &str| l.trim_matches('│').split('┆').map(|c| c.trim().to_owned()).collect();
-    lines.take_while(|l| l.starts_with('│')).map(cells).collect()
+    said.lines().skip_while(|l| !l.starts_with(title)).skip(4).take_while(|l| l.starts_with('│')).map(cells).collect()
 }
 
 fn number(cell: &str) -> u64 {
