@@ -41,6 +41,8 @@ const PIPELINE: &str = "full_pipeline";
 const PARTITIONS: i32 = 4;
 /// A partition of the embedded broker forgets what is beyond 5 MB, keys and framing included: in each the producer stays at most this far ahead.
 const AHEAD: u64 = 3 << 20;
+/// Rows of an epoch that a person wants to see.
+const SHOWN: usize = 12;
 
 fn main() -> std::process::ExitCode {
     memory::give_back();
@@ -324,8 +326,9 @@ fn console(options: &Options, bar: &ProgressBar) -> Console {
         }
     }
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let console = Console::deltas().to(Beside(bar.clone())).colour(colour).limit(options.show);
-    if options.json { console.json() } else { console }
+    let console = Console::deltas().to(Beside(bar.clone())).colour(colour);
+    let console = if options.json { console.json() } else { console.limit(SHOWN) };
+    options.show.into_iter().fold(console, Console::limit)
 }
 
 fn progress_bar(options: &Options) -> ProgressBar {

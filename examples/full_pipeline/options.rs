@@ -70,9 +70,9 @@ pub(crate) struct Options {
     /// Show deltas as JSON lines, for machines; all that is for people goes to the standard error
     #[arg(long)]
     pub(crate) json: bool,
-    /// Rows of deltas shown for one epoch; 0 shows how many there were
-    #[arg(long, default_value_t = 12, value_name = "ROWS")]
-    pub(crate) show: usize,
+    /// Rows of deltas shown for one epoch; 0 shows how many there were [default: 12, with --json all]
+    #[arg(long, value_name = "ROWS")]
+    pub(crate) show: Option<usize>,
 }
 
 fn share(text: &str) -> Result<Share, String> {

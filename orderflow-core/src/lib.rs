@@ -33,3 +33,4 @@ pub use datafusion;
 pub use error::{Error, Result};
 pub use pipeline::{OnChange, Pipeline, Running};
 pub use runtime::{Health, Lag, Phase, SinkStatus, SourceReport, Status};
+pub use timely;

@@ -12,6 +12,7 @@ mod exactly_once;
 mod example_embed;
 mod example_readers;
 mod full_pipeline;
+mod golden_run;
 mod killed;
 mod layers;
 mod metrics_table;

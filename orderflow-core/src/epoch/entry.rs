@@ -326,6 +326,13 @@ impl StoredLetters {
     }
 }
 
+/// What stands behind a checksum that is right.
+fn unsealed(bytes: &[u8]) -> std::result::Result<&[u8], String> {
+    let (head, json) = bytes.split_at_checked(9).ok_or("it is too short")?;
+    let crc = std::str::from_utf8(head).ok().and_then(|t| t.strip_suffix('\n')).and_then(|t| u32::from_str_radix(t, 16).ok());
+    if crc == Some(crc32fast::hash(json)) { Ok(json) } else { Err("its checksum is wrong".to_owned()) }
+}
+
 impl Entry {
     /// The bytes of this entry for `slot`, by the opening called `nonce`.
     pub(super) fn encode(&self, slot: u64, nonce: u64) -> Result<Vec<u8>> {
@@ -372,16 +379,24 @@ impl Entry {
         Ok(bytes)
     }
 
+    /// What is said of whole `bytes` that a newer version wrote.
+    pub(super) fn newer(bytes: &[u8]) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        let head: Head = serde_json::from_slice(unsealed(bytes).ok()?).ok()?;
+        (head.format > FORMAT).then(|| format!("it has format {}, this version reads up to {FORMAT}", head.format))
+    }
+
     /// The entry in `bytes`, which were found in `slot`, and the nonce of its opening.
     pub(crate) fn decode(bytes: &[u8], slot: u64) -> std::result::Result<(Self, u64), String> {
-        let (head, json) = bytes.split_at_checked(9).ok_or("it is too short")?;
-        let crc = std::str::from_utf8(head).ok().and_then(|t| t.strip_suffix('\n')).and_then(|t| u32::from_str_radix(t, 16).ok());
-        if crc != Some(crc32fast::hash(json)) {
-            return Err("its checksum is wrong".to_owned());
-        }
+        let json = unsealed(bytes)?;
+        // what else it has may be nothing that is known here
+        Self::newer(bytes).map_or(Ok(()), Err)?;
         let e: Envelope = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-        if !(1..=FORMAT).contains(&e.format) {
-            return Err(format!("it has format {}, this version reads up to {FORMAT}", e.format));
+        if e.format == 0 {
+            return Err("it has format 0".to_owned());
         }
         if e.slot != slot {
             return Err(format!("it belongs to slot {}", e.slot));

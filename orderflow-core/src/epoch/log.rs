@@ -312,6 +312,16 @@ impl Log {
         Ok(true)
     }
 
+    /// Why an entry cannot be read.
+    fn unread(&self, slot: u64, bytes: &[u8], why: String) -> Error {
+        if Entry::newer(bytes).is_none() {
+            return self.damaged(slot, why);
+        }
+        Error::user(format!("the state in {} was written by a newer version of orderflow", self.place))
+            .why(format!("{}: {why}", name(slot)))
+            .hint("start it with that version, or a newer one; nothing was changed")
+    }
+
     fn damaged(&self, slot: u64, why: impl std::fmt::Display) -> Error {
         Error::external(format!("the state in {} is damaged", self.place))
             .why(format!("{}: {why}", name(slot)))
@@ -338,7 +348,7 @@ impl Log {
             return Ok(Some(entry.clone()));
         }
         let Some(bytes) = self.store.get(&name(slot))? else { return Ok(None) };
-        let (entry, _) = Entry::decode(&bytes, slot).map_err(|why| self.damaged(slot, why))?;
+        let (entry, _) = Entry::decode(&bytes, slot).map_err(|why| self.unread(slot, &bytes, why))?;
         known.insert(slot, entry.clone());
         Ok(Some(entry))
     }

@@ -266,3 +266,16 @@ fn a_replay_cuts_fetches_where_epochs_ended_and_notices_other_input() {
     let e = replay.close().unwrap_err();
     assert!(e.to_string().contains("t[0]") && e.to_string().contains("epoch 8") && e.remedy().is_some(), "{e}");
 }
+
+#[test]
+fn what_a_newer_version_wrote_is_refused_as_that_and_nothing_is_changed() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    open(&store).unwrap();
+    // with a kind of entry that this version does not know
+    let json = r#"{"format":99,"slot":2,"nonce":"2a","entry":{"Dreamt":{}}}"#;
+    store.put_bytes("ledger/0000000002", format!("{:08x}\n{json}", crc32fast::hash(json.as_bytes())).as_bytes()).unwrap();
+    let before = store.list("").unwrap();
+    let e = open(&store).err().unwrap();
+    assert!(e.to_string().contains("newer version") && e.to_string().contains("format 99") && !e.to_string().contains("damaged"), "{e}");
+    assert_eq!((e.kind(), store.list("").unwrap()), (crate::error::Kind::User, before));
+}

@@ -223,7 +223,8 @@ impl Pipeline {
     }
 
     /// Bytes that may be between sources and sinks before sources are held back; 128 MB by default. With [`Pipeline::state`], views may change by as much (and by
-    /// 64 MB in any case) before they are stored earlier than [`Pipeline::checkpoint_every`] says: what is not stored yet is held.
+    /// 64 MB in any case) before they are stored earlier than [`Pipeline::checkpoint_every`] says: what is not stored yet is held. While that is written they may
+    /// change by twice as much again (256 MB at least); then sources are held back.
     pub fn memory(self, bytes: usize) -> Self {
         self.flow().options.memory = bytes;
         self

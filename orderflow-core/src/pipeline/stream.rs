@@ -102,6 +102,7 @@ impl Stream {
     /// The raw door: a timely operator of the user's own, called once on every worker with the stream of changes.
     ///
     /// It must answer the same changes at the same epochs whenever it is run, whatever the number of workers; how it distributes rows is its own affair.
+    /// Its operators are those of [`timely`], re-exported in the version that streams here are of.
     ///
     /// # Errors
     /// Columns of one name.

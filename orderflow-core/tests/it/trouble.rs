@@ -3,13 +3,15 @@
 //! Invariant: nothing leaves that is not bound, nothing is lost or doubled, and what it leaves in the end is what a run without trouble leaves.
 
 use crate::place::{FILES, Place, ROWS, finish, net, rolled, rows_of, schema, step, visible_in};
+use orderflow_core::arrow::array::{RecordBatch, StringArray};
+use orderflow_core::arrow::datatypes::{DataType, Field, Schema};
 use orderflow_core::epoch::Limits;
 use orderflow_core::error::Retry;
 use orderflow_core::format::json::Json;
 use orderflow_core::pipeline::Stepper;
 use orderflow_core::plan::typed::Record;
 use orderflow_core::sink::files::{DataSet, JsonLines};
-use orderflow_core::source::file;
+use orderflow_core::source::{file, memory};
 use orderflow_core::store::{Folder, Memory, Store, Upload, io_error};
 use orderflow_core::time::Clock;
 use orderflow_core::{Error, Phase, Pipeline, Result};
@@ -240,6 +242,30 @@ fn a_full_disk_under_the_state_lets_nothing_leave_until_there_is_room() {
         }
     }
     assert_eq!(net(&place.rows()), net(&place.uninterrupted()));
+}
+
+#[test]
+fn views_that_change_much_are_stored_before_it_is_time() {
+    // a megabyte of keys a batch, so that much changes by few rows
+    const KEYS: usize = 128;
+    let schema = Arc::new(Schema::new(vec![Field::new("k", DataType::Utf8, false)]));
+    let (sender, source) = memory::channel(schema.clone(), 1 << 20);
+    let clock = Clock::manual(0);
+    let mut flow = Pipeline::new("much");
+    flow.source("keys", source).unwrap();
+    flow.view("counts", "SELECT k, count(*) AS n FROM keys GROUP BY k").unwrap();
+    let flow = flow.clock(clock.clone()).memory(16 << 20).state_on(Arc::new(Memory::new()), "state");
+    let mut stepper = flow.checkpoint_every(HOUR).stepper().unwrap();
+    let mut sent = 0;
+    while stepper.status().checkpoint.is_none() {
+        assert!(sent < 100, "100 MB changed, and nothing is stored");
+        let keys = (0..KEYS).map(|i| format!("{:08192}", sent * KEYS + i));
+        let rows = RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from_iter_values(keys))]).unwrap();
+        assert!(sender.try_send(rows).unwrap().is_some(), "it is read at once");
+        sent += 1;
+        (0..20).for_each(|_| assert!(step(&mut stepper, &clock).unwrap().is_some()));
+    }
+    assert!((50..75).contains(&sent) && clock.elapsed() < HOUR, "after {sent} MB and {:?}", clock.elapsed());
 }
 
 #[derive(Serialize, Deserialize)]

@@ -168,7 +168,7 @@ impl KafkaSink {
         self
     }
 
-    /// `none`, `gzip`, `snappy` or `lz4`; `zstd` is not built in and refused.
+    /// `none`, `gzip`, `snappy`, `lz4` or `zstd`.
     pub fn compression(self, codec: impl Into<String>) -> Self {
         self.property("compression.type", codec)
     }

@@ -251,7 +251,7 @@ fn failed(consumer: &Consumer, watch: &Watch, slot: &Slot, code: Code, message: 
         Code::NotImplemented => Some(
             Error::user(format!("a batch of {partition} after offset {} cannot be unpacked", slot.position))
                 .why(message.error_text())
-                .hint("its compression is not built into this program; for zstd, depend on rdkafka with its feature `zstd`, too"),
+                .hint("gzip, snappy, lz4 and zstd can be unpacked, of record batches that Kafka 0.11 and later write"),
         ),
         Code::BadMessage | Code::InvalidMessage => {
             Some(Error::external(format!("a batch of {partition} after offset {} is damaged", slot.position)).why(message.error_text()))

@@ -182,6 +182,7 @@ impl Assignment {
     fn run(mut self, shared: &Shared) {
         let mut known = self.tell_committed(shared);
         if let Some(warning) = self.foreign_members() {
+            tracing::warn!("{warning}");
             shared.tell(|news| news.warnings.push(warning));
         }
         let (mut missing, mut silence) = (BTreeSet::new(), Silence::default());

@@ -272,7 +272,7 @@ fn compressed_records_take_less_room_and_are_read_as_they_were() {
     let values: Vec<String> = (0..12_000).map(|i| format!("{i}{padding}")).collect();
     let rows = batch(vec![("__value", Arc::new(StringArray::from(values.clone())) as ArrayRef)]);
     let schema = rows.schema();
-    for (codec, whole) in [("lz4", true), ("gzip", true), ("snappy", true), ("none", false)] {
+    for (codec, whole) in [("lz4", true), ("gzip", true), ("snappy", true), ("zstd", true), ("none", false)] {
         let broker = EmbeddedBroker::start(1).unwrap();
         let sink = sink(&broker).topic("t").value_sql("v").partitions(1).compression(codec);
         let mut writing = try_write(sink, &schema).unwrap();

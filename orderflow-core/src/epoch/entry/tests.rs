@@ -141,5 +141,7 @@ fn a_newer_format_is_refused() {
     let newer = |format| format!("{{\"format\":{format},\"slot\":2,\"nonce\":\"2a\",\"entry\":{{\"Ends\":{{\"positions\":[]}}}}}}");
     assert_eq!(Entry::decode(&sealed(&newer(FORMAT)), 2).unwrap(), (Entry::Ends(BTreeMap::new()), 42));
     let refused = Entry::decode(&sealed(&newer(FORMAT + 1)), 2).unwrap_err();
+    assert_eq!(Entry::newer(&sealed(&newer(FORMAT))), None);
+    assert_eq!(Entry::newer(&sealed(&newer(FORMAT + 1))).as_deref(), Some(refused.as_str()));
     assert!(refused.contains("format 7") && refused.contains("up to 6"), "{refused}");
 }

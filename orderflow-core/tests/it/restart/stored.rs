@@ -59,13 +59,12 @@ fn a_flipped_bit_in_the_newest_checkpoint_makes_the_older_one_do() {
             world
         };
         let names = |world: &World| {
-            let newest = world.state.list("checkpoints/").unwrap().pop().unwrap();
-            let manifest: serde_json::Value = serde_json::from_slice(&world.state.get(&newest).unwrap().unwrap()).unwrap();
-            let epoch = manifest["epoch"].as_u64().unwrap();
-            // those that the older one does not need
-            let own = |n: &String| n.starts_with(&format!("roots/{epoch:010}"));
-            let files: Vec<String> = world.state.list("roots/").unwrap().into_iter().filter(own).collect();
-            (epoch, [files, vec![newest]].concat())
+            let manifests = world.state.list("checkpoints/").unwrap();
+            let [.., older, newest] = &manifests[..] else { panic!("two are kept: {manifests:?}") };
+            let manifest: serde_json::Value = serde_json::from_slice(&world.state.get(newest).unwrap().unwrap()).unwrap();
+            // those that the older one does not need, merged ones of older changes too
+            let own: Vec<String> = files_of(world, newest).difference(&files_of(world, older)).cloned().collect();
+            (manifest["epoch"].as_u64().unwrap(), [own, vec![newest.clone()]].concat())
         };
         for number in 0..names(&build()).1.len() {
             let world = build();
