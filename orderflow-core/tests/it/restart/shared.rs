@@ -127,6 +127,16 @@ fn real_s3_killed_at_some_operations_and_started_again() {
     });
 }
 
+/// Run with `ORDERFLOW_HDFS=hdfs://…` and the feature `hdfs`.
+#[test]
+fn real_hdfs_killed_at_some_operations_and_started_again() {
+    let Ok(place) = std::env::var("ORDERFLOW_HDFS") else { return };
+    killed(PIPELINES[1], tier::of(97, 41, 11), &|| {
+        let world = rand::random::<u64>();
+        World::on(|name| store::open(format!("{place}/restart-{world:016x}/{name}")).unwrap())
+    });
+}
+
 /// What the child processes read: it never ends, and where fetches end is a function of the position.
 struct Endless;
 
