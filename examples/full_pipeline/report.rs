@@ -26,7 +26,7 @@ fn say(json: bool, text: &str) -> Result<()> {
 
 /// Says what is about to happen, with the schema of the raw stream and the one that is applied to it.
 pub(crate) fn opening(options: &Options, embedded: bool, brokers: &str, topic: &str) -> Result<()> {
-    let broker = if embedded { "an embedded broker (in this process)".to_owned() } else { format!("Kafka at {brokers}") };
+    let broker = if embedded { format!("an embedded broker (in this process, at {brokers})") } else { format!("Kafka at {brokers}") };
     let mut text = format!("Orders by payment type and city, on {broker}, topic {topic}\n\nSchema of the raw stream:\n");
     let raw = [
         ("key", meta::KEY),
