@@ -255,6 +255,7 @@ fn views_that_change_much_are_stored_before_it_is_time() {
     flow.source("keys", source).unwrap();
     flow.view("counts", "SELECT k, count(*) AS n FROM keys GROUP BY k").unwrap();
     let flow = flow.clock(clock.clone()).memory(16 << 20).state_on(Arc::new(Memory::new()), "state");
+    let flow = flow.dead_letters(DataSet::on(Arc::new(Memory::new()), "letters", JsonLines));
     let mut stepper = flow.checkpoint_every(HOUR).stepper().unwrap();
     let mut sent = 0;
     while stepper.status().checkpoint.is_none() {
