@@ -131,7 +131,7 @@ fn real_s3_killed_at_some_operations_and_started_again() {
 #[test]
 fn real_hdfs_killed_at_some_operations_and_started_again() {
     let Ok(place) = std::env::var("ORDERFLOW_HDFS") else { return };
-    killed(PIPELINES[1], tier::of(97, 41, 11), &|| {
+    killed(PIPELINES[1], tier::of(300, 150, 41), &|| {
         let world = rand::random::<u64>();
         World::on(|name| store::open(format!("{place}/restart-{world:016x}/{name}")).unwrap())
     });
