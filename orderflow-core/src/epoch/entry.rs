@@ -326,6 +326,10 @@ impl StoredLetters {
     }
 }
 
+fn unknown(format: u32) -> String {
+    format!("it has format {format}, this version reads up to {FORMAT}")
+}
+
 /// What stands behind a checksum that is right.
 fn unsealed(bytes: &[u8]) -> std::result::Result<&[u8], String> {
     let (head, json) = bytes.split_at_checked(9).ok_or("it is too short")?;
@@ -386,17 +390,16 @@ impl Entry {
             format: u32,
         }
         let head: Head = serde_json::from_slice(unsealed(bytes).ok()?).ok()?;
-        (head.format > FORMAT).then(|| format!("it has format {}, this version reads up to {FORMAT}", head.format))
+        (head.format > FORMAT).then(|| unknown(head.format))
     }
 
     /// The entry in `bytes`, which were found in `slot`, and the nonce of its opening.
     pub(crate) fn decode(bytes: &[u8], slot: u64) -> std::result::Result<(Self, u64), String> {
-        let json = unsealed(bytes)?;
-        // what else it has may be nothing that is known here
-        Self::newer(bytes).map_or(Ok(()), Err)?;
-        let e: Envelope = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-        if e.format == 0 {
-            return Err("it has format 0".to_owned());
+        // what a newer version wrote may hold what is not known here
+        let unread = |e: serde_json::Error| Self::newer(bytes).unwrap_or_else(|| e.to_string());
+        let e: Envelope = serde_json::from_slice(unsealed(bytes)?).map_err(unread)?;
+        if !(1..=FORMAT).contains(&e.format) {
+            return Err(unknown(e.format));
         }
         if e.slot != slot {
             return Err(format!("it belongs to slot {}", e.slot));
