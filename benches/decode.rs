@@ -1,7 +1,7 @@
 //! Bytes to Arrow columns, beside the least a program can do with the same bytes: simd-json into a borrowed struct of the needed fields, with
 //! sonic-rs beside it, which is the slower of the two; for CSV a split at the commas where four fields are needed, and the csv
 //! crate into a borrowed struct of all sixteen. Divide the times of a pair: that is the price of the columns. A decoder belongs to one
-//! worker, and so there is one.
+//! worker; with two, each has a decoder of its own and half of the records.
 //!
 //! `ORDERFLOW_BENCH_RECORDS` sets the size: 100,000 by default, up to 10,000,000 or so. More than 1,000,000 are whole rounds over a pool
 //! of 1,000,000, so that records take 0.4 GB of memory however many they are.
@@ -28,9 +28,9 @@ const BATCH: usize = 8192;
 const FOUR: [usize; 4] = [6, 7, 8, 11];
 const ALL: [usize; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-fn decode(format: &dyn Format, projection: &[usize], input: &PoolSource, mut take: impl FnMut(RecordBatch)) {
+fn decode<'a>(format: &dyn Format, projection: &[usize], records: impl Iterator<Item = &'a [u8]>, mut take: impl FnMut(RecordBatch)) {
     let mut decoder = format.decoder(projection).expect("the schema can be parsed");
-    for (i, record) in input.iter().enumerate() {
+    for (i, record) in records.enumerate() {
         decoder.push(record).expect("orders are good");
         if (i + 1).is_multiple_of(BATCH) {
             take(decoder.finish().expect("columns make a batch"));
@@ -42,7 +42,7 @@ fn decode(format: &dyn Format, projection: &[usize], input: &PoolSource, mut tak
 /// Pieces in all orders, by the decoder.
 fn pieces(format: &dyn Format, projection: &[usize], input: &PoolSource) -> i64 {
     let mut pieces = 0;
-    decode(format, projection, input, |batch| {
+    decode(format, projection, input.iter(), |batch| {
         let column = batch.column_by_name("qty").expect("it is in every projection");
         pieces += column.as_primitive::<Int64Type>().values().iter().sum::<i64>();
     });
@@ -75,7 +75,18 @@ fn pair(
             assert_eq!(pieces(format, projection, &round), limit(&round), "both read the same orders");
             compared = true;
         }
-        b.iter(|| decode(format, projection, input, |batch| _ = black_box(batch)));
+        b.iter(|| decode(format, projection, input.iter(), |batch| _ = black_box(batch)));
+    });
+    group.bench_function(format!("{name}, 2 workers"), |b| {
+        let half = input.size().0.div_ceil(2) as usize;
+        b.iter(|| {
+            std::thread::scope(|scope| {
+                for from in [0, half] {
+                    let own = input.iter().skip(from).take(half);
+                    scope.spawn(|| decode(format, projection, own, |batch| _ = black_box(batch)));
+                }
+            });
+        });
     });
 }
 

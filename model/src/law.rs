@@ -49,6 +49,13 @@ pub enum Broken {
     Step(crate::action::Action),
     /// What was seen is not so here.
     Claim(crate::replay::Claim),
+    /// Roots were deleted that somebody may still need.
+    Needed {
+        /// The checkpoint.
+        epoch: crate::state::Epoch,
+        /// Whose.
+        generation: u16,
+    },
 }
 
 impl fmt::Display for Violation {
@@ -57,6 +64,9 @@ impl fmt::Display for Violation {
             Broken::Law(law) => write!(f, "step {}: {law:?} is broken", self.step),
             Broken::Step(action) => write!(f, "step {}: not possible here: {action}", self.step),
             Broken::Claim(claim) => write!(f, "step {}: not so here: {claim}", self.step),
+            Broken::Needed { epoch, generation } => {
+                write!(f, "step {}: roots of checkpoint {epoch} (generation {generation}) are deleted, and may be needed", self.step)
+            }
         }
     }
 }

@@ -69,6 +69,15 @@ pub enum Step {
     Act(Action),
     /// Something was seen.
     Claim(Claim),
+    /// Roots are gone: the process has deleted all that the protocol lets it delete before them. In what order is its own affair.
+    Deleted {
+        /// Which process.
+        w: usize,
+        /// The checkpoint.
+        epoch: Epoch,
+        /// Whose.
+        generation: u16,
+    },
 }
 
 impl Protocol {
@@ -87,19 +96,24 @@ impl Protocol {
     pub fn replay_trace(&self, run: impl IntoIterator<Item = Step>) -> Result<State, Violation> {
         let mut state = self.initial();
         for (step, next) in run.into_iter().enumerate() {
-            let wrong = |what| Err(Violation { step, what });
+            let wrong = |what| Violation { step, what };
+            let lawful = |next: State| self.broken(&next).map_or(Ok(next), |law| Err(wrong(Broken::Law(law))));
             match next {
                 Step::Act(action) => {
                     if !self.enabled(&state).any(|possible| possible == action) {
-                        return wrong(Broken::Step(action));
+                        return Err(wrong(Broken::Step(action)));
                     }
-                    state = self.step(&state, action);
-                    if let Some(law) = self.broken(&state) {
-                        return wrong(Broken::Law(law));
-                    }
+                    state = lawful(self.step(&state, action))?;
                 }
                 Step::Claim(claim) if claim.holds(&state) => {}
-                Step::Claim(claim) => return wrong(Broken::Claim(claim)),
+                Step::Claim(claim) => return Err(wrong(Broken::Claim(claim))),
+                Step::Deleted { w, epoch, generation } => {
+                    let deletes = |a: &Action| *a == Action::Retire { w } || *a == Action::Clean { w };
+                    while state.cellar.roots_of(epoch, generation).is_some() {
+                        let next = self.enabled(&state).find(deletes);
+                        state = lawful(self.step(&state, next.ok_or(wrong(Broken::Needed { epoch, generation }))?))?;
+                    }
+                }
             }
         }
         Ok(state)

@@ -32,5 +32,5 @@ pub use arrow;
 pub use datafusion;
 pub use error::{Error, Result};
 pub use pipeline::{OnChange, Pipeline, Running};
-pub use runtime::{Health, Lag, Phase, SinkStatus, SourceReport, Status};
+pub use runtime::{Health, Lag, OperatorReport, Phase, SinkStatus, SourceReport, Status};
 pub use timely;

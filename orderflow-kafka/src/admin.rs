@@ -12,7 +12,9 @@ use futures::executor::block_on;
 use orderflow_core::source::{Polled, Reader, Source, SourceContext, Waker};
 use orderflow_core::time::{Clock, Partition, Positions};
 use orderflow_core::{Error, Result};
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
@@ -68,6 +70,33 @@ impl std::fmt::Debug for Admin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Admin").field("settings", &self.settings).finish_non_exhaustive()
     }
+}
+
+fn ask<T>(settings: &Settings, call: impl FnOnce(&AdminClient<Context>, &AdminOptions) -> KafkaResult<T>) -> KafkaResult<T> {
+    let config = settings.client(&[], &[]).map_err(|e| KafkaError::ClientCreation(e.to_string()))?;
+    let admin: AdminClient<Context> = config.create_with_context(Context::default())?;
+    let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
+    call(&admin, &options)
+}
+
+/// A property of each of these topics; `None` where the cluster does not tell. `client` is any client of the cluster.
+pub(crate) fn topic_properties(settings: &Settings, client: &Consumer, topics: &[&str], name: &str) -> Vec<Option<String>> {
+    let untold = || vec![None; topics.len()];
+    if topics.is_empty() || is_embedded(client) {
+        return untold();
+    }
+    let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|t| ResourceSpecifier::Topic(t)).collect();
+    let Ok(answer) = ask(settings, |admin, options| block_on(admin.describe_configs(&asked, options))) else { return untold() };
+    let property = |topic: &&str| {
+        let is_its = |r: &&ConfigResource| matches!(&r.specifier, OwnedResourceSpecifier::Topic(t) if t == topic);
+        answer.iter().flatten().find(is_its)?.get(name)?.value.clone()
+    };
+    topics.iter().map(property).collect()
+}
+
+/// Whether the cluster is librdkafka's, of this process or of another: it leaves questions about properties unanswered.
+fn is_embedded(client: &Consumer) -> bool {
+    client.client().fetch_cluster_id(ANSWER).is_some_and(|id| id.starts_with("mockCluster"))
 }
 
 impl Admin {
@@ -210,19 +239,11 @@ impl Admin {
 
     /// A property of a topic; `None` where the cluster does not tell.
     pub(crate) fn topic_property(&self, topic: &str, name: &str) -> Option<String> {
-        if self.embedded.is_some() {
-            return None;
-        }
-        let answer = self.ask(|admin, options| block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], options)));
-        let described = answer.ok()?.pop()?.ok()?;
-        described.get(name)?.value.clone()
+        topic_properties(&self.settings, &self.client, &[topic], name).pop().flatten()
     }
 
     fn ask<T>(&self, call: impl FnOnce(&AdminClient<Context>, &AdminOptions) -> KafkaResult<T>) -> KafkaResult<T> {
-        let config = self.settings.client(&[], &[]).map_err(|e| KafkaError::ClientCreation(e.to_string()))?;
-        let admin: AdminClient<Context> = config.create_with_context(Context::default())?;
-        let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
-        call(&admin, &options)
+        ask(&self.settings, call)
     }
 
     /// The ends of every partition of a topic.
@@ -258,7 +279,7 @@ impl Admin {
     /// # Errors
     /// As [`Admin::watermarks`]; if the brokers stay away for half a minute.
     pub fn count_records(&self, topic: &str, from: &Positions) -> Result<u64> {
-        let mut source = Kafka::topic(topic).start(Start::Earliest).until(Until::Latest);
+        let mut source = Kafka::topic(topic).start(Start::Earliest).until(Until::Latest).compacted();
         source.settings = self.settings.clone();
         let (wake, woken) = channel();
         let context = SourceContext {

@@ -84,6 +84,7 @@ pub struct KafkaSource {
     pub(crate) start: Start,
     pub(crate) until: Option<Until>,
     pub(crate) format: Option<Arc<dyn Format>>,
+    pub(crate) compacted: bool,
 }
 
 impl std::fmt::Debug for KafkaSource {
@@ -109,6 +110,7 @@ impl KafkaSource {
             start: Start::default(),
             until: None,
             format: None,
+            compacted: false,
         }
     }
 
@@ -139,6 +141,15 @@ impl KafkaSource {
     /// Where to end; a source without an end runs until it is stopped.
     pub fn until(mut self, until: Until) -> Self {
         self.until = Some(until);
+        self
+    }
+
+    /// Also reads compacted topics (`cleanup.policy` with `compact`), which are refused else: of records with the same key such a topic forgets the older ones,
+    /// when it comes to it. Every record that is still there becomes a row, the older ones of a key as well as the newest, and what is read again after a
+    /// crash may lack some that were read before. A record without a value, which deletes its key, is refused as a bad one unless the format takes it.
+    /// Where the cluster does not tell how a topic is kept (the user may not describe it), it is read.
+    pub fn compacted(mut self) -> Self {
+        self.compacted = true;
         self
     }
 

@@ -112,6 +112,26 @@ fn a_checkpoint_that_counts_before_the_slower_sink_has_its_epoch_is_named() {
     assert_eq!(two_sinks().replay_trace(run), Err(violation));
 }
 
+#[test]
+fn only_a_checkpoint_that_nobody_needs_may_be_deleted() {
+    let mut run: Vec<Step> = acts(opening(W, 2, HEARD)).collect();
+    for _ in 0..3 {
+        run.extend(acts(binds(W, 1)).chain(acts(commits(W, 0))).chain(acts(commits(W, 1))));
+        run.extend(acts([Action::StoreRoots { w: W }, Action::Complete { w: W }, Action::Append { w: W, answer: HEARD }]));
+    }
+    let world = Protocol::new(Params { sinks: 2, records: 3, checkpoints: 3, ..one_sink() });
+    let stored = |epochs: &[u16]| {
+        let deleted = epochs.iter().map(|epoch| Step::Deleted { w: W, epoch: *epoch, generation: 1 });
+        let ended = world.replay_trace(run.iter().copied().chain(deleted));
+        ended.map(|state| state.cellar.roots.iter().map(|r| r.epoch).collect::<Vec<_>>()).map_err(|violation| violation.what)
+    };
+    assert_eq!(stored(&[]), Ok(vec![1, 2, 3]));
+    assert_eq!(stored(&[1]), Ok(vec![2, 3]));
+    assert_eq!(stored(&[1, 1]), Ok(vec![2, 3]), "it is not there any more");
+    assert_eq!(stored(&[2]), Err(Broken::Needed { epoch: 2, generation: 1 }));
+    assert_eq!(stored(&[3]), Err(Broken::Needed { epoch: 3, generation: 1 }));
+}
+
 /// The older process has bound an epoch and not committed it when a newer one takes over.
 fn taken_over() -> Vec<Step> {
     let mut run: Vec<Step> = acts(opening(0, 1, HEARD)).chain(acts(binds(0, 1))).collect();

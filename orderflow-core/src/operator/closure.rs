@@ -95,7 +95,7 @@ pub fn render<'s>(input: Stream<'s>, closure: Closure, blame: Blame, failure: Fa
                     return;
                 }
                 for mut changes in out.into_iter().filter(|c| !c.is_empty()) {
-                    rows.increment(changes.len() as u64);
+                    rows.add(changes.len());
                     output.session_with_builder(&time).give_container(&mut changes);
                 }
             });

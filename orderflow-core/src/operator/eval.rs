@@ -6,6 +6,7 @@
 use crate::data::{Changes, Rejected};
 use crate::error::Result;
 use crate::format::encode::JsonRows;
+use crate::operator::tally::{Rows, Tally};
 use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::concat;
 use datafusion::physical_plan::PhysicalExpr;
@@ -47,13 +48,15 @@ pub struct Blame {
     pub rejects: Rejects,
     /// Name of the pipeline, for metrics.
     pub pipeline: Arc<str>,
+    /// The worker's counts.
+    pub tally: Tally,
 }
 
 impl Blame {
-    /// Counts rows that left an operator of the view or sink, in the `metrics` facade: `orderflow_operator_rows_total`.
-    pub fn rows_of(&self, operator: &'static str) -> metrics::Counter {
+    /// Counts rows that left an operator of the view or sink, for the handle and in the `metrics` facade: `orderflow_operator_rows_total`.
+    pub fn rows_of(&self, operator: &'static str) -> Rows {
         let labels = [("pipeline", self.pipeline.to_string()), ("view", self.counted_as.to_string()), ("operator", operator.to_owned())];
-        metrics::counter!("orderflow_operator_rows_total", &labels)
+        self.tally.of((self.counted_as.clone(), operator), metrics::counter!("orderflow_operator_rows_total", &labels))
     }
 
     /// Refuses row `i` of `changes`, with what is known about where it came from.

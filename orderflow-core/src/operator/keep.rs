@@ -9,6 +9,7 @@ use super::eval::{Blame, Rejects};
 use super::map::Map;
 use super::render::Failure;
 use super::root::Root;
+use super::tally::Tally;
 use crate::data::Changes;
 use crate::data::rowkey::codec_of;
 use crate::dataflow::Stream;
@@ -58,7 +59,13 @@ impl State for Through {
 
     fn scan(&self, upto: u64) -> Result<Vec<RecordBatch>> {
         // rows that a step refuses went to the dead letters when they changed; here they are just not there
-        let blame = Blame { view: self.view.clone(), counted_as: self.view.clone(), rejects: Rejects::default(), pipeline: "".into() };
+        let blame = Blame {
+            view: self.view.clone(),
+            counted_as: self.view.clone(),
+            rejects: Rejects::default(),
+            pipeline: "".into(),
+            tally: Tally::default(),
+        };
         let mapped = self.state.scan(upto)?.into_iter().map(|b| self.map.apply(Changes::inserts(b), upto, &blame));
         mapped.filter(|c| !matches!(c, Ok(c) if c.is_empty())).map(|c| c.map(|c| c.rows().clone())).collect()
     }

@@ -132,7 +132,7 @@ pub fn render<'s>(input: Stream<'s>, map: Arc<Map>, blame: Blame, failure: super
                 let epoch = *time.time();
                 match map.apply(std::mem::take(data), epoch, &blame) {
                     Ok(mut changes) if !changes.is_empty() => {
-                        rows.increment(changes.len() as u64);
+                        rows.add(changes.len());
                         output.session_with_builder(&time).give_container(&mut changes);
                     }
                     Ok(_) => {}

@@ -8,6 +8,7 @@ pub mod eval;
 pub mod keep;
 pub mod map;
 pub mod root;
+pub mod tally;
 
 mod lower;
 mod render;

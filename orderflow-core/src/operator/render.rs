@@ -3,6 +3,7 @@
 use super::eval::{Blame, Rejects};
 use super::keep::{self, Selected, State, Through};
 use super::root::Root;
+use super::tally::Tally;
 use super::{Node, Order, aggregate, closure, map};
 use crate::data::Changes;
 use crate::dataflow::Stream;
@@ -43,6 +44,8 @@ pub struct Context<'s> {
     pub views: Vec<Rendered<'s>>,
     /// Where refused rows go.
     pub rejects: Rejects,
+    /// Where rows that leave operators are counted.
+    pub tally: Tally,
     /// Where failures go.
     pub failure: Failure,
     /// The first epoch of this run.
@@ -139,7 +142,13 @@ impl<'s> Context<'s> {
     }
 
     fn blame(&self, view: &Arc<str>, counted_as: &Arc<str>) -> Blame {
-        Blame { view: view.clone(), counted_as: counted_as.clone(), rejects: self.rejects.clone(), pipeline: self.pipeline.clone() }
+        Blame {
+            view: view.clone(),
+            counted_as: counted_as.clone(),
+            rejects: self.rejects.clone(),
+            pipeline: self.pipeline.clone(),
+            tally: self.tally.clone(),
+        }
     }
 
     fn select(&self, stream: Stream<'s>, indices: Vec<usize>, schema: &arrow::datatypes::SchemaRef, blame: Blame) -> Stream<'s> {

@@ -276,19 +276,20 @@ impl Engine {
     fn egress(&mut self, epoch: Epoch, shares: Vec<Share>) -> Result<()> {
         let mut by_output: Vec<Vec<crate::data::Changes>> = self.outputs.iter().map(|_| vec![]).collect();
         let mut rejected = self.letterbox.take(epoch);
-        let (mut updates, mut unsaved) = (0, 0);
+        let (mut updates, mut unsaved, mut left) = (0, 0, vec![]);
         for share in shares {
             share.outputs.into_iter().for_each(|(o, c)| by_output[o].push(c));
             rejected.extend(share.rejected);
             updates += share.updates;
             unsaved += share.unsaved;
+            left.extend(share.left);
         }
         self.checkpoints.unsaved = unsaved;
         Rejected::sort(&mut rejected);
         // what restored roots show again, and what follows from it, was counted when it came
         let again = self.checkpoints.counted.as_ref().filter(|(upto, _)| epoch <= *upto);
         self.count_rejected(rejected.iter().filter(|r| again.is_none_or(|(_, whose)| !whose.contains(&*r.from))));
-        self.count_updates(updates);
+        self.count_work(updates, left);
         self.count_for_checkpoint(epoch);
         let dead = self.outputs.len() - 1;
         if !rejected.is_empty() {

@@ -17,7 +17,7 @@ mod spool;
 mod status;
 mod worker;
 
-pub use status::{Health, Lag, Phase, SinkStatus, SourceReport, Status};
+pub use status::{Health, Lag, OperatorReport, Phase, SinkStatus, SourceReport, Status};
 
 pub(crate) use background::{Driver, Port};
 pub(crate) use checkpoint::{CheckpointDriver, Job};

@@ -1,10 +1,11 @@
 //! What the engine tells the outside: the status behind the handle, and the `metrics` facade.
 
 use super::engine::Engine;
-use super::status::SinkStatus;
+use super::status::{OperatorReport, SinkStatus};
 use crate::data::Rejected;
 use crate::epoch::Input;
 use crate::operator::closure::panic_text;
+use crate::operator::tally::Whose;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 
@@ -12,8 +13,18 @@ use std::sync::PoisonError;
 const LETTER_SHOWN: usize = 300;
 
 impl Engine {
-    pub(super) fn count_updates(&self, updates: usize) {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).state_updates = updates;
+    /// Updates held in kept state, and rows that left operators.
+    pub(super) fn count_work(&self, updates: usize, left: Vec<(Whose, u64)>) {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.state_updates = updates;
+        for ((of, operator), rows) in left {
+            let at = status.operators.binary_search_by(|o| (&*o.of, o.operator).cmp(&(&*of, operator)));
+            let at = at.unwrap_or_else(|at| {
+                status.operators.insert(at, OperatorReport { of: of.to_string(), operator, rows: 0 });
+                at
+            });
+            status.operators[at].rows += rows;
+        }
     }
 
     pub(super) fn count_rejected<'a>(&self, rejected: impl Iterator<Item = &'a Rejected>) {

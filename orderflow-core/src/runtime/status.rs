@@ -67,6 +67,8 @@ pub struct Status {
     /// so what is read again after a crash is counted once. Where all input is read again, it is counted again with it. A view whose query changed and that
     /// reads stored views only begins anew with what it refuses of their rows; one that is gone is not named.
     pub rejected: BTreeMap<String, i64>,
+    /// What left each operator of this run, by whose it is and which; none that nothing has left.
+    pub operators: Vec<OperatorReport>,
     /// Updates held in kept state, before merging.
     pub state_updates: usize,
     /// Why what must survive a crash cannot be written at the moment: nothing leaves until it can.
@@ -166,6 +168,17 @@ impl SourceReport {
         let lag = |p: &PartitionStatus| Lag { partition: p.partition.clone(), records: p.lag(), time: time(p) };
         self.status.partitions.iter().map(lag).collect()
     }
+}
+
+/// The operators of one kind of a view, or of the query of one of its sinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorReport {
+    /// The view, or [`SinkStatus::label`] of the sink.
+    pub of: String,
+    /// `map` (filters and projections), `aggregate` (groups, distinct) or `closure`.
+    pub operator: &'static str,
+    /// Changes that left it in complete epochs since this run began at 0, all workers together.
+    pub rows: u64,
 }
 
 /// One sink.

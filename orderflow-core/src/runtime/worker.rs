@@ -12,6 +12,7 @@ use crate::operator::closure::caught;
 use crate::operator::eval::Rejects;
 use crate::operator::keep::State;
 use crate::operator::root::{Restored, Root, Roots, Shape, StoredTrace};
+use crate::operator::tally::{Tally, Whose};
 use crate::operator::{Context, Failure, Node, Order};
 use crate::source::Fetch;
 use arrow::array::RecordBatch;
@@ -120,6 +121,8 @@ pub(crate) struct Share {
     /// (output, rows), in the order they came.
     pub(crate) outputs: Vec<(usize, Changes)>,
     pub(crate) rejected: Vec<Rejected>,
+    /// Rows that left operators since the last share, whatever their epoch.
+    pub(crate) left: Vec<(Whose, u64)>,
     /// Updates held in this worker's kept state.
     pub(crate) updates: usize,
     /// Bytes that its roots were given and that were not sealed.
@@ -134,6 +137,7 @@ pub(crate) struct Core {
     probe: ProbeHandle<u64>,
     captured: Captured,
     rejects: Rejects,
+    tally: Tally,
     failure: Failure,
     states: Vec<Rc<dyn State>>,
     roots: Vec<Root>,
@@ -152,7 +156,7 @@ impl Core {
     pub(crate) fn build(blueprint: &Blueprint, allocator: Allocator, begin: Begin) -> Result<(Self, Vec<Order>)> {
         let config = timely::WorkerConfig::default();
         let mut timely = Timely::new(config, allocator, Some(std::time::Instant::now()));
-        let (rejects, failure, captured) = (Rejects::default(), Failure::default(), Captured::default());
+        let (rejects, tally, failure, captured) = (Rejects::default(), Tally::default(), Failure::default(), Captured::default());
         let probe = ProbeHandle::new();
         let ingest = |(i, s): (usize, &SourcePlan)| Ingest::new(s.name.clone(), i as u32, s.format.as_deref(), &s.full, s.data, &s.wanted);
         let ingests = blueprint.sources.iter().enumerate().map(ingest).collect::<Result<Vec<_>>>()?;
@@ -166,6 +170,7 @@ impl Core {
                 sources,
                 views: vec![],
                 rejects: rejects.clone(),
+                tally: tally.clone(),
                 failure: failure.clone(),
                 first: begin.first,
                 storing: begin.storing,
@@ -209,6 +214,7 @@ impl Core {
             probe,
             captured,
             rejects,
+            tally,
             failure,
             states,
             roots,
@@ -296,6 +302,7 @@ impl Core {
             epoch: next,
             outputs,
             rejected: self.rejects.take(next),
+            left: self.tally.take(),
             updates: self.states.iter().map(|s| s.updates()).sum(),
             unsaved: self.roots.iter().map(Root::unsaved).sum(),
         })

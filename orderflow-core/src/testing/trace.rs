@@ -33,6 +33,8 @@ pub enum Act {
     Restored(Epoch),
     /// What a process wanted to do and could not, because a newer one has taken over: bind, complete, commit, or ask a sink whether its last commit happened.
     Refused(Box<Act>),
+    /// The manifest of a checkpoint is deleted, and whose that was: its epoch and generation.
+    Deleted(Epoch, u64),
     /// The process is gone.
     Gone,
 }
@@ -81,6 +83,13 @@ impl Trace {
 
 const LEDGER: &str = "ledger/";
 const COMMITS: &str = "_commits/";
+const CHECKPOINTS: &str = "checkpoints/";
+
+/// The epoch and generation of a checkpoint's manifest.
+fn manifest(name: &str) -> Option<(Epoch, u64)> {
+    let (epoch, generation) = name.strip_prefix(CHECKPOINTS)?.strip_suffix(".json")?.split_once("-g")?;
+    Some((Epoch(epoch.parse().ok()?), generation.parse().ok()?))
+}
 
 /// Notes what is put into a ledger, and into the commit log of a data set.
 #[derive(Debug)]
@@ -152,6 +161,13 @@ impl Noting {
 impl Layer for Noting {
     fn below(&self) -> &dyn Store {
         &*self.below
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.below.delete(name)?;
+        let deleted = manifest(name).map(|(epoch, generation)| Act::Deleted(epoch, generation));
+        deleted.into_iter().for_each(|act| self.trace.note(act));
+        Ok(())
     }
 
     fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<bool> {

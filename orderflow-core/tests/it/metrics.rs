@@ -350,6 +350,8 @@ async fn the_handle_names_the_same_numbers() {
         ("pending_bytes{sink=memory of more #2}", 0.0),
         ("rows{sink=memory of dead letters}", 3.0),
         ("pending_bytes{sink=memory of dead letters}", 0.0),
+        ("rows{of=counts,operator=aggregate}", 2.0),
+        ("rows{of=more,operator=map}", 2.0),
         ("rejected{from=numbers}", 2.0),
         ("rejected{from=more}", 1.0),
         ("epoch{at=minted}", 1.0),

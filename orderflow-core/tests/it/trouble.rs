@@ -10,6 +10,7 @@ use orderflow_core::error::Retry;
 use orderflow_core::format::json::Json;
 use orderflow_core::pipeline::Stepper;
 use orderflow_core::plan::typed::Record;
+use orderflow_core::sink;
 use orderflow_core::sink::files::{DataSet, JsonLines};
 use orderflow_core::source::{file, memory};
 use orderflow_core::store::{Folder, Memory, Store, Upload, io_error};
@@ -244,29 +245,84 @@ fn a_full_disk_under_the_state_lets_nothing_leave_until_there_is_room() {
     assert_eq!(net(&place.rows()), net(&place.uninterrupted()));
 }
 
+/// A pipeline whose view changes by a megabyte with every batch, so that much changes by few rows.
+struct Growing {
+    sender: memory::Sender,
+    stepper: Stepper,
+    clock: Clock,
+    /// Megabytes.
+    sent: usize,
+}
+
+impl Growing {
+    const KEYS: usize = 128;
+
+    fn new(add: impl FnOnce(&mut Pipeline)) -> Self {
+        let schema = Arc::new(Schema::new(vec![Field::new("k", DataType::Utf8, false)]));
+        let (sender, source) = memory::channel(schema, 1 << 20);
+        let clock = Clock::manual(0);
+        let mut flow = Pipeline::new("much");
+        flow.source("keys", source).unwrap();
+        flow.view("counts", "SELECT k, count(*) AS n FROM keys GROUP BY k").unwrap();
+        add(&mut flow);
+        let flow = flow.clock(clock.clone()).memory(16 << 20).state_on(Arc::new(Memory::new()), "state");
+        let flow = flow.dead_letters(DataSet::on(Arc::new(Memory::new()), "letters", JsonLines));
+        Self { sender, stepper: flow.checkpoint_every(HOUR).stepper().unwrap(), clock, sent: 0 }
+    }
+
+    /// Sends a megabyte of new keys; whether it was read.
+    fn grow(&mut self) -> bool {
+        let keys = (0..Self::KEYS).map(|i| format!("{:08192}", self.sent * Self::KEYS + i));
+        let keys = Arc::new(StringArray::from_iter_values(keys));
+        let rows = RecordBatch::try_from_iter_with_nullable([("k", keys as _, false)]).unwrap();
+        assert!(self.sender.try_send(rows).unwrap().is_some(), "there is room for one");
+        self.sent += 1;
+        self.go_on();
+        self.is_read()
+    }
+
+    fn go_on(&mut self) {
+        (0..20).for_each(|_| assert!(step(&mut self.stepper, &self.clock).unwrap().is_some()));
+    }
+
+    fn is_read(&self) -> bool {
+        self.stepper.status().sources[0].rows == (self.sent * Self::KEYS) as u64
+    }
+}
+
 #[test]
 fn views_that_change_much_are_stored_before_it_is_time() {
-    // a megabyte of keys a batch, so that much changes by few rows
-    const KEYS: usize = 128;
-    let schema = Arc::new(Schema::new(vec![Field::new("k", DataType::Utf8, false)]));
-    let (sender, source) = memory::channel(schema.clone(), 1 << 20);
-    let clock = Clock::manual(0);
-    let mut flow = Pipeline::new("much");
-    flow.source("keys", source).unwrap();
-    flow.view("counts", "SELECT k, count(*) AS n FROM keys GROUP BY k").unwrap();
-    let flow = flow.clock(clock.clone()).memory(16 << 20).state_on(Arc::new(Memory::new()), "state");
-    let flow = flow.dead_letters(DataSet::on(Arc::new(Memory::new()), "letters", JsonLines));
-    let mut stepper = flow.checkpoint_every(HOUR).stepper().unwrap();
-    let mut sent = 0;
-    while stepper.status().checkpoint.is_none() {
-        assert!(sent < 100, "100 MB changed, and nothing is stored");
-        let keys = (0..KEYS).map(|i| format!("{:08192}", sent * KEYS + i));
-        let rows = RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from_iter_values(keys))]).unwrap();
-        assert!(sender.try_send(rows).unwrap().is_some(), "it is read at once");
-        sent += 1;
-        (0..20).for_each(|_| assert!(step(&mut stepper, &clock).unwrap().is_some()));
+    let mut growing = Growing::new(|_| ());
+    while growing.stepper.status().checkpoint.is_none() {
+        assert!(growing.grow() && growing.sent < 100, "{} MB changed, and nothing is stored", growing.sent);
     }
+    let Growing { sent, clock, .. } = growing;
     assert!((50..75).contains(&sent) && clock.elapsed() < HOUR, "after {sent} MB and {:?}", clock.elapsed());
+}
+
+#[test]
+fn while_a_sink_keeps_a_checkpoint_from_its_end_views_do_not_grow_without_bound() {
+    let (out, mut deliveries) = sink::memory::sink(1 << 20);
+    let mut growing = Growing::new(|flow| {
+        flow.view("number", "SELECT count(*) AS n FROM keys").unwrap().sink(out).unwrap();
+    });
+    // the host stores nothing: a checkpoint begins when it has to, and waits for it
+    while growing.grow() {
+        assert!(growing.sent < 400, "{} MB changed, and nothing holds it back", growing.sent);
+    }
+    let held = growing.sent;
+    assert!(held > 256 && growing.stepper.status().checkpoint.is_none(), "held back after {held} MB");
+    growing.go_on();
+    assert!(!growing.is_read(), "it waits for the host");
+    // the host comes back
+    while !growing.is_read() {
+        while let Ok(Some(delivery)) = deliveries.try_recv() {
+            delivery.ack();
+        }
+        growing.go_on();
+    }
+    assert!(growing.stepper.status().checkpoint.is_some());
+    assert!(growing.grow(), "nothing holds it back any more");
 }
 
 #[derive(Serialize, Deserialize)]

@@ -5,7 +5,8 @@
 use super::reader::{KafkaReader, Place};
 use super::ready::Hub;
 use super::watch::{Assignment, Wanted};
-use crate::client::{ANSWER, Context, refused_property, unanswered};
+use crate::admin::topic_properties;
+use crate::client::{ANSWER, Context, Settings, refused_property, unanswered};
 use crate::config::{KafkaSource, Start, Until};
 use crate::ffi::Consumer;
 use orderflow_core::bug::{Bug, planted};
@@ -48,6 +49,11 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
     let scout: Consumer = source.settings.client(&[], OURS)?.create_with_context(Context::default()).map_err(refused_property)?;
     let found = wanted.find(&scout, ANSWER).map_err(|e| absent(&scout, &brokers, &e))?;
     let partitions = all_partitions(&wanted, &found, &brokers)?;
+    let append = (!source.compacted).then(|| source.settings.clone());
+    if let Some(settings) = &append {
+        let topics: Vec<&str> = found.iter().map(|(topic, _)| topic.as_str()).collect();
+        compacted(settings, &scout, &topics).map_or(Ok(()), Err)?;
+    }
     drop(scout);
 
     let (share, fetch) = shares(partitions.len());
@@ -111,10 +117,23 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
     let refresh = config.get("topic.metadata.refresh.interval.ms").and_then(|ms| ms.parse().ok()).map_or(REFRESH, Duration::from_millis);
     let span = tracing::info_span!("orderflow_kafka", pipeline = %context.pipeline, source = %context.name, part = %"watch");
     let follow = source.until.is_none();
-    let assignment = Assignment { consumer, brokers: brokers.clone(), wanted, group, partitions, refresh, follow, span };
+    let assignment = Assignment { consumer, brokers: brokers.clone(), wanted, group, partitions, refresh, follow, append, span };
     let ends = matches!(source.until, Some(Until::Latest))
         .then(|| places.iter().map(|p| (p.partition.clone(), p.until.unwrap_or(p.end))).collect());
     KafkaReader::new(assignment, hub, places, ends, brokers)
+}
+
+/// The refusal of the first of these topics that is compacted, if one is known to be.
+pub(crate) fn compacted(settings: &Settings, client: &Consumer, topics: &[&str]) -> Option<Error> {
+    let policies = topic_properties(settings, client, topics, "cleanup.policy");
+    let is_compacted = |policy: &Option<String>| policy.as_ref().is_some_and(|p| p.split(',').any(|p| p.trim() == "compact"));
+    let (topic, policy) = topics.iter().zip(policies).find(|(_, policy)| is_compacted(policy))?;
+    let policy = policy.unwrap_or_default();
+    Some(
+        Error::user(format!("topic '{topic}' is compacted (cleanup.policy {policy}): it forgets records that were read, and the views would not"))
+            .why("of records with the same key the older ones are removed at some time, so what is read depends on when, and is another thing when it is read again")
+            .hint("add .compacted() to the source to read every record that is still there as a row of its own; or read the topic that keeps all of them"),
+    )
 }
 
 /// Bytes of one of so many partitions that may lie fetched, and of a fetch of it.

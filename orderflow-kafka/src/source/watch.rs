@@ -4,9 +4,9 @@
 //! Invariant: a topic counts as deleted only when two answers in a row lack it; an unanswered question changes nothing.
 #![expect(clippy::disallowed_methods, reason = "metadata is refreshed by a thread of its own, so that a reader never waits")]
 
-use super::open::partition_ids;
+use super::open::{compacted, partition_ids};
 use super::ready::Hub;
-use crate::client::{ANSWER, Silence, refused_property};
+use crate::client::{ANSWER, Settings, Silence, refused_property};
 use crate::config::Topics;
 use crate::ffi::{Consumer, remind};
 use orderflow_core::time::{Partition, Positions};
@@ -89,6 +89,8 @@ impl Wanted {
 pub(crate) struct News {
     /// New partitions and where their logs begin.
     pub(crate) partitions: Vec<(Partition, u64)>,
+    /// Why a new topic is not read.
+    pub(crate) refused: Option<Error>,
     /// Topics that were deleted.
     pub(crate) deleted: Vec<String>,
     /// What the group had committed when we came; sent once.
@@ -137,6 +139,8 @@ pub(crate) struct Assignment {
     pub(crate) refresh: Duration,
     /// Whether new partitions are of interest.
     pub(crate) follow: bool,
+    /// How to ask whether a new topic is compacted, where that is to be refused.
+    pub(crate) append: Option<Settings>,
     /// What the thread runs in.
     pub(crate) span: tracing::Span,
 }
@@ -210,7 +214,8 @@ impl Assignment {
     fn look(&mut self, shared: &Shared, missing: &mut BTreeSet<Arc<str>>) -> bool {
         let Ok(found) = self.wanted.find(&self.consumer, LOOK) else { return false };
         let known: BTreeSet<Arc<str>> = self.partitions.iter().map(|p| p.topic.clone()).collect();
-        let gone: BTreeSet<Arc<str>> = known.into_iter().filter(|k| !found.iter().any(|(t, ids)| **t == **k && !ids.is_empty())).collect();
+        let gone: BTreeSet<Arc<str>> =
+            known.iter().filter(|k| !found.iter().any(|(t, ids)| **t == ***k && !ids.is_empty())).cloned().collect();
         let deleted: Vec<String> = gone.intersection(missing).map(|t| t.to_string()).collect();
         *missing = gone;
         if !deleted.is_empty() {
@@ -221,6 +226,12 @@ impl Assignment {
         }
         let all = found.iter().flat_map(|(topic, ids)| ids.iter().map(move |id| Partition::new(topic.as_str(), *id)));
         let new: Vec<Partition> = all.filter(|p| !self.partitions.contains(p)).collect();
+        let topics: BTreeSet<&str> = new.iter().map(|p| &*p.topic).filter(|t| !known.contains(*t)).collect();
+        let topics: Vec<&str> = topics.into_iter().collect();
+        if let Some(e) = self.append.as_ref().and_then(|settings| compacted(settings, &self.consumer, &topics)) {
+            shared.tell(|news| news.refused = Some(e));
+            return true;
+        }
         for partition in new {
             // not answered: it is still new at the next turn
             let Ok((low, _)) = self.consumer.fetch_watermarks(&partition.topic, partition.id, Duration::from_secs(5)) else { continue };

@@ -101,6 +101,52 @@ fn real_a_topic_deleted_in_mid_run_is_an_error_that_names_it() {
 }
 
 #[test]
+fn real_a_topic_that_forgets_is_read_only_by_who_says_so() {
+    let Some((brokers, prefix)) = cluster("compacted") else { return };
+    let admin = Admin::connect(brokers.as_str()).unwrap();
+    let names = ["a-keeps", "b-forgets", "c-both"].map(|name| format!("{prefix}{name}"));
+    let forgets = [("cleanup.policy", "compact")];
+    admin.create_topic(&names[0], 1, 1, &[("cleanup.policy", "delete")]).unwrap();
+    send(&brokers, &names[0], 0, numbers(0..10));
+    let pattern = || Kafka::pattern(".*").prefix(&prefix).brokers(&brokers).property("topic.metadata.refresh.interval.ms", "500");
+
+    // a topic that comes while the source is read
+    let mut reading = open(pattern());
+    reading.until(|r| r.seen.len() == 10).unwrap();
+    admin.create_topic(&names[1], 1, 1, &forgets).unwrap();
+    let refused = |e: orderflow_core::Error, topic: &str, policy: &str| {
+        assert!(e.to_string().contains(&format!("topic '{topic}' is compacted (cleanup.policy {policy})")), "{e}");
+        assert!(e.retry() == Retry::Never && e.remedy().unwrap().contains(".compacted()"), "{e}");
+    };
+    refused(reading.error(), &names[1], "compact");
+
+    // topics that are there
+    refused(try_open(pattern(), "test", None).err().unwrap(), &names[1], "compact");
+    refused(try_open(Kafka::topic(&names[1]).brokers(&brokers), "test", None).err().unwrap(), &names[1], "compact");
+    admin.create_topic(&names[2], 1, 1, &[("cleanup.policy", "compact,delete")]).unwrap();
+    let both = Kafka::topics([&names[0], &names[2]]).brokers(&brokers);
+    refused(try_open(both.clone(), "test", None).err().unwrap(), &names[2], "compact,delete");
+
+    // and so from here on
+    let mut reading = open(pattern().compacted());
+    reading.until(|r| r.seen.len() == 10).unwrap();
+    let late = format!("{prefix}d-late");
+    admin.create_topic(&late, 1, 1, &forgets).unwrap();
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    for value in ["old", "new"] {
+        producer.send(BaseRecord::to(&late).key("k").payload(value)).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+    reading.until(|r| r.seen.len() == 12).unwrap();
+    let values: Vec<_> = reading.seen[10..].iter().map(|s| s.value.as_deref().unwrap()).collect();
+    assert_eq!(values, ["old", "new"]);
+    open(both.compacted().until(Until::Latest)).until(|r| r.seen.len() == 10).unwrap();
+    for topic in names.iter().chain([&late]) {
+        admin.delete_topic(topic).unwrap();
+    }
+}
+
+#[test]
 fn real_a_source_starts_at_a_timestamp() {
     let Some((brokers, prefix)) = cluster("timestamp") else { return };
     let topic = format!("{prefix}t");

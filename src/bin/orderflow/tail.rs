@@ -23,7 +23,7 @@ pub(crate) async fn run(options: Tail) -> Result<()> {
         None => format!("orderflow-tail-{}", std::process::id()),
     };
     // no column of the value is asked for: a record that is no JSON is shown all the same, from the dead letters
-    let source = Kafka::topic(topic).brokers(&options.from.brokers).start(Start::Earliest);
+    let source = Kafka::topic(topic).brokers(&options.from.brokers).start(Start::Earliest).compacted();
     let source = source.group(group).format(Json::new(Arc::new(Schema::empty())));
     let mut flow = Pipeline::new(format!("tail-{topic}"));
     flow.source("records", source)?;

@@ -61,7 +61,7 @@ pub(super) fn render<'s>(
                 match fold.epoch(epoch, parts) {
                     Ok(batches) => {
                         for mut changes in batches {
-                            rows.increment(changes.len() as u64);
+                            rows.add(changes.len());
                             output.session_with_builder(&capability).give_container(&mut changes);
                         }
                     }

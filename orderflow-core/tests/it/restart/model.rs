@@ -1,8 +1,8 @@
 //! What simulated runs of the real engine did, as runs of the model: every step must be one that the protocol allows, and no law may break.
 //!
 //! Two sinks are followed, a data set of files and a simulated table, one of which commits much more rarely than the other; and one process after the other, or
-//! two at once on one shared store, of which the older is paused and wakes up late. What the engine deletes has no action here, since merged bindings are still
-//! there.
+//! two at once on one shared store, of which the older is paused and wakes up late. A checkpoint that the engine deletes must be one that nobody needs; entries of the
+//! ledger that it deletes have no action here, since merged bindings are still there.
 
 mod story;
 
@@ -64,14 +64,21 @@ fn two_engines(seed: u64) -> Acts {
     acts(trace_takeover(seed, move |world| pipeline_of(seed, world)))
 }
 
-/// The story of these acts, which the protocol allows.
-fn allowed(acts: &[(usize, Act)]) -> Story {
+/// The story of these acts, which the protocol allows, and how many complete checkpoints are deleted in the end.
+fn told(acts: &[(usize, Act)]) -> (Story, usize) {
     let story = Story::of(acts);
-    if let Err(violation) = story.check() {
-        let from = violation.step.saturating_sub(20);
-        panic!("{violation}\nafter {:#?}\nof {acts:?}", &story.run[from..=violation.step]);
+    let stored = story.actions().filter(|a| matches!(a, Action::StoreRoots { .. })).count();
+    match story.check() {
+        Ok(state) => (story, stored - state.cellar.roots.len()),
+        Err(violation) => {
+            let from = violation.step.saturating_sub(20);
+            panic!("{violation}\nafter {:#?}\nof {acts:?}", &story.run[from..=violation.step]);
+        }
     }
-    story
+}
+
+fn allowed(acts: &[(usize, Act)]) -> Story {
+    told(acts).0
 }
 
 /// How the first sink stood to the second, each time a process began.
@@ -90,7 +97,7 @@ fn stood(acts: &[(usize, Act)]) -> impl Iterator<Item = Ordering> {
 
 /// Where the older process is refused for good, and what it wanted to do.
 fn refused(acts: &[(usize, Act)]) -> Option<(usize, &Act)> {
-    let counts = |(w, act): &(usize, Act)| *w == 0 && !matches!(act, Act::Refused(_) | Act::Gone);
+    let counts = |(w, act): &(usize, Act)| *w == 0 && !matches!(act, Act::Refused(_) | Act::Deleted(..) | Act::Gone);
     let last = acts.iter().rposition(counts)?;
     acts.iter().enumerate().skip(last).find_map(|(n, (_, act))| match act {
         Act::Refused(wanted) => Some((n, wanted.as_ref())),
@@ -114,16 +121,18 @@ fn what_the_engine_did_is_what_the_protocol_allows() {
         tried.extend(allowed(&acts(Ok(traced))).actions().map(|a| Action::KINDS[a.kind()]));
     }
     assert!(tried.contains("Append, answer lost"), "no answer of the ledger was lost: {tried:?}");
-    let (mut kinds, mut apart, mut deaths) = (BTreeSet::new(), BTreeSet::new(), 0);
+    let (mut kinds, mut apart, mut deaths, mut deleted) = (BTreeSet::new(), BTreeSet::new(), 0, 0);
     let report = Schedules::random(tier::of(200, 200, 1_000)).for_as_long_as(tier::hours()).each(|seed| {
         let acts = one_engine(seed);
-        let story = allowed(&acts);
+        let (story, gone) = told(&acts);
+        deleted += gone;
         // the last life ends by itself
         deaths += story.actions().filter(|a| matches!(a, Action::Crash { .. })).count().saturating_sub(1) as u64;
         kinds.extend(story.actions().map(|a| Action::KINDS[a.kind()]));
         apart.extend(stood(&acts));
     });
-    println!("model: {}", Report { deaths, ..report });
+    println!("model: {deleted} checkpoints deleted; {}", Report { deaths, ..report });
+    assert!(deleted as u64 > report.schedules, "checkpoints are deleted that nobody needs any more");
     for kind in ["Append, answer lost", "Hydrate", "StoreRoots", "Complete", "GiveUp", "Crash"] {
         assert!(kinds.contains(kind), "no run has '{kind}': {kinds:?}");
     }
@@ -135,20 +144,23 @@ fn what_the_engine_did_is_what_the_protocol_allows() {
 #[test]
 fn what_two_engines_did_is_what_the_protocol_allows() {
     let mut late: BTreeMap<String, u64> = BTreeMap::new();
-    let mut retired = 0;
+    let (mut retired, mut deleted) = (0, 0);
     let report = Schedules::random(tier::of(80, 200, 1_000)).for_as_long_as(tier::hours()).each(|seed| {
         let acts = two_engines(seed);
-        allowed(&acts);
+        deleted += told(&acts).1;
         if let Some((n, wanted)) = refused(&acts) {
             *late.entry(place(wanted).to_owned()).or_default() += 1;
             let checkpoints = acts[..n].iter().filter(|(w, act)| *w == 1 && matches!(act, Act::Completed(_))).count();
             retired += u64::from(checkpoints > 1);
         }
     });
-    println!("model, two processes: late acts that were refused, by place: {late:?}, {retired} of them after two retirements; {report}");
+    println!(
+        "model, two processes: late acts that were refused, by place: {late:?}, {retired} of them after two retirements; {deleted} checkpoints deleted; {report}"
+    );
     for place in ["ledger"].iter().chain(&SINKS) {
         assert!(late.contains_key(*place), "no late act on '{place}' was refused: {late:?}");
     }
+    assert!(deleted > 0, "checkpoints are deleted that nobody needs any more");
     assert!(retired > 0, "the older process always woke up before two checkpoints of the newer one");
 }
 
@@ -159,6 +171,15 @@ fn a_run_of_an_engine_that_lets_unbound_epochs_leave_is_no_run_of_the_protocol()
         Story::of(&acts).check().err()
     });
     assert!(matches!(refused, Some(Violation { what: Broken::Step(Action::Commit { .. }), .. })), "{refused:?}");
+}
+
+#[test]
+fn a_run_of_an_engine_that_deletes_a_checkpoint_too_early_is_no_run_of_the_protocol() {
+    let refused = (1..200).find_map(|seed| {
+        let Traced { acts, .. } = bug::with(Bug::SweepsTooEarly, || trace(seed, |world| pipeline_of(seed, world)).unwrap());
+        Story::of(&acts).check().err()
+    });
+    assert!(matches!(refused, Some(Violation { what: Broken::Needed { .. }, .. })), "{refused:?}");
 }
 
 /// A run up to where one sink holds the newest epoch and the other does not, and that epoch.
@@ -181,7 +202,7 @@ fn a_checkpoint_before_the_slower_of_two_sinks_has_its_epoch_is_no_act_of_the_pr
             allowed(told);
             Some([told, &[(0, Act::Completed(epoch))]].concat())
         });
-        let found = Story::of(&planted.expect("one of two sinks is ahead")).check().map_err(|violation| violation.what);
+        let found = Story::of(&planted.expect("one of two sinks is ahead")).check().map(drop).map_err(|violation| violation.what);
         assert_eq!(found, Err(Broken::Step(Action::Complete { w: 0 })));
     }
 }
@@ -198,7 +219,7 @@ fn a_late_act_of_the_older_process_that_counts_is_no_act_of_the_protocol() {
                 [&acts[..n], &[(0, wanted.clone())]].concat()
             })
         });
-        let found = Story::of(&planted.expect("a late act is refused there")).check().map_err(|violation| violation.what);
+        let found = Story::of(&planted.expect("a late act is refused there")).check().map(drop).map_err(|violation| violation.what);
         let expected = match SINKS.iter().position(|sink| sink == wanted_at) {
             None => Broken::Claim(Claim::Works { w: 0 }),
             Some(sink) => Broken::Step(Action::Land { sink, at: 0 }),

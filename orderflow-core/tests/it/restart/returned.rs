@@ -178,8 +178,14 @@ fn killed_at_any_operation_a_host_that_comes_back_has_every_row_once() {
 
 #[test]
 fn killed_again_and_again_a_host_that_comes_back_has_every_row_once() {
-    let report = crash(Schedules::random(tier::of(25, 100, 1_000)).for_as_long_as(tier::hours()));
+    let report = crash(Schedules::random(tier::of(25, 100, 1_000)).also_on_workers(in_threads()).for_as_long_as(tier::hours()));
     assert!(report.deaths > 12 && report.power_cuts > 2, "{report}");
+}
+
+#[test]
+fn at_any_number_of_workers_a_host_that_comes_back_has_every_row_once() {
+    let schedules = Schedules::random(tier::of(2, 6, 6)).from_seed(100_000).also_on_workers(&[2, 4]);
+    crash(schedules.for_as_long_as(tier::hours()));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use super::{SINKS, world};
 use orderflow_core::testing::Act;
+use orderflow_model::state::State;
 use orderflow_model::{Action, Answer, Claim, Step, Violation};
 
 /// Acts of one process, from some moment to its end.
@@ -28,6 +29,8 @@ struct Process {
     stopped: bool,
     /// Roots that were stored and that no checkpoint names yet.
     stored: Option<u64>,
+    /// What it deleted before it began to work, when the protocol lets nobody delete.
+    deleted: Vec<Step>,
     /// A sink's answer was given up; it was asked what it holds, and nothing was sent since.
     gave_up: [bool; SINKS.len()],
     asked: [bool; SINKS.len()],
@@ -54,7 +57,9 @@ impl Story {
     pub(super) fn of(acts: &[(usize, Act)]) -> Self {
         let mut story = Story::default();
         for (n, (w, act)) in acts.iter().enumerate() {
-            let own = acts[n + 1..].iter().filter(|(of, _)| of == w).map(|(_, act)| act);
+            // what it deletes beside tells nothing of what it waits for
+            let counts = |act: &&Act| !matches!(act, Act::Deleted(..));
+            let own = acts[n + 1..].iter().filter(|(of, _)| of == w).map(|(_, act)| act).filter(counts);
             let life: Vec<&Act> = own.take_while(|act| **act != Act::Gone).collect();
             story.tell(*w, act, &life);
         }
@@ -62,8 +67,8 @@ impl Story {
     }
 
     /// Every step is possible, no law breaks, and every claim is true.
-    pub(super) fn check(&self) -> Result<(), Violation> {
-        world().replay_trace(self.run.iter().copied()).map(drop)
+    pub(super) fn check(&self) -> Result<State, Violation> {
+        world().replay_trace(self.run.iter().copied())
     }
 
     pub(super) fn actions(&self) -> impl Iterator<Item = &Action> {
@@ -93,8 +98,10 @@ impl Story {
             Act::Read(name) => number(name).into_iter().for_each(|sink| self.read(w, sink)),
             Act::Restored(at) => {
                 of.works = true;
+                let deleted = std::mem::take(&mut of.deleted);
                 self.acts([Action::Hydrate { w }]);
                 self.claims([Claim::Restored { w, epoch: epoch(at.0) }]);
+                self.run.extend(deleted);
             }
             Act::Bound(at, records) => {
                 self.acts([Action::Bind { w, records: *records as u16 }]);
@@ -112,6 +119,15 @@ impl Story {
             }
             Act::Committed(name, at) => number(name).into_iter().for_each(|sink| self.committed(w, sink, at.0, rest)),
             Act::PutAgain => return,
+            Act::Deleted(at, generation) => {
+                let step = Step::Deleted { w, epoch: epoch(at.0), generation: epoch(*generation) };
+                if of.works {
+                    self.run.push(step)
+                } else {
+                    of.deleted.push(step)
+                }
+                return;
+            }
             Act::Refused(wanted) => {
                 // else it did not hear that, and did something else before it heard it
                 if rest.iter().all(|act| matches!(act, Act::Refused(_))) {
