@@ -15,9 +15,11 @@ use orderflow_core::{Error, Result};
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
 };
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
+use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -64,6 +66,8 @@ pub struct Admin {
     settings: Settings,
     client: Consumer,
     embedded: Option<EmbeddedBroker>,
+    /// Whether the cluster is an embedded one, of this process or of another, once it was asked.
+    is_mock: OnceLock<bool>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -72,30 +76,35 @@ impl std::fmt::Debug for Admin {
     }
 }
 
-fn ask<T>(settings: &Settings, call: impl FnOnce(&AdminClient<Context>, &AdminOptions) -> KafkaResult<T>) -> KafkaResult<T> {
-    let config = settings.client(&[], &[]).map_err(|e| KafkaError::ClientCreation(e.to_string()))?;
+fn ask<T>(
+    settings: &Settings,
+    wait: Duration,
+    call: impl FnOnce(&AdminClient<Context>, &AdminOptions) -> KafkaResult<T>,
+) -> KafkaResult<T> {
+    let mut config = settings.client(&[], &[]).map_err(|e| KafkaError::ClientCreation(e.to_string()))?;
+    // it is a producer to librdkafka, which would warn of every property of a consumer
+    config.set_log_level(RDKafkaLogLevel::Error);
     let admin: AdminClient<Context> = config.create_with_context(Context::default())?;
-    let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
+    let options = AdminOptions::new().request_timeout(Some(wait)).operation_timeout(Some(wait));
     call(&admin, &options)
 }
 
-/// A property of each of these topics; `None` where the cluster does not tell. `client` is any client of the cluster.
-pub(crate) fn topic_properties(settings: &Settings, client: &Consumer, topics: &[&str], name: &str) -> Vec<Option<String>> {
-    let untold = || vec![None; topics.len()];
-    if topics.is_empty() || is_embedded(client) {
-        return untold();
+/// A property of each of these topics; `None` where the cluster does not tell.
+pub(crate) fn topic_properties(settings: &Settings, topics: &[&str], name: &str, wait: Duration) -> KafkaResult<Vec<Option<String>>> {
+    if topics.is_empty() {
+        return Ok(vec![]);
     }
     let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|t| ResourceSpecifier::Topic(t)).collect();
-    let Ok(answer) = ask(settings, |admin, options| block_on(admin.describe_configs(&asked, options))) else { return untold() };
+    let answer = ask(settings, wait, |admin, options| block_on(admin.describe_configs(&asked, options)))?;
     let property = |topic: &&str| {
         let is_its = |r: &&ConfigResource| matches!(&r.specifier, OwnedResourceSpecifier::Topic(t) if t == topic);
         answer.iter().flatten().find(is_its)?.get(name)?.value.clone()
     };
-    topics.iter().map(property).collect()
+    Ok(topics.iter().map(property).collect())
 }
 
 /// Whether the cluster is librdkafka's, of this process or of another: it leaves questions about properties unanswered.
-fn is_embedded(client: &Consumer) -> bool {
+pub(crate) fn is_embedded(client: &Consumer) -> bool {
     client.client().fetch_cluster_id(ANSWER).is_some_and(|id| id.starts_with("mockCluster"))
 }
 
@@ -107,7 +116,7 @@ impl Admin {
     pub fn connect(settings: impl Into<Settings>) -> Result<Self> {
         let settings = settings.into();
         let client = consumer(&settings, &[])?;
-        Ok(Self { settings, client, embedded: None })
+        Ok(Self { settings, client, embedded: None, is_mock: OnceLock::new() })
     }
 
     /// Connects to an embedded cluster.
@@ -239,11 +248,12 @@ impl Admin {
 
     /// A property of a topic; `None` where the cluster does not tell.
     pub(crate) fn topic_property(&self, topic: &str, name: &str) -> Option<String> {
-        topic_properties(&self.settings, &self.client, &[topic], name).pop().flatten()
+        let answers = !*self.is_mock.get_or_init(|| self.embedded.is_some() || is_embedded(&self.client));
+        answers.then(|| topic_properties(&self.settings, &[topic], name, ANSWER).ok()?.pop()?).flatten()
     }
 
     fn ask<T>(&self, call: impl FnOnce(&AdminClient<Context>, &AdminOptions) -> KafkaResult<T>) -> KafkaResult<T> {
-        ask(&self.settings, call)
+        ask(&self.settings, ANSWER, call)
     }
 
     /// The ends of every partition of a topic.

@@ -27,7 +27,8 @@ impl Kafka {
         KafkaSource::new(Topics::Named(names.into_iter().map(Into::into).collect()))
     }
 
-    /// Reads every topic whose name matches a regular expression, also those that appear later: `^orders\..*`.
+    /// Reads every topic whose name matches a regular expression, also those that appear later: `^orders\..*`. Compacted ones are left out with a warning
+    /// ([`SourceStatus::warnings`](orderflow_core::source::SourceStatus::warnings)), such as `orders.progress`, where sinks of a pipeline `orders` keep theirs.
     pub fn pattern(regex: impl Into<String>) -> KafkaSource {
         KafkaSource::new(Topics::Pattern(regex.into()))
     }
@@ -144,10 +145,11 @@ impl KafkaSource {
         self
     }
 
-    /// Also reads compacted topics (`cleanup.policy` with `compact`), which are refused else: of records with the same key such a topic forgets the older ones,
-    /// when it comes to it. Every record that is still there becomes a row, the older ones of a key as well as the newest, and what is read again after a
-    /// crash may lack some that were read before. A record without a value, which deletes its key, is refused as a bad one unless the format takes it.
-    /// Where the cluster does not tell how a topic is kept (the user may not describe it), it is read.
+    /// Also reads compacted topics (`cleanup.policy` with `compact`). Else one that is named is refused, and one that a pattern matches left out with a warning:
+    /// of records with the same key such a topic forgets the older ones, when it comes to it. Every record that is still there becomes a row, the older ones of
+    /// a key as well as the newest, and what is read again after a crash may lack some that were read before. A record without a value, which deletes its
+    /// key, is a bad one unless the format takes it. Where the cluster does not tell how a topic is kept (the user may not describe it), it is read, with a
+    /// warning.
     pub fn compacted(mut self) -> Self {
         self.compacted = true;
         self

@@ -151,7 +151,8 @@ pub(crate) fn visit_as(isolation: &str, brokers: &str, topic: &str, mut look: im
         }),
         clock: Clock::system(),
     };
-    let source = Kafka::topic(topic).brokers(brokers).start(Start::Earliest).until(Until::Latest).property("isolation.level", isolation);
+    let source = Kafka::topic(topic).brokers(brokers).start(Start::Earliest).until(Until::Latest).compacted();
+    let source = source.property("isolation.level", isolation);
     let mut reader: Box<dyn Reader> = Box::new(source).open(context).unwrap();
     loop {
         match reader.poll().unwrap() {

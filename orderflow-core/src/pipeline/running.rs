@@ -42,7 +42,7 @@ impl Running {
 
     /// The counts of [`Running::status`] as named numbers: `rows{source=…}`, `bytes{source=…}`, `lag{source=…}`, `lag_seconds{source=…}` (both also for each
     /// `{source=…,partition=…}`) and `watermark_seconds{source=…}` (since 1970) where they are known, `rows{sink=…}`, `pending_bytes{sink=…}`,
-    /// `rows{of=…,operator=…}`, `rejected{from=…}`, `epoch{at=minted|complete|committed}`, `epoch_seconds`, `state_updates`. Rows and bytes are those of this run and begin at 0 with
+    /// `rows{view=…,operator=…}`, `rejected{from=…}`, `epoch{at=minted|complete|committed}`, `epoch_seconds`, `state_updates`. Rows and bytes are those of this run and begin at 0 with
     /// it; `rejected` and `epoch` are those of the pipeline, and go on after a start with state.
     pub fn metrics(&self) -> Vec<(String, f64)> {
         let s = self.status();
@@ -63,7 +63,7 @@ impl Running {
             out.push((format!("rows{{sink={}}}", sink.label), sink.rows as f64));
             out.push((format!("pending_bytes{{sink={}}}", sink.label), sink.pending_bytes as f64));
         }
-        out.extend(s.operators.iter().map(|o| (format!("rows{{of={},operator={}}}", o.of, o.operator), o.rows as f64)));
+        out.extend(s.operators.iter().map(|o| (format!("rows{{view={},operator={}}}", o.view, o.operator), o.rows as f64)));
         out.extend(s.rejected.iter().map(|(from, n)| (format!("rejected{{from={from}}}"), *n as f64)));
         for (at, epoch) in [("minted", s.minted), ("complete", s.complete), ("committed", s.committed)] {
             out.push((format!("epoch{{at={at}}}"), epoch.0 as f64));

@@ -17,10 +17,10 @@ impl Engine {
     pub(super) fn count_work(&self, updates: usize, left: Vec<(Whose, u64)>) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.state_updates = updates;
-        for ((of, operator), rows) in left {
-            let at = status.operators.binary_search_by(|o| (&*o.of, o.operator).cmp(&(&*of, operator)));
+        for ((view, operator), rows) in left {
+            let at = status.operators.binary_search_by(|o| (&*o.view, o.operator).cmp(&(&*view, operator)));
             let at = at.unwrap_or_else(|at| {
-                status.operators.insert(at, OperatorReport { of: of.to_string(), operator, rows: 0 });
+                status.operators.insert(at, OperatorReport { view: view.to_string(), operator, rows: 0 });
                 at
             });
             status.operators[at].rows += rows;

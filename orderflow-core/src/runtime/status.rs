@@ -174,10 +174,10 @@ impl SourceReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorReport {
     /// The view, or [`SinkStatus::label`] of the sink.
-    pub of: String,
+    pub view: String,
     /// `map` (filters and projections), `aggregate` (groups, distinct) or `closure`.
     pub operator: &'static str,
-    /// Changes that left it in complete epochs since this run began at 0, all workers together.
+    /// Changes that left it since this run began at 0, all workers together, as of the newest complete epoch; some of the next ones may be among them.
     pub rows: u64,
 }
 

@@ -12,6 +12,7 @@
 mod batch;
 mod group;
 mod open;
+mod policy;
 mod reader;
 mod ready;
 mod watch;

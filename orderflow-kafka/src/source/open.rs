@@ -2,11 +2,11 @@
 //!
 //! Invariant: a reader starts only if each position lies within its log; what lies below the log's start is lost, and said so.
 
+use super::policy::{DENIED, Policy, left_out, refusal, untold};
 use super::reader::{KafkaReader, Place};
 use super::ready::Hub;
 use super::watch::{Assignment, Wanted};
-use crate::admin::topic_properties;
-use crate::client::{ANSWER, Context, Settings, refused_property, unanswered};
+use crate::client::{ANSWER, Context, refused_property, unanswered};
 use crate::config::{KafkaSource, Start, Until};
 use crate::ffi::Consumer;
 use orderflow_core::bug::{Bug, planted};
@@ -47,13 +47,11 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
 
     // the size of the queues depends on the number of partitions, so that is asked first, by a client without a group
     let scout: Consumer = source.settings.client(&[], OURS)?.create_with_context(Context::default()).map_err(refused_property)?;
-    let found = wanted.find(&scout, ANSWER).map_err(|e| absent(&scout, &brokers, &e))?;
+    let mut found = wanted.find(&scout, ANSWER).map_err(|e| absent(&scout, &brokers, &e))?;
+    let policy = Policy::of(&source, &scout);
+    let warnings = policy.as_ref().map(|policy| leave_out_compacted(policy, &wanted, context.resume.as_ref(), &mut found));
+    let warnings = warnings.transpose()?.unwrap_or_default();
     let partitions = all_partitions(&wanted, &found, &brokers)?;
-    let append = (!source.compacted).then(|| source.settings.clone());
-    if let Some(settings) = &append {
-        let topics: Vec<&str> = found.iter().map(|(topic, _)| topic.as_str()).collect();
-        compacted(settings, &scout, &topics).map_or(Ok(()), Err)?;
-    }
     drop(scout);
 
     let (share, fetch) = shares(partitions.len());
@@ -117,23 +115,35 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
     let refresh = config.get("topic.metadata.refresh.interval.ms").and_then(|ms| ms.parse().ok()).map_or(REFRESH, Duration::from_millis);
     let span = tracing::info_span!("orderflow_kafka", pipeline = %context.pipeline, source = %context.name, part = %"watch");
     let follow = source.until.is_none();
-    let assignment = Assignment { consumer, brokers: brokers.clone(), wanted, group, partitions, refresh, follow, append, span };
+    let assignment = Assignment { consumer, brokers: brokers.clone(), wanted, group, partitions, refresh, follow, policy, warnings, span };
     let ends = matches!(source.until, Some(Until::Latest))
         .then(|| places.iter().map(|p| (p.partition.clone(), p.until.unwrap_or(p.end))).collect());
     KafkaReader::new(assignment, hub, places, ends, brokers)
 }
 
-/// The refusal of the first of these topics that is compacted, if one is known to be.
-pub(crate) fn compacted(settings: &Settings, client: &Consumer, topics: &[&str]) -> Option<Error> {
-    let policies = topic_properties(settings, client, topics, "cleanup.policy");
-    let is_compacted = |policy: &Option<String>| policy.as_ref().is_some_and(|p| p.split(',').any(|p| p.trim() == "compact"));
-    let (topic, policy) = topics.iter().zip(policies).find(|(_, policy)| is_compacted(policy))?;
-    let policy = policy.unwrap_or_default();
-    Some(
-        Error::user(format!("topic '{topic}' is compacted (cleanup.policy {policy}): it forgets records that were read, and the views would not"))
-            .why("of records with the same key the older ones are removed at some time, so what is read depends on when, and is another thing when it is read again")
-            .hint("add .compacted() to the source to read every record that is still there as a row of its own; or read the topic that keeps all of them"),
-    )
+/// Refuses compacted topics that are named or were read before, and takes those out that a pattern matches; gives what the user should know.
+fn leave_out_compacted(
+    policy: &Policy,
+    wanted: &Wanted,
+    resume: Option<&Positions>,
+    found: &mut Vec<(String, Vec<i32>)>,
+) -> Result<Vec<String>> {
+    let topics: Vec<&str> = found.iter().map(|(topic, _)| topic.as_str()).collect();
+    let kept = match policy.ask(&topics, ANSWER) {
+        Ok(kept) => kept,
+        Err(e) => return Ok(vec![untold(&topics, e)]),
+    };
+    let mut warnings = vec![];
+    for (topic, policy) in &kept.compacted {
+        let was_read = resume.is_some_and(|positions| positions.keys().any(|p| *p.topic == **topic));
+        if was_read || wanted.names().contains(topic) {
+            return Err(refusal(topic, policy));
+        }
+        warnings.push(left_out(topic, policy));
+        found.retain(|(t, _)| t != topic);
+    }
+    warnings.extend((!kept.untold.is_empty()).then(|| untold(&kept.untold, DENIED)));
+    Ok(warnings)
 }
 
 /// Bytes of one of so many partitions that may lie fetched, and of a fetch of it.

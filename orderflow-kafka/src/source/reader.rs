@@ -116,9 +116,6 @@ impl KafkaReader {
         }
         let news = self.watch.news();
         self.warnings.extend(news.warnings);
-        if let Some(e) = news.refused {
-            return Err(e);
-        }
         if let Some(topic) = news.deleted.first() {
             return Err(Error::external(format!("topic '{topic}' was deleted while it was read"))
                 .hint("create it again and start anew, or leave it out of the pipeline")

@@ -4,9 +4,10 @@
 //! Invariant: a topic counts as deleted only when two answers in a row lack it; an unanswered question changes nothing.
 #![expect(clippy::disallowed_methods, reason = "metadata is refreshed by a thread of its own, so that a reader never waits")]
 
-use super::open::{compacted, partition_ids};
+use super::open::partition_ids;
+use super::policy::{DENIED, Policy, left_out, untold};
 use super::ready::Hub;
-use crate::client::{ANSWER, Settings, Silence, refused_property};
+use crate::client::{ANSWER, Silence, refused_property};
 use crate::config::Topics;
 use crate::ffi::{Consumer, remind};
 use orderflow_core::time::{Partition, Positions};
@@ -89,8 +90,6 @@ impl Wanted {
 pub(crate) struct News {
     /// New partitions and where their logs begin.
     pub(crate) partitions: Vec<(Partition, u64)>,
-    /// Why a new topic is not read.
-    pub(crate) refused: Option<Error>,
     /// Topics that were deleted.
     pub(crate) deleted: Vec<String>,
     /// What the group had committed when we came; sent once.
@@ -117,6 +116,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn warn(&self, warning: String) {
+        tracing::warn!("{warning}");
+        self.tell(|news| news.warnings.push(warning));
+    }
+
     fn tell(&self, news: impl FnOnce(&mut News)) {
         news(&mut self.lock().news);
         self.hub.event();
@@ -139,8 +143,10 @@ pub(crate) struct Assignment {
     pub(crate) refresh: Duration,
     /// Whether new partitions are of interest.
     pub(crate) follow: bool,
-    /// How to ask whether a new topic is compacted, where that is to be refused.
-    pub(crate) append: Option<Settings>,
+    /// How to ask whether a new topic is compacted, where that is not to be read.
+    pub(crate) policy: Option<Policy>,
+    /// What the user should know from the beginning.
+    pub(crate) warnings: Vec<String>,
     /// What the thread runs in.
     pub(crate) span: tracing::Span,
 }
@@ -176,6 +182,44 @@ impl Watch {
     }
 }
 
+/// Topics that came while the source was read.
+#[derive(Default)]
+struct Newcomers {
+    left_out: BTreeSet<Arc<str>>,
+    /// How often in a row it was not answered how they are kept.
+    unanswered: u32,
+}
+
+impl Newcomers {
+    /// After so many turns without an answer new topics are read.
+    const TURNS: u32 = 3;
+
+    /// Those of `topics`, none of which is read yet, that are not to be read, or not yet.
+    fn not_read(&mut self, policy: &Policy, topics: BTreeSet<Arc<str>>, shared: &Shared) -> BTreeSet<Arc<str>> {
+        let unknown: Vec<&str> = topics.difference(&self.left_out).map(|t| &**t).collect();
+        if !unknown.is_empty() && !shared.lock().stop {
+            match policy.ask(&unknown, LOOK) {
+                Ok(kept) => {
+                    self.unanswered = 0;
+                    for (topic, policy) in kept.compacted {
+                        shared.warn(left_out(&topic, &policy));
+                        self.left_out.insert(topic.into());
+                    }
+                    if !kept.untold.is_empty() {
+                        shared.warn(untold(&kept.untold, DENIED));
+                    }
+                }
+                Err(_) if self.unanswered < Self::TURNS => {
+                    self.unanswered += 1;
+                    return topics;
+                }
+                Err(e) => shared.warn(untold(&unknown, e)),
+            }
+        }
+        self.left_out.clone()
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
         self.stop();
@@ -185,11 +229,10 @@ impl Drop for Watch {
 impl Assignment {
     fn run(mut self, shared: &Shared) {
         let mut known = self.tell_committed(shared);
-        if let Some(warning) = self.foreign_members() {
-            tracing::warn!("{warning}");
-            shared.tell(|news| news.warnings.push(warning));
-        }
+        let warnings = std::mem::take(&mut self.warnings);
+        warnings.into_iter().chain(self.foreign_members()).for_each(|warning| shared.warn(warning));
         let (mut missing, mut silence) = (BTreeSet::new(), Silence::default());
+        let mut newcomers = Newcomers::default();
         loop {
             // a suspected deletion is looked at again soon
             let pause = if missing.is_empty() { self.refresh } else { Duration::from_secs(1).min(self.refresh) };
@@ -202,7 +245,7 @@ impl Assignment {
             state.look_now = false;
             drop(state);
             known = known || self.tell_committed(shared);
-            if self.look(shared, &mut missing) {
+            if self.look(shared, &mut missing, &mut newcomers) {
                 silence = Silence::default();
             } else if silence.lasts(pause + LOOK) {
                 remind(self.consumer.client(), &self.brokers);
@@ -211,7 +254,7 @@ impl Assignment {
     }
 
     /// False if no broker answered; whoever reads says so.
-    fn look(&mut self, shared: &Shared, missing: &mut BTreeSet<Arc<str>>) -> bool {
+    fn look(&mut self, shared: &Shared, missing: &mut BTreeSet<Arc<str>>, newcomers: &mut Newcomers) -> bool {
         let Ok(found) = self.wanted.find(&self.consumer, LOOK) else { return false };
         let known: BTreeSet<Arc<str>> = self.partitions.iter().map(|p| p.topic.clone()).collect();
         let gone: BTreeSet<Arc<str>> =
@@ -226,13 +269,9 @@ impl Assignment {
         }
         let all = found.iter().flat_map(|(topic, ids)| ids.iter().map(move |id| Partition::new(topic.as_str(), *id)));
         let new: Vec<Partition> = all.filter(|p| !self.partitions.contains(p)).collect();
-        let topics: BTreeSet<&str> = new.iter().map(|p| &*p.topic).filter(|t| !known.contains(*t)).collect();
-        let topics: Vec<&str> = topics.into_iter().collect();
-        if let Some(e) = self.append.as_ref().and_then(|settings| compacted(settings, &self.consumer, &topics)) {
-            shared.tell(|news| news.refused = Some(e));
-            return true;
-        }
-        for partition in new {
+        let topics: BTreeSet<Arc<str>> = new.iter().map(|p| p.topic.clone()).filter(|t| !known.contains(t)).collect();
+        let not_read = self.policy.as_ref().map(|policy| newcomers.not_read(policy, topics, shared)).unwrap_or_default();
+        for partition in new.into_iter().filter(|p| !not_read.contains(&p.topic)) {
             // not answered: it is still new at the next turn
             let Ok((low, _)) = self.consumer.fetch_watermarks(&partition.topic, partition.id, Duration::from_secs(5)) else { continue };
             self.partitions.push(partition.clone());

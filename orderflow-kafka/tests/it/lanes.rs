@@ -87,7 +87,7 @@ fn difference(all: &[(u64, usize)], wanted: &[(u64, usize)]) -> Vec<(u64, usize)
 
 /// The newest record of progress of each lane.
 fn progress(place: &Place) -> BTreeMap<u8, serde_json::Value> {
-    let seen = read_all(Kafka::topic(place.progress()).brokers(&place.brokers).until(Until::Latest));
+    let seen = read_all(Kafka::topic(place.progress()).brokers(&place.brokers).until(Until::Latest).compacted());
     let lane = |key: &str| key.rsplit_once('/').unwrap().1.parse().unwrap();
     seen.into_iter().map(|s| (lane(s.key.as_deref().unwrap()), serde_json::from_str(&s.value.unwrap()).unwrap())).collect()
 }

@@ -123,7 +123,7 @@ fn the_writer_of_another_state_is_left_alone(place: &Place) {
 
 /// How many records of progress are at the broker, committed or not.
 fn records_of_progress(place: &Place) -> usize {
-    let source = Kafka::topic(place.progress()).brokers(&place.brokers).until(Until::Latest);
+    let source = Kafka::topic(place.progress()).brokers(&place.brokers).until(Until::Latest).compacted();
     read_all(source.property("isolation.level", "read_uncommitted")).len()
 }
 

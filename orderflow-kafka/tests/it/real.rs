@@ -5,8 +5,8 @@ use crate::support::*;
 use orderflow_core::arrow::array::{ArrayRef, StringArray};
 use orderflow_core::data::Changes;
 use orderflow_core::error::Retry;
-use orderflow_core::time::Partition;
-use orderflow_kafka::{Admin, Kafka, Start, Until};
+use orderflow_core::time::{Partition, Positions};
+use orderflow_kafka::{Admin, Kafka, KafkaSource, Start, Until};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -110,26 +110,48 @@ fn real_a_topic_that_forgets_is_read_only_by_who_says_so() {
     send(&brokers, &names[0], 0, numbers(0..10));
     let pattern = || Kafka::pattern(".*").prefix(&prefix).brokers(&brokers).property("topic.metadata.refresh.interval.ms", "500");
 
-    // a topic that comes while the source is read
-    let mut reading = open(pattern());
-    reading.until(|r| r.seen.len() == 10).unwrap();
-    admin.create_topic(&names[1], 1, 1, &forgets).unwrap();
-    let refused = |e: orderflow_core::Error, topic: &str, policy: &str| {
+    let refused = |source: KafkaSource, resume: Option<Positions>, topic: &str, policy: &str| {
+        let e = try_open(source, "test", resume).err().unwrap();
         assert!(e.to_string().contains(&format!("topic '{topic}' is compacted (cleanup.policy {policy})")), "{e}");
         assert!(e.retry() == Retry::Never && e.remedy().unwrap().contains(".compacted()"), "{e}");
     };
-    refused(reading.error(), &names[1], "compact");
+    let warns = |reading: &Reading, topic: &str, policy: &str| {
+        let says = [format!("topic '{topic}' matches"), format!("(cleanup.policy {policy})"), ".compacted()".to_owned()];
+        let warnings = reading.reader.status().warnings;
+        assert!(warnings.iter().any(|w| says.iter().all(|s| w.contains(s))), "{warnings:?}");
+    };
 
-    // topics that are there
-    refused(try_open(pattern(), "test", None).err().unwrap(), &names[1], "compact");
-    refused(try_open(Kafka::topic(&names[1]).brokers(&brokers), "test", None).err().unwrap(), &names[1], "compact");
+    // one that comes while the source is read
+    let mut reading = open(pattern());
+    reading.until(|r| r.seen.len() == 10).unwrap();
+    admin.create_topic(&names[1], 1, 1, &forgets).unwrap();
+    send(&brokers, &names[1], 0, numbers(10..20));
+    let began = Instant::now();
+    while reading.reader.status().warnings.is_empty() {
+        assert!(began.elapsed() < PATIENCE, "no warning");
+        reading.step().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    warns(&reading, &names[1], "compact");
+    send(&brokers, &names[0], 0, numbers(20..30));
+    reading.until(|r| r.seen.len() == 20).unwrap();
+    assert!(reading.seen.iter().all(|s| *s.partition.topic == *names[0]));
+
+    // those that are there
     admin.create_topic(&names[2], 1, 1, &[("cleanup.policy", "compact,delete")]).unwrap();
     let both = Kafka::topics([&names[0], &names[2]]).brokers(&brokers);
-    refused(try_open(both.clone(), "test", None).err().unwrap(), &names[2], "compact,delete");
+    refused(Kafka::topic(&names[1]).brokers(&brokers), None, &names[1], "compact");
+    refused(both.clone(), None, &names[2], "compact,delete");
+    refused(pattern(), Some([(Partition::new(names[1].as_str(), 0), 3)].into()), &names[1], "compact");
+    let mut reading = open(pattern().until(Until::Latest));
+    reading.until(|_| false).unwrap();
+    assert_eq!(reading.seen.len(), 20);
+    warns(&reading, &names[1], "compact");
+    warns(&reading, &names[2], "compact,delete");
 
     // and so from here on
     let mut reading = open(pattern().compacted());
-    reading.until(|r| r.seen.len() == 10).unwrap();
+    reading.until(|r| r.seen.len() == 30).unwrap();
     let late = format!("{prefix}d-late");
     admin.create_topic(&late, 1, 1, &forgets).unwrap();
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
@@ -137,10 +159,11 @@ fn real_a_topic_that_forgets_is_read_only_by_who_says_so() {
         producer.send(BaseRecord::to(&late).key("k").payload(value)).unwrap();
     }
     producer.flush(PATIENCE).unwrap();
-    reading.until(|r| r.seen.len() == 12).unwrap();
-    let values: Vec<_> = reading.seen[10..].iter().map(|s| s.value.as_deref().unwrap()).collect();
+    reading.until(|r| r.seen.len() == 32).unwrap();
+    let values: Vec<_> = reading.seen[30..].iter().map(|s| s.value.as_deref().unwrap()).collect();
     assert_eq!(values, ["old", "new"]);
-    open(both.compacted().until(Until::Latest)).until(|r| r.seen.len() == 10).unwrap();
+    assert!(reading.reader.status().warnings.is_empty());
+    open(both.compacted().until(Until::Latest)).until(|r| r.seen.len() == 20).unwrap();
     for topic in names.iter().chain([&late]) {
         admin.delete_topic(topic).unwrap();
     }
