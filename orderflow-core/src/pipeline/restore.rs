@@ -8,7 +8,7 @@ use super::change::{Fate, compare};
 use super::start::Parts;
 use crate::bug::{Bug, planted};
 use crate::epoch::{Checkpoint, Recovered};
-use crate::error::{Error, Result, Retry};
+use crate::error::{Error, Kind, Result, Retry};
 use crate::operator::Node;
 use crate::operator::root::{Roots, StoredTrace, is_live};
 use crate::runtime::Image;
@@ -45,7 +45,8 @@ impl Restored {
         for checkpoint in found.checkpoints.iter().rev() {
             match Self::load(store, checkpoint, roots, new_sinks) {
                 Ok(restored) => return Ok(Some(Self { damaged, ..restored })),
-                Err(e) if e.retry() == Retry::Backoff => return Err(e),
+                // nor is an older one taken for one that a newer version wrote
+                Err(e) if e.retry() == Retry::Backoff || e.kind() == Kind::User => return Err(e),
                 Err(e) => {
                     tracing::warn!("the checkpoint as of epoch {} cannot be used, so an older one is: {e}", checkpoint.epoch);
                     damaged.push(format!("the checkpoint as of epoch {}: {e}", checkpoint.epoch));
@@ -135,4 +136,28 @@ pub(super) fn still_there(found: &Recovered, sources: &[(Arc<str>, Box<dyn Sourc
             .why("the views that are stored cannot be used, and would have to be computed again from the beginning")
             .hint("restore the state from a copy, or start anew with another state and other sinks"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Memory;
+
+    #[test]
+    fn a_checkpoint_of_a_newer_version_is_refused_and_a_damaged_one_passed_over() {
+        let store = Memory::new();
+        let older = Manifest::new(Epoch(1), vec![]).save(&store, 1).unwrap();
+        let put = |name: &str, json: &str| {
+            (&store as &dyn Store).put_bytes(name, json.as_bytes()).unwrap();
+            Checkpoint { epoch: Epoch(2), manifest: name.into(), crc: crc32fast::hash(json.as_bytes()) }
+        };
+        let choose = |newest: Checkpoint| {
+            let found = Recovered { checkpoints: vec![older.clone(), newest], ..Recovered::default() };
+            Restored::choose(&store, &found, &Roots::default(), &[], OnChange::Refuse)
+        };
+        let restored = choose(put("checkpoints/damaged", "{")).unwrap().unwrap();
+        assert_eq!((restored.image.upto, restored.damaged.len()), (1, 1));
+        let e = choose(put("checkpoints/newer", r#"{"format":99}"#)).err().unwrap();
+        assert!(e.kind() == Kind::User && e.to_string().contains("newer version"), "{e}");
+    }
 }

@@ -12,6 +12,12 @@ use std::collections::BTreeMap;
 /// Version of the format, written into every manifest; with 2, words of accumulators are stored as narrow as a file's largest allows.
 const FORMAT: u32 = 2;
 
+/// What every version begins with.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+}
+
 /// All that is stored of a pipeline's state as of one epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -87,14 +93,20 @@ impl Manifest {
     /// Reads what a checkpoint points to.
     ///
     /// # Errors
-    /// [`Retry::Backoff`](crate::error::Retry) if it could not be read now; permanent if it is not what was written, or of a newer version.
+    /// [`Retry::Backoff`](crate::error::Retry) if it could not be read now; permanent if it is not what was written; [`Kind::User`](crate::error::Kind) if a
+    /// newer version wrote it.
     pub fn load(store: &dyn Store, checkpoint: &Checkpoint) -> Result<Self> {
         let damaged = |why: String| Error::external(format!("the checkpoint '{}' is damaged", checkpoint.manifest)).why(why).permanent();
         let json = checked(store, &checkpoint.manifest, None, checkpoint.crc, &damaged)?;
-        let manifest: Manifest = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
-        if !(1..=FORMAT).contains(&manifest.format) {
-            return Err(damaged(format!("it has format {}, this version reads 1 to {FORMAT}", manifest.format)));
+        // what a newer version wrote may hold what is not known here
+        let Head { format } = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
+        let why = format!("it has format {format}, this version reads 1 to {FORMAT}");
+        match format {
+            1..=FORMAT => serde_json::from_slice(&json).map_err(|e| damaged(e.to_string())),
+            0 => Err(damaged(why)),
+            _ => Err(Error::user(format!("the checkpoint '{}' was written by a newer version of orderflow", checkpoint.manifest))
+                .why(why)
+                .hint("start it with that version, or a newer one; nothing was deleted")),
         }
-        Ok(manifest)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::epoch::Checkpoint;
-use crate::error::Retry;
+use crate::error::{Kind, Retry};
 use crate::store::{Memory, Store};
 use crate::time::Epoch;
 use arrow::array::{ArrayRef, Decimal128Array, RecordBatch, StringArray};
@@ -47,6 +47,17 @@ fn a_manifest_is_what_the_checkpoint_says() {
     assert_eq!((loaded.files().collect::<Vec<_>>(), &loaded), (vec![&file], &manifest));
     (&store as &dyn Store).put_bytes(&checkpoint.manifest, b"{}").unwrap();
     assert!(Manifest::load(&store, &checkpoint).unwrap_err().to_string().contains("checksum"));
+}
+
+#[test]
+fn a_manifest_of_a_newer_version_is_not_called_damaged() {
+    let json = br#"{"format":99,"epoch":"the ninth","shards":[]}"#;
+    let store = Memory::new();
+    (&store as &dyn Store).put_bytes("checkpoints/m", json).unwrap();
+    let checkpoint = Checkpoint { epoch: Epoch(9), manifest: "checkpoints/m".into(), crc: crc32fast::hash(json) };
+    let e = Manifest::load(&store, &checkpoint).unwrap_err();
+    assert!(e.kind() == Kind::User && e.to_string().contains("newer version") && e.to_string().contains("format 99"), "{e}");
+    assert!(e.remedy().unwrap().contains("that version"), "{e}");
 }
 
 #[test]
