@@ -132,7 +132,7 @@ fn what_the_engine_did_is_what_the_protocol_allows() {
         apart.extend(stood(&acts));
     });
     println!("model: {gone} checkpoints deleted; {}", Report { deaths, ..report });
-    assert!(gone as u64 > report.schedules, "checkpoints are deleted that nobody needs any more");
+    assert!(gone as u64 > report.schedules / 3, "checkpoints are deleted that nobody needs any more");
     for kind in ["Append, answer lost", "Hydrate", "StoreRoots", "Complete", "GiveUp", "Crash"] {
         assert!(kinds.contains(kind), "no run has '{kind}': {kinds:?}");
     }
