@@ -7,9 +7,12 @@ use std::sync::Arc;
 /// Whose operator it is (a view's, or that of one of its sinks), and which.
 pub type Whose = (Arc<str>, &'static str);
 
+/// What an operator has counted.
+type Count = (Whose, Rc<Cell<u64>>);
+
 /// The counts of one worker that the engine was not told yet.
 #[derive(Clone, Default)]
-pub struct Tally(Rc<RefCell<Vec<(Whose, Rc<Cell<u64>>)>>>);
+pub struct Tally(Rc<RefCell<Vec<Count>>>);
 
 impl Tally {
     /// A counter for one more operator.
@@ -21,7 +24,7 @@ impl Tally {
 
     /// Takes what was counted since the last time, without what was not.
     pub fn take(&self) -> Vec<(Whose, u64)> {
-        let counted = |(whose, rows): &(Whose, Rc<Cell<u64>>)| Some((whose.clone(), rows.take())).filter(|(_, rows)| *rows > 0);
+        let counted = |(whose, rows): &Count| Some((whose.clone(), rows.take())).filter(|(_, rows)| *rows > 0);
         self.0.borrow().iter().filter_map(counted).collect()
     }
 }
