@@ -115,10 +115,11 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
     let refresh = config.get("topic.metadata.refresh.interval.ms").and_then(|ms| ms.parse().ok()).map_or(REFRESH, Duration::from_millis);
     let span = tracing::info_span!("orderflow_kafka", pipeline = %context.pipeline, source = %context.name, part = %"watch");
     let follow = source.until.is_none();
-    let assignment = Assignment { consumer, brokers: brokers.clone(), wanted, group, partitions, refresh, follow, policy, warnings, span };
+    let assignment = Assignment { consumer, brokers: brokers.clone(), wanted, group, partitions, refresh, follow, policy, span };
     let ends = matches!(source.until, Some(Until::Latest))
         .then(|| places.iter().map(|p| (p.partition.clone(), p.until.unwrap_or(p.end))).collect());
-    KafkaReader::new(assignment, hub, places, ends, brokers)
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    KafkaReader::new(assignment, hub, places, ends, brokers, warnings)
 }
 
 /// Refuses compacted topics that are named or were read before, and takes those out that a pattern matches; gives what the user should know.

@@ -75,8 +75,15 @@ pub(crate) struct KafkaReader {
 }
 
 impl KafkaReader {
-    /// `places` are those of the assignment's partitions; a reader that follows no new partitions ends with the last of these.
-    pub(crate) fn new(assignment: Assignment, hub: Arc<Hub>, places: Vec<Place>, ends: Option<Positions>, brokers: String) -> Result<Self> {
+    /// `places` are those of the assignment's partitions, `warnings` what the user should know already; a reader that follows no new partitions ends with the last of these.
+    pub(crate) fn new(
+        assignment: Assignment,
+        hub: Arc<Hub>,
+        places: Vec<Place>,
+        ends: Option<Positions>,
+        brokers: String,
+        warnings: Vec<String>,
+    ) -> Result<Self> {
         let (consumer, group, bounded) = (assignment.consumer.clone(), Group::new(assignment.group.clone()), !assignment.follow);
         let mut slots = Vec::with_capacity(places.len());
         for place in places {
@@ -86,20 +93,7 @@ impl KafkaReader {
         // a partition that is at its end already needs no fetching
         assign(&consumer, slots.iter().filter(|s| !s.done()), true)?;
         let watch = Watch::start(assignment, hub.clone())?;
-        Ok(Self {
-            slots,
-            consumer,
-            hub,
-            watch,
-            group,
-            brokers,
-            bounded,
-            ends,
-            turn: 0,
-            errors: VecDeque::new(),
-            warnings: vec![],
-            woken: vec![],
-        })
+        Ok(Self { slots, consumer, hub, watch, group, brokers, bounded, ends, turn: 0, errors: VecDeque::new(), warnings, woken: vec![] })
     }
 
     /// Commit answers, lost brokers, and what the watch found.

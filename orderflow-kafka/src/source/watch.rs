@@ -145,8 +145,6 @@ pub(crate) struct Assignment {
     pub(crate) follow: bool,
     /// How to ask whether a new topic is compacted, where that is not to be read.
     pub(crate) policy: Option<Policy>,
-    /// What the user should know from the beginning.
-    pub(crate) warnings: Vec<String>,
     /// What the thread runs in.
     pub(crate) span: tracing::Span,
 }
@@ -229,8 +227,9 @@ impl Drop for Watch {
 impl Assignment {
     fn run(mut self, shared: &Shared) {
         let mut known = self.tell_committed(shared);
-        let warnings = std::mem::take(&mut self.warnings);
-        warnings.into_iter().chain(self.foreign_members()).for_each(|warning| shared.warn(warning));
+        if let Some(warning) = self.foreign_members() {
+            shared.warn(warning);
+        }
         let (mut missing, mut silence) = (BTreeSet::new(), Silence::default());
         let mut newcomers = Newcomers::default();
         loop {

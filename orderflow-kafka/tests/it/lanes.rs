@@ -3,7 +3,7 @@
 //!
 //! One test runs itself as a child, to be killed. Invariant: what came out is judged by reading topics as any other program would, with `read_committed`.
 
-use crate::support::{PATIENCE, Seen, batch, read_all};
+use crate::support::{PATIENCE, Seen, batch, eventually, read_all};
 use crate::transactions::{Act, Place, at};
 use orderflow_core::arrow::array::{ArrayRef, StringArray};
 use orderflow_core::data::Changes;
@@ -59,7 +59,8 @@ fn judge(place: &Place, epochs: std::ops::RangeInclusive<u64>) {
         let (epoch, i) = seen.value.as_deref().unwrap().split_once('-').unwrap();
         (epoch.parse::<u64>().unwrap(), i.parse::<usize>().unwrap())
     };
-    let seen = records(place);
+    let wanted: Vec<_> = epochs.flat_map(|e| (0..ROWS).map(move |i| (e, i))).collect();
+    let seen = eventually(|| records(place), |seen| seen.len() >= wanted.len());
     let mut last = BTreeMap::new();
     for s in &seen {
         let now = (s.offset, number(s));
@@ -69,7 +70,6 @@ fn judge(place: &Place, epochs: std::ops::RangeInclusive<u64>) {
     }
     let mut all: Vec<_> = seen.iter().map(number).collect();
     all.sort();
-    let wanted: Vec<_> = epochs.flat_map(|e| (0..ROWS).map(move |i| (e, i))).collect();
     assert!(all == wanted, "{} records, not {}; twice or missing: {:?}", all.len(), wanted.len(), difference(&all, &wanted));
 }
 
@@ -109,9 +109,10 @@ fn real_the_number_of_lanes_may_be_another_at_every_start() {
         assert_eq!(at(act.held), (through > 0).then_some((7, generation - 1, through)));
         write(&mut act, through + 1..=through + 2);
         through += 2;
-        let found = progress(&place);
-        let newest: Vec<_> = (0..lanes as u8).map(|lane| found[&lane]["epoch"].as_u64()).collect();
-        assert_eq!(newest, vec![Some(through); lanes], "every lane says how far it is, though it may have no rows");
+        let newest =
+            |found: &BTreeMap<u8, serde_json::Value>| -> Vec<_> { (0..lanes as u8).map(|lane| found[&lane]["epoch"].as_u64()).collect() };
+        let found = eventually(|| progress(&place), |found| newest(found) == vec![Some(through); lanes]);
+        assert_eq!(newest(&found), vec![Some(through); lanes], "every lane says how far it is, though it may have no rows");
         assert_eq!(found[&0].get("opened").map_or(1, |n| n.as_u64().unwrap() as usize), lanes);
         judge(&place, 1..=through);
     }

@@ -125,7 +125,12 @@ fn real_a_topic_that_forgets_is_read_only_by_who_says_so() {
     let mut reading = open(pattern());
     reading.until(|r| r.seen.len() == 10).unwrap();
     admin.create_topic(&names[1], 1, 1, &forgets).unwrap();
-    send(&brokers, &names[1], 0, numbers(10..20));
+    // a compacted topic takes no record without a key
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    for value in numbers(10..20) {
+        producer.send(BaseRecord::to(&names[1]).key("k").payload(&value)).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
     let began = Instant::now();
     while reading.reader.status().warnings.is_empty() {
         assert!(began.elapsed() < PATIENCE, "no warning");
@@ -154,7 +159,6 @@ fn real_a_topic_that_forgets_is_read_only_by_who_says_so() {
     reading.until(|r| r.seen.len() == 30).unwrap();
     let late = format!("{prefix}d-late");
     admin.create_topic(&late, 1, 1, &forgets).unwrap();
-    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
     for value in ["old", "new"] {
         producer.send(BaseRecord::to(&late).key("k").payload(value)).unwrap();
     }

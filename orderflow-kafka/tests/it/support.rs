@@ -165,6 +165,18 @@ pub(crate) fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|i| format!("v{i:05}")).collect()
 }
 
+/// What a reader finds once it is as expected, or else after some seconds: a commit is answered before its markers stand in all partitions.
+pub(crate) fn eventually<T>(find: impl Fn() -> T, as_expected: impl Fn(&T) -> bool) -> T {
+    let began = Instant::now();
+    loop {
+        let found = find();
+        if as_expected(&found) || began.elapsed() > Duration::from_secs(10) {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// An open sink.
 pub(crate) struct Writing {
     pub(crate) writer: Box<dyn Writer>,
