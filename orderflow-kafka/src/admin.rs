@@ -103,6 +103,11 @@ pub(crate) fn topic_properties(settings: &Settings, topics: &[&str], name: &str,
     Ok(topics.iter().map(property).collect())
 }
 
+/// Whether this `cleanup.policy` is that of a compacted topic.
+pub(crate) fn is_compacted(policy: &str) -> bool {
+    policy.split(',').any(|p| p.trim() == "compact")
+}
+
 /// Whether the cluster is librdkafka's, of this process or of another: it leaves questions about properties unanswered.
 pub(crate) fn is_embedded(client: &Consumer) -> bool {
     client.client().fetch_cluster_id(ANSWER).is_some_and(|id| id.starts_with("mockCluster"))

@@ -42,8 +42,8 @@ impl Running {
 
     /// The counts of [`Running::status`] as named numbers: `rows{source=…}`, `bytes{source=…}`, `lag{source=…}`, `lag_seconds{source=…}` (both also for each
     /// `{source=…,partition=…}`) and `watermark_seconds{source=…}` (since 1970) where they are known, `rows{sink=…}`, `pending_bytes{sink=…}`,
-    /// `rows{view=…,operator=…}`, `rejected{from=…}`, `epoch{at=minted|complete|committed}`, `epoch_seconds`, `state_updates`. Rows and bytes are those of this run and begin at 0 with
-    /// it; `rejected` and `epoch` are those of the pipeline, and go on after a start with state.
+    /// `rows{view=…,operator=…}`, `rejected{from=…}`, `epoch{at=minted|complete|committed}`, `epoch_seconds`, `state_updates`. Rows and bytes are those of
+    /// this run and begin at 0 with it; `rejected` and `epoch` are those of the pipeline, and go on after a start with state.
     pub fn metrics(&self) -> Vec<(String, f64)> {
         let s = self.status();
         let mut out = vec![];

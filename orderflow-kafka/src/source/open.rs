@@ -48,8 +48,8 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
     // the size of the queues depends on the number of partitions, so that is asked first, by a client without a group
     let scout: Consumer = source.settings.client(&[], OURS)?.create_with_context(Context::default()).map_err(refused_property)?;
     let mut found = wanted.find(&scout, ANSWER).map_err(|e| absent(&scout, &brokers, &e))?;
-    let policy = Policy::of(&source, &scout);
-    let warnings = policy.as_ref().map(|policy| leave_out_compacted(policy, &wanted, context.resume.as_ref(), &mut found));
+    let mut policy = Policy::of(&source, &scout);
+    let warnings = policy.as_mut().map(|policy| leave_out_compacted(policy, &wanted, context.resume.as_ref(), &mut found));
     let warnings = warnings.transpose()?.unwrap_or_default();
     let partitions = all_partitions(&wanted, &found, &brokers)?;
     drop(scout);
@@ -124,7 +124,7 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
 
 /// Refuses compacted topics that are named or were read before, and takes those out that a pattern matches; gives what the user should know.
 fn leave_out_compacted(
-    policy: &Policy,
+    policy: &mut Policy,
     wanted: &Wanted,
     resume: Option<&Positions>,
     found: &mut Vec<(String, Vec<i32>)>,
@@ -135,12 +135,13 @@ fn leave_out_compacted(
         Err(e) => return Ok(vec![untold(&topics, e)]),
     };
     let mut warnings = vec![];
-    for (topic, policy) in &kept.compacted {
+    for (topic, cleanup) in &kept.compacted {
         let was_read = resume.is_some_and(|positions| positions.keys().any(|p| *p.topic == **topic));
         if was_read || wanted.names().contains(topic) {
-            return Err(refusal(topic, policy));
+            return Err(refusal(topic, cleanup));
         }
-        warnings.push(left_out(topic, policy));
+        warnings.push(left_out(topic, cleanup));
+        policy.left_out.insert(topic.as_str().into());
         found.retain(|(t, _)| t != topic);
     }
     warnings.extend((!kept.untold.is_empty()).then(|| untold(&kept.untold, DENIED)));

@@ -2,17 +2,21 @@
 //!
 //! Invariant: a topic that is known to be compacted is read only if the source says so; where nobody tells, it is read, and there is a warning.
 
-use crate::admin::{is_embedded, topic_properties};
+use crate::admin::{is_compacted, is_embedded, topic_properties};
 use crate::client::Settings;
 use crate::config::KafkaSource;
 use crate::ffi::Consumer;
 use orderflow_core::Error;
 use rdkafka::error::KafkaResult;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Asks how topics are kept.
 pub(crate) struct Policy {
     settings: Settings,
+    /// Compacted topics that a pattern matches: who was told of them is not asked about them again.
+    pub(crate) left_out: BTreeSet<Arc<str>>,
 }
 
 /// What the cluster told of some topics.
@@ -27,7 +31,7 @@ pub(crate) struct Kept {
 impl Policy {
     /// `None` if every topic is read: because the source wants it, or because the cluster is librdkafka's, which forgets by age only and answers no such question.
     pub(crate) fn of(source: &KafkaSource, client: &Consumer) -> Option<Self> {
-        (!source.compacted && !is_embedded(client)).then(|| Self { settings: source.settings.clone() })
+        (!source.compacted && !is_embedded(client)).then(|| Self { settings: source.settings.clone(), left_out: BTreeSet::new() })
     }
 
     /// Asks about these topics.
@@ -36,7 +40,7 @@ impl Policy {
         for (topic, policy) in topics.iter().zip(topic_properties(&self.settings, topics, "cleanup.policy", wait)?) {
             match policy {
                 None => kept.untold.push((*topic).to_owned()),
-                Some(policy) if policy.split(',').any(|p| p.trim() == "compact") => kept.compacted.push(((*topic).to_owned(), policy)),
+                Some(policy) if is_compacted(&policy) => kept.compacted.push(((*topic).to_owned(), policy)),
                 Some(_) => {}
             }
         }

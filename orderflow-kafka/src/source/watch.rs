@@ -183,7 +183,6 @@ impl Watch {
 /// Topics that came while the source was read.
 #[derive(Default)]
 struct Newcomers {
-    left_out: BTreeSet<Arc<str>>,
     /// How often in a row it was not answered how they are kept.
     unanswered: u32,
 }
@@ -193,15 +192,15 @@ impl Newcomers {
     const TURNS: u32 = 3;
 
     /// Those of `topics`, none of which is read yet, that are not to be read, or not yet.
-    fn not_read(&mut self, policy: &Policy, topics: BTreeSet<Arc<str>>, shared: &Shared) -> BTreeSet<Arc<str>> {
-        let unknown: Vec<&str> = topics.difference(&self.left_out).map(|t| &**t).collect();
+    fn not_read(&mut self, policy: &mut Policy, topics: BTreeSet<Arc<str>>, shared: &Shared) -> BTreeSet<Arc<str>> {
+        let unknown: Vec<&str> = topics.difference(&policy.left_out).map(|t| &**t).collect();
         if !unknown.is_empty() && !shared.lock().stop {
             match policy.ask(&unknown, LOOK) {
                 Ok(kept) => {
                     self.unanswered = 0;
-                    for (topic, policy) in kept.compacted {
-                        shared.warn(left_out(&topic, &policy));
-                        self.left_out.insert(topic.into());
+                    for (topic, cleanup) in kept.compacted {
+                        shared.warn(left_out(&topic, &cleanup));
+                        policy.left_out.insert(topic.into());
                     }
                     if !kept.untold.is_empty() {
                         shared.warn(untold(&kept.untold, DENIED));
@@ -214,7 +213,7 @@ impl Newcomers {
                 Err(e) => shared.warn(untold(&unknown, e)),
             }
         }
-        self.left_out.clone()
+        policy.left_out.clone()
     }
 }
 
@@ -269,7 +268,7 @@ impl Assignment {
         let all = found.iter().flat_map(|(topic, ids)| ids.iter().map(move |id| Partition::new(topic.as_str(), *id)));
         let new: Vec<Partition> = all.filter(|p| !self.partitions.contains(p)).collect();
         let topics: BTreeSet<Arc<str>> = new.iter().map(|p| p.topic.clone()).filter(|t| !known.contains(t)).collect();
-        let not_read = self.policy.as_ref().map(|policy| newcomers.not_read(policy, topics, shared)).unwrap_or_default();
+        let not_read = self.policy.as_mut().map(|policy| newcomers.not_read(policy, topics, shared)).unwrap_or_default();
         for partition in new.into_iter().filter(|p| !not_read.contains(&p.topic)) {
             // not answered: it is still new at the next turn
             let Ok((low, _)) = self.consumer.fetch_watermarks(&partition.topic, partition.id, Duration::from_secs(5)) else { continue };

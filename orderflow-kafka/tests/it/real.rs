@@ -153,6 +153,12 @@ fn real_a_topic_that_forgets_is_read_only_by_who_says_so() {
     assert_eq!(reading.seen.len(), 20);
     warns(&reading, &names[1], "compact");
     warns(&reading, &names[2], "compact,delete");
+    // the watch looks at the topics twice a second, and has nothing to add
+    let mut reading = open(pattern());
+    reading.until(|r| r.seen.len() == 20).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    reading.step().unwrap();
+    assert_eq!(reading.reader.status().warnings.len(), 2, "{:?}", reading.reader.status().warnings);
 
     // and so from here on
     let mut reading = open(pattern().compacted());

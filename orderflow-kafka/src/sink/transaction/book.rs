@@ -6,7 +6,7 @@
 
 use super::fence;
 use super::progress::Held;
-use crate::admin::Admin;
+use crate::admin::{Admin, is_compacted};
 use crate::client::{ANSWER, Context, Settings, refused_property, unanswered};
 use crate::ffi::{Consumer, PartitionQueue};
 use crate::source::{Hub, Signal};
@@ -53,7 +53,7 @@ impl Book {
         let admin = Admin::connect(settings.clone())?;
         admin.create_topic(&topic, 1, replication, PROPERTIES)?;
         let asked = admin.topic_property(&topic, "cleanup.policy");
-        if let Some(policy) = asked.filter(|p| !p.split(',').any(|p| p.trim() == "compact")) {
+        if let Some(policy) = asked.filter(|policy| !is_compacted(policy)) {
             return Err(Error::user(format!("topic '{topic}' keeps the progress of the pipeline's sinks, and would forget it"))
                 .why(format!("its cleanup.policy is {policy}"))
                 .hint(format!("kafka-configs --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact")));
