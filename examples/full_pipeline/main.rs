@@ -23,9 +23,9 @@ use orderflow::error::Retry;
 use orderflow::kafka::{Admin, EmbeddedBroker, Kafka, KafkaSource, Start, Until};
 use orderflow::sink::{Sink, dead_letter::DeadLetters};
 use orderflow::sinks::{Console, Parquet, Sql};
-use orderflow::source::Source;
+use orderflow::source::{PartitionStatus, Source};
 use orderflow::{Error, Result, Running, pipelines};
-use patience::{Interrupts, Waiting, cut_short, finish};
+use patience::{Interrupts, Waiting, at_rest, cut_short, finish};
 use produce::{Pace, produce};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -129,16 +129,23 @@ async fn run(options: Options) -> Result<()> {
         None => flow,
     };
 
+    let before_it_began = || Error::user("ended before it began").hint("the same command begins again");
     let running = tokio::select! {
         started = flow.start() => started.map_err(by_options)?,
-        () = interrupts.next() => return Err(Error::user("ended before it began").hint("the same command begins again")),
+        () = interrupts.next() => return Err(before_it_began()),
     };
     let begun = Instant::now(); // whom it waited for is no part of its pace
     let pace = Arc::new(Pace::default());
     let _ended = pace.stop_when_dropped();
     let producer = match &options.state {
         _ if options.no_produce || generated => None,
-        Some(state) => Some(produce_once(&options, &brokers, state, &pace).await?),
+        Some(state) => tokio::select! {
+            producing = produce_once(&options, &brokers, state, &pace) => Some(producing?),
+            () = interrupts.next() => {
+                running.stop().await?;
+                return Err(before_it_began());
+            }
+        },
         None => {
             let (brokers, topic, recipe, rate, pace) = (brokers.clone(), topic.clone(), options.recipe(), options.rate, pace.clone());
             let ahead = embedded.is_some().then_some(AHEAD);
@@ -146,7 +153,7 @@ async fn run(options: Options) -> Result<()> {
         }
     };
     let by_itself = (options.no_produce || generated) && !options.follow;
-    let interrupted = follow(&options, &running, &bar, (&admin, &topic), &pace, producer, &mut interrupts).await?;
+    let interrupted = follow(&options, &running, &bar, (&admin, &topic, &ends), &pace, producer, &mut interrupts).await?;
     let last = report::Views::read(&running).await?;
     let status = finish(&running, by_itself && !interrupted, &mut interrupts).await?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -247,7 +254,7 @@ async fn follow(
     options: &Options,
     running: &Running,
     bar: &ProgressBar,
-    (admin, topic): (&Admin, &str),
+    (admin, topic, found): (&Admin, &str, &BTreeMap<(String, i32), u64>),
     pace: &Arc<Pace>,
     mut producer: Option<Producing>,
     interrupts: &mut Interrupts,
@@ -268,7 +275,7 @@ async fn follow(
                 pace.stop.store(true, Ordering::Relaxed);
                 if producer.is_none() && ends.is_none() {
                     bar.finish_and_clear();
-                    return at_rest(running).await.map(|()| true);
+                    return at_rest(running, interrupts).await.map(|()| true);
                 }
             }
             outcome = &mut ended => {
@@ -281,6 +288,11 @@ async fn follow(
         let status = running.status();
         let rows = status.sources[0].rows;
         pace.note(&status.sources[0].status);
+        if options.no_produce && !options.follow {
+            let end = |p: &PartitionStatus| found.get(&(order::TOPIC.to_owned(), p.partition.id)).copied().unwrap_or(0);
+            let left = |p: &PartitionStatus| end(p).saturating_sub(p.position);
+            bar.set_length(rows + status.sources[0].status.partitions.iter().map(left).sum::<u64>());
+        }
         bar.set_position(rows);
         if bar.is_hidden() && said.elapsed() > Duration::from_secs(5) {
             note(format_args!("{rows} orders processed"));
@@ -297,7 +309,7 @@ async fn follow(
         let position = |id: &i32| status.sources[0].status.partitions.iter().find(|p| p.partition.id == *id).map_or(0, |p| p.position);
         if ends.iter().all(|(id, end)| position(id) >= *end) {
             bar.finish_and_clear();
-            return at_rest(running).await.map(|()| interrupted);
+            return at_rest(running, interrupts).await.map(|()| interrupted);
         }
     }
 }
@@ -305,12 +317,6 @@ async fn follow(
 /// Where each partition of the topic ends now.
 fn ends_of(admin: &Admin, topic: &str) -> Result<BTreeMap<i32, u64>> {
     Ok(admin.watermarks(topic)?.into_iter().map(|w| (w.partition.id, w.high)).collect())
-}
-
-/// Takes no more input and brings what was read into the views: what they say now is what the files will hold.
-async fn at_rest(running: &Running) -> Result<()> {
-    running.pause()?;
-    running.settled().await.map(|_| ())
 }
 
 /// Deltas for a person, or for a program. The bar steps aside for them, since they may share the terminal.
@@ -332,13 +338,18 @@ fn console(options: &Options, bar: &ProgressBar) -> Console {
 }
 
 fn progress_bar(options: &Options) -> ProgressBar {
-    let bar = if options.follow || options.no_produce { ProgressBar::new_spinner() } else { ProgressBar::new(options.orders) };
+    let (bar, template) = match options.follow {
+        true => (ProgressBar::new_spinner(), "{spinner} {pos} orders, {per_sec}"),
+        // of what is not produced the length is known when partitions are
+        false => {
+            (ProgressBar::new(if options.no_produce { 0 } else { options.orders }), "{wide_bar} {pos}/{len} orders, {per_sec}, {eta} left")
+        }
+    };
     if !std::io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    let template = "{wide_bar} {pos}/{len} orders, {per_sec}, {eta} left";
-    if let (false, Ok(style)) = (options.follow || options.no_produce, ProgressStyle::with_template(template)) {
-        bar.set_style(style);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
     }
-    bar
 }

@@ -37,7 +37,7 @@ impl Interrupts {
 fn waits(status: &Status) -> Vec<String> {
     let sources = status.sources.iter().filter_map(|s| Some(format!("source {}: {}", s.name, s.waits.as_ref()?)));
     let sinks = status.sinks.iter().filter_map(|s| Some(format!("{}: {}", s.label, s.waits.as_ref()?)));
-    sources.chain(sinks).collect()
+    sources.chain(sinks).chain(status.waits.iter().map(|why| format!("the state: {why}"))).collect()
 }
 
 /// Calls a wait to mind; its beginning is in the log.
@@ -64,7 +64,17 @@ impl Waiting {
 
 /// Waits until everything is out: by itself if the source has an end, else by draining. Ctrl-C ends it at once.
 pub(crate) async fn finish(running: &Running, by_itself: bool, interrupts: &mut Interrupts) -> Result<Status> {
-    let end = async { if by_itself { running.wait().await } else { running.drain().await } };
+    patiently(running, interrupts, async { if by_itself { running.wait().await } else { running.drain().await } }).await
+}
+
+/// Takes no more input and brings what was read into the views: what they say now is what the files will hold. Ctrl-C ends it at once.
+pub(crate) async fn at_rest(running: &Running, interrupts: &mut Interrupts) -> Result<()> {
+    running.pause()?;
+    patiently(running, interrupts, running.settled()).await.map(drop)
+}
+
+/// Waits for `end` of the pipeline; Ctrl-C ends it at once.
+async fn patiently(running: &Running, interrupts: &mut Interrupts, end: impl Future<Output = Result<Status>>) -> Result<Status> {
     tokio::pin!(end);
     let mut waiting = Waiting::default();
     loop {

@@ -1,6 +1,6 @@
 //! The decisions of the protocol, pure: from where a sink goes on, which checkpoint is loaded, what may be deleted.
 //!
-//! Each mirrors one function of `orderflow-core`, named in its docs, and is where a planted bug of that decision sits. Invariant:
+//! Most mirror a function of `orderflow-core`, named in their docs, and are where a planted bug of that decision sits. Invariant:
 //! a decision sees what the process could have read, never [`Seen`](crate::state::Seen).
 
 use crate::fault::Fault;
@@ -36,7 +36,7 @@ pub(crate) fn resume(
 
 /// The first look at a sink, before anything is written anywhere: whether it may be opened at all.
 ///
-/// Only the ledger id counts: the epoch is judged by [`resume`], after older writers are fenced, since an older writer
+/// Mirrors `look` of `orderflow_core::pipeline`'s start. Only the ledger id counts: the epoch is judged by [`resume`], after older writers are fenced, since an older writer
 /// may bind and commit between the reading of the ledger and this look.
 pub(crate) fn look(params: &Params, ledger: u8, tail: Epoch, found: Option<Progress>) -> Result<(), ()> {
     let Some(found) = found else { return Ok(()) };
@@ -45,7 +45,7 @@ pub(crate) fn look(params: &Params, ledger: u8, tail: Epoch, found: Option<Progr
     if foreign || ahead { Err(()) } else { Ok(()) }
 }
 
-/// What the newest checkpoint remembers of each sink.
+/// What the newest checkpoint remembers of each sink: `held` of the newest `orderflow_core::epoch::Base`.
 pub(crate) fn remembered(cellar: &Cellar, sink: usize) -> Option<Mark> {
     cellar.notes().rev().find_map(|(_, note)| if let Note::Checkpoint { held, .. } = note { Some(held[sink]) } else { None })?
 }
@@ -53,7 +53,7 @@ pub(crate) fn remembered(cellar: &Cellar, sink: usize) -> Option<Mark> {
 /// Loads the newest complete checkpoint that is whole, and replays what was bound after it; `Err`: something needed is gone.
 /// The flag says whether a damaged one was passed over.
 ///
-/// Will be `orderflow_core::epoch`'s choice of the checkpoint, and `state`'s loading of roots.
+/// Mirrors `Restored::choose` of `orderflow_core::pipeline`, and what is read again: `orderflow_core::epoch::Recovered::replay`.
 pub(crate) fn hydrate(params: &Params, cellar: &Cellar, writer: &mut Writer) -> Result<bool, ()> {
     let mut fell_back = false;
     writer.known.clear();
@@ -99,7 +99,8 @@ pub(crate) fn reached(params: &Params, writer: &Writer, sink: usize) -> Epoch {
     next_piece(params, writer, sink).map_or(writer.durable, |((epoch, _), ..)| epoch - 1)
 }
 
-/// Whether the checkpoint whose roots are stored may be declared complete: every sink has committed up to it.
+/// Whether the checkpoint whose roots are stored may be declared complete: every sink has committed up to it. Mirrors `step_checkpoints` of
+/// `orderflow_core::runtime`.
 pub(crate) fn complete(params: &Params, writer: &Writer, sinks: usize) -> bool {
     let ready = |epoch| params.has(Fault::CheckpointBeforeSinks) || (0..sinks).all(|sink| reached(params, writer, sink) >= epoch);
     writer.staged.is_some_and(ready)

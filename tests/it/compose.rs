@@ -108,6 +108,20 @@ fn what_clients_are_told_is_what_is_published() {
 }
 
 #[test]
+fn databases_have_the_users_and_passwords_of_the_script() {
+    let compose: Compose = serde_yaml_ng::from_str(&read("compose.yaml")).unwrap();
+    let script = read("scripts/services");
+    for (service, scheme, prefix, database) in
+        [("mariadb", "mysql", "MARIADB", "MARIADB_DATABASE"), ("postgres", "postgres", "POSTGRES", "POSTGRES_DB")]
+    {
+        let of = |name: &str| compose.services[service].environment[name].as_str().unwrap();
+        let (user, password) = (of(&format!("{prefix}_USER")), of(&format!("{prefix}_PASSWORD")));
+        let address = format!("{service}_addr() {{ echo \"{scheme}://{user}:{password}@127.0.0.1:${prefix}_PORT/{}\"; }}", of(database));
+        assert!(script.contains(&address), "{address}");
+    }
+}
+
+#[test]
 fn the_poms_have_the_versions_of_the_script() {
     let script = defaults(&read("scripts/services"));
     for (pom, property, version) in [

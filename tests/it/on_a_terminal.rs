@@ -4,6 +4,8 @@
 #![cfg(target_os = "linux")]
 
 use crate::full_pipeline::program;
+use crate::support::{Sent, broker, send};
+use orderflow::generator::{Orders, expected};
 use std::process::{Command, Stdio};
 
 /// All that a command wrote to a terminal, with the codes that move the cursor.
@@ -16,6 +18,30 @@ fn on_a_terminal(command: &Command, folder: &std::path::Path) -> String {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}");
     said
+}
+
+#[test]
+fn a_topic_that_is_read_to_its_end_has_a_bar_of_its_own_length() {
+    let (dir, broker) = (tempfile::tempdir().unwrap(), broker());
+    let recipe = Orders::new(4).total(8_000);
+    // an embedded broker makes no topic for other processes
+    expected(&recipe, u64::MAX).topics.keys().for_each(|topic| broker.create_topic(topic, 4).unwrap());
+    let (mut records, mut sent) = (recipe.records(0), vec![]);
+    let mut value = vec![];
+    while records.next_into(&mut value).is_some() {
+        sent.push(Sent::value(std::mem::take(&mut value)));
+    }
+    // unequal partitions
+    send(
+        broker.bootstrap_servers(),
+        "orders",
+        sent.iter().enumerate().map(|(i, sent)| (Some(if i % 5 < 3 { 0 } else { i as i32 % 4 }), sent)),
+    );
+    let args = ["--no-produce", "--brokers", broker.bootstrap_servers(), "--epoch", "20", "--out", "read"];
+    let said = on_a_terminal(program(dir.path()).args(args), dir.path());
+    let seen = positions(&said, 8_000);
+    assert!(seen.is_sorted() && !seen.is_empty(), "{seen:?}: {said}");
+    assert!(said.contains("Records read:   8000 "), "{said}");
 }
 
 /// The numbers before `/<of> orders`, in the order in which they were drawn.

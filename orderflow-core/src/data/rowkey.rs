@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
+use arrow::compute::cast;
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Float32Type, Float64Type, SchemaRef};
 use arrow::row::{RowConverter, RowParser, Rows, SortField};
 use arrow::{downcast_primitive_array, error::ArrowError};
@@ -58,10 +59,23 @@ impl RowCodec {
     /// Decodes rows that this codec (or one with the same types) encoded.
     ///
     /// # Errors
-    /// If Arrow refuses, which is a bug.
+    /// More different values than a dictionary of the column's type has room for; else if Arrow refuses, which is a bug.
     pub fn decode<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
-        Ok(self.converter.convert_rows(rows.map(|r| self.parser.parse(r)))?)
+        let columns = self.converter.convert_rows(rows.map(|r| self.parser.parse(r)))?;
+        columns.into_iter().zip(&self.types).map(|(column, wanted)| as_declared(column, wanted)).collect()
     }
+}
+
+/// Rows come out of Arrow's row format without dictionaries.
+fn as_declared(column: ArrayRef, wanted: &DataType) -> Result<ArrayRef> {
+    if column.data_type() == wanted {
+        return Ok(column);
+    }
+    cast(&column, wanted).map_err(|e| {
+        Error::user(format!("a column of type {wanted} cannot hold its values"))
+            .caused_by(e)
+            .hint("cast it to a plain type, or to a dictionary with wider keys")
+    })
 }
 
 /// Codec for all columns of `schema`.
@@ -179,6 +193,7 @@ fn hash_column(column: &ArrayRef, out: &mut [u64]) -> Result<()> {
         DataType::LargeBinary => hash_with(column.as_binary::<i64>(), out, |a, i| a.value(i), bytes),
         DataType::BinaryView => hash_with(column.as_binary_view(), out, |a, i| a.value(i), bytes),
         DataType::FixedSizeBinary(_) => hash_with(column.as_fixed_size_binary(), out, |a, i| a.value(i), bytes),
+        DataType::Dictionary(_, values) => hash_column(&cast(column, values)?, out)?,
         DataType::Null => out.iter_mut().for_each(|h| *h = mix(*h, NULL)),
         t => {
             let codec = RowCodec::new(std::slice::from_ref(t), 0)?;
@@ -192,7 +207,8 @@ fn hash_column(column: &ArrayRef, out: &mut [u64]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Float64Array, Int32Array, Int64Array, StringArray, StringViewArray};
+    use arrow::array::{DictionaryArray, Float64Array, Int32Array, Int64Array, StringArray, StringViewArray};
+    use arrow::datatypes::Int8Type;
 
     fn hashes(columns: &[ArrayRef]) -> Vec<u64> {
         let mut out = vec![];
@@ -214,6 +230,9 @@ mod tests {
         let a: ArrayRef = Arc::new(StringArray::from(vec!["x", "a longer string than twelve"]));
         let b: ArrayRef = Arc::new(StringViewArray::from(vec!["x", "a longer string than twelve"]));
         assert_eq!(hashes(&[a]), hashes(&[b]));
+        let values = ["x", "a longer string than twelve", "x"];
+        let (plain, packed) = (StringArray::from_iter_values(values), values.into_iter().collect::<DictionaryArray<Int8Type>>());
+        assert_eq!(hashes(&[Arc::new(plain)]), hashes(&[Arc::new(packed)]));
         let a: ArrayRef = Arc::new(Int32Array::from(vec![-7, 7]));
         let b: ArrayRef = Arc::new(Int64Array::from(vec![-7, 7]));
         assert_eq!(hashes(&[a]), hashes(&[b]));

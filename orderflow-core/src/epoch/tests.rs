@@ -268,6 +268,19 @@ fn a_replay_cuts_fetches_where_epochs_ended_and_notices_other_input() {
 }
 
 #[test]
+fn a_folder_of_somebody_else_is_no_ledger_and_is_left_alone() {
+    for name in ["ledger/notes.txt", "ledger/0000000002.bak", "ledger/below/0000000002"] {
+        let store: Arc<dyn Store> = Arc::new(Memory::new());
+        open(&store).unwrap();
+        store.put_bytes(name, b"mine").unwrap();
+        let before = store.list("").unwrap();
+        let e = open(&store).err().unwrap();
+        assert!(e.to_string().contains(&format!("holds '{name}', which is no entry of a ledger")) && e.remedy().is_some(), "{e}");
+        assert_eq!((e.kind(), store.list("").unwrap()), (crate::error::Kind::User, before));
+    }
+}
+
+#[test]
 fn what_a_newer_version_wrote_is_refused_as_that_and_nothing_is_changed() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     open(&store).unwrap();

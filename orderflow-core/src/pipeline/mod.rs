@@ -222,7 +222,8 @@ impl Pipeline {
         self
     }
 
-    /// Bytes that may be between sources and sinks before sources are held back; 128 MB by default. With [`Pipeline::state`], views may change by as much (and by
+    /// Bytes that may be between sources and sinks before sources are held back; 128 MB by default. What is read again as one epoch for a new sink of rows is not
+    /// bounded by it. With [`Pipeline::state`], views may change by as much (and by
     /// 64 MB in any case) before they are stored earlier than [`Pipeline::checkpoint_every`] says: what is not stored yet is held. While that is written they may
     /// change by twice as much again (256 MB at least); then sources are held back.
     pub fn memory(self, bytes: usize) -> Self {
@@ -230,7 +231,8 @@ impl Pipeline {
         self
     }
 
-    /// Where bad records go; by default JSON lines in `dead_letters/<pipeline>-<run>/` under the current folder.
+    /// Where bad records go. By default JSON lines in `dead_letters/<pipeline>-<run>/` under the current folder or, with [`Pipeline::state`], in `dead_letters`
+    /// beside the state; with [`Pipeline::state_on`] it has to be said.
     pub fn dead_letters(self, sink: impl Sink) -> Self {
         self.flow().dead_letters = Some(Box::new(sink));
         self

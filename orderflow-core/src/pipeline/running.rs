@@ -146,7 +146,8 @@ impl Running {
         outcome.unwrap_or(Ok(())).map(|()| self.status())
     }
 
-    /// Takes no input until [`Running::resume`]; what was read goes out.
+    /// Takes no input until [`Running::resume`]; what was read goes out. After a start over stored state, what the last run had taken is read again all
+    /// the same.
     ///
     /// # Errors
     /// A pipeline that has ended.

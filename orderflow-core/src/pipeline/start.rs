@@ -291,6 +291,8 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         drop(held);
         return Err(e);
     }
+    let gates: Arc<[Epoch]> = engine.outputs.iter().map(|o| o.gate).collect();
+    engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Gates(gates.clone())));
     if let Some(restored) = restored {
         let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.damaged = restored.damaged;
@@ -355,11 +357,23 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
             Resume::After(epoch) => epoch,
             Resume::New => Epoch(0),
         };
-        let driver = SinkDriver::new(title.clone(), opened.writer, gate, told, engine.clock.clone());
+        let driver = SinkDriver::new(title.clone(), opened.writer, gate, progress, engine.clock.clone());
         let port =
             if threads { SinkPort::Thread(SinkThread::start(&name, driver, wake.clone())?) } else { SinkPort::Inline(Box::new(driver)) };
         let state = SinkState::default();
-        engine.outputs.push(Output { name: view, kind, title, schema, order, label: ledger_label, keeps_progress, port, state });
+        engine.outputs.push(Output {
+            name: view,
+            kind,
+            title,
+            schema,
+            order,
+            label: ledger_label,
+            keeps_progress,
+            gate,
+            remembered: progress,
+            port,
+            state,
+        });
     }
     for (source, value) in parts.sources {
         // from where it began, or from where it is read again; behind all that is stored of it

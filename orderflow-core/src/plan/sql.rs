@@ -8,11 +8,13 @@ use super::place::{self, pointed, span_of};
 use crate::error::{Error, Result};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
-    self, ExcludeSelectItem, Ident, ObjectName, Query, Select, SelectFlavor, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
-    SetOperator, Spanned, TableFactor, TableWithJoins, WildcardAdditionalOptions,
+    self, DuplicateTreatment, ExcludeSelectItem, Expr, Function, FunctionArgumentClause, FunctionArgumentList, FunctionArguments,
+    GroupByExpr, Ident, ObjectName, Query, Select, SelectFlavor, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetOperator,
+    Spanned, TableFactor, TableWithJoins, WildcardAdditionalOptions,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 
 /// The one query that `text` is.
 pub(super) fn parse(text: &str) -> Result<Query> {
@@ -50,6 +52,43 @@ fn single(name: &ObjectName) -> Option<&Ident> {
     }
 }
 
+/// Refuses what DataFusion's planner drops without a word from calls of functions that are no aggregates; `is_plain` says of a name that it is one's.
+pub(super) fn check_calls<V: ast::Visit>(text: &str, tree: &V, is_plain: &dyn Fn(&str) -> bool) -> Result<()> {
+    let found = ast::visit_expressions(tree, |expr| match expr {
+        Expr::Function(call) => lost(call, is_plain).map_or(ControlFlow::Continue(()), |what| ControlFlow::Break((call.clone(), what))),
+        _ => ControlFlow::Continue(()),
+    });
+    let ControlFlow::Break((call, what)) = found else { return Ok(()) };
+    let message = format!("{} takes no {what}", call.name);
+    Err(pointed(text, &message, span_of(call.name.span())).hint("leave it out, or compute it in an expression: CASE WHEN … THEN … END"))
+}
+
+/// What would be lost of a call.
+fn lost(call: &Function, is_plain: &dyn Fn(&str) -> bool) -> Option<&'static str> {
+    let Function { name, uses_odbc_syntax: _, parameters, args, filter, null_treatment, over, within_group } = call;
+    if *parameters != FunctionArguments::None {
+        return Some("second list of arguments");
+    }
+    if !single(name).is_some_and(|name| is_plain(&normal(name))) {
+        return None;
+    }
+    let (mut distinct, mut order, mut nulls) = (false, false, null_treatment.is_some());
+    if let FunctionArguments::List(FunctionArgumentList { duplicate_treatment, args: _, clauses }) = args {
+        distinct = *duplicate_treatment == Some(DuplicateTreatment::Distinct);
+        order = clauses.iter().any(|c| matches!(c, FunctionArgumentClause::OrderBy(_)));
+        nulls |= clauses.iter().any(|c| matches!(c, FunctionArgumentClause::IgnoreOrRespectNulls(_)));
+    }
+    let all = [
+        (filter.is_some(), "FILTER: it is no aggregate"),
+        (distinct, "DISTINCT: it is no aggregate"),
+        (over.is_some(), "OVER: it is no window function"),
+        (order, "ORDER BY: it is no aggregate"),
+        (!within_group.is_empty(), "WITHIN GROUP: it is no aggregate"),
+        (nulls, "IGNORE or RESPECT NULLS: it is no window function"),
+    ];
+    all.iter().find(|(there, _)| *there).map(|(_, what)| *what)
+}
+
 /// Prepares queries of a pipeline for DataFusion's planner.
 pub(super) struct Preparer<'a> {
     /// For error messages.
@@ -72,10 +111,19 @@ impl<'a> Preparer<'a> {
     /// Checks names and widens no `*` to hidden columns; `ctes` are the names that hide tables here.
     pub(super) fn query(&self, query: &mut Query, ctes: &HashSet<String>) -> Result<()> {
         let mut ctes = ctes.clone();
-        if !query.pipe_operators.is_empty() {
+        // each part by its name, so that one that a newer parser adds is not overlooked; those that are not looked at here are in the plan
+        let Query { with, body, order_by: _, limit_clause: _, fetch: _, locks, for_clause, settings, format_clause, pipe_operators } =
+            query;
+        if !pipe_operators.is_empty() {
             return self.refuse("the pipe operator |>", "write the query as SELECT … FROM …");
         }
-        if let Some(with) = &mut query.with {
+        self.keep_all(&[
+            (!locks.is_empty(), "FOR UPDATE or FOR SHARE"),
+            (for_clause.is_some(), "FOR XML, FOR JSON or FOR BROWSE"),
+            (settings.is_some(), "SETTINGS"),
+            (format_clause.is_some(), "FORMAT"),
+        ])?;
+        if let Some(with) = with {
             if with.recursive {
                 return self.refuse("WITH RECURSIVE", "write the levels out as views");
             }
@@ -85,7 +133,7 @@ impl<'a> Preparer<'a> {
                 ctes.insert(normal(&cte.alias.name));
             }
         }
-        self.set(&mut query.body, &ctes)
+        self.set(body, &ctes)
     }
 
     fn set(&self, set: &mut SetExpr, ctes: &HashSet<String>) -> Result<()> {
@@ -106,27 +154,58 @@ impl<'a> Preparer<'a> {
     }
 
     fn select(&self, select: &mut Select, ctes: &HashSet<String>) -> Result<()> {
-        // DataFusion's planner does not look at these: they would be lost without a word
-        let lost = [
-            (select.into.is_some(), "SELECT INTO"),
-            (select.prewhere.is_some(), "PREWHERE"),
-            (!select.connect_by.is_empty(), "CONNECT BY"),
-            (!select.distribute_by.is_empty(), "DISTRIBUTE BY"),
-            (select.exclude.is_some(), "EXCLUDE after the list"),
-        ];
-        if let Some((_, what)) = lost.iter().find(|(there, _)| *there) {
-            return self.refuse(what, "leave it out");
+        // each part by its name, as in a query; what is not looked at here is planned, or refused by the planner
+        let Select {
+            select_token: _,
+            optimizer_hints: _, // comments
+            distinct: _,
+            select_modifiers,
+            top: _,
+            top_before_distinct: _,
+            projection,
+            exclude,
+            into,
+            from,
+            lateral_views: _,
+            prewhere,
+            selection: _,
+            connect_by,
+            group_by,
+            cluster_by: _,
+            distribute_by,
+            sort_by: _,
+            having: _,
+            named_window: _,
+            qualify: _,
+            window_before_qualify: _,
+            value_table_mode,
+            flavor,
+        } = select;
+        self.keep_all(&[
+            (into.is_some(), "SELECT INTO"),
+            (prewhere.is_some(), "PREWHERE"),
+            (!connect_by.is_empty(), "CONNECT BY"),
+            (!distribute_by.is_empty(), "DISTRIBUTE BY"),
+            (exclude.is_some(), "EXCLUDE after the list"),
+            (select_modifiers.is_some(), "a modifier after SELECT"),
+            (value_table_mode.is_some(), "SELECT AS STRUCT or AS VALUE"),
+        ])?;
+        if let GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers) = group_by
+            && let Some(modifier) = modifiers.first()
+        {
+            return self
+                .refuse(&format!("GROUP BY … {modifier}"), "write a view for each grouping, or take the total over the view in a query");
         }
         let mut tables = Vec::new();
-        for from in &mut select.from {
+        for from in from {
             self.from(from, ctes, &mut tables)?;
         }
-        if select.flavor == SelectFlavor::FromFirstNoSelect && select.projection.is_empty() {
-            select.projection.push(SelectItem::Wildcard(WildcardAdditionalOptions::default()));
+        if *flavor == SelectFlavor::FromFirstNoSelect && projection.is_empty() {
+            projection.push(SelectItem::Wildcard(WildcardAdditionalOptions::default()));
         }
         if tables.iter().any(|t| t.input.is_some_and(|i| i.hidden().next().is_some())) {
-            let items = std::mem::take(&mut select.projection);
-            select.projection = items.into_iter().flat_map(|item| narrow(item, &tables)).collect();
+            let items = std::mem::take(projection);
+            *projection = items.into_iter().flat_map(|item| narrow(item, &tables)).collect();
         }
         Ok(())
     }
@@ -144,7 +223,26 @@ impl<'a> Preparer<'a> {
             TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
                 self.refuse("TABLESAMPLE", "filter on a column instead, such as order_id % 10 = 0")
             }
-            TableFactor::Table { name, alias, .. } => {
+            TableFactor::Table {
+                name,
+                alias,
+                args: _,
+                with_hints,
+                version,
+                with_ordinality,
+                partitions,
+                json_path,
+                sample: _,
+                index_hints,
+            } => {
+                self.keep_all(&[
+                    (!with_hints.is_empty(), "WITH (…) after a table"),
+                    (version.is_some(), "a table as of a time or version"),
+                    (*with_ordinality, "WITH ORDINALITY"),
+                    (!partitions.is_empty(), "PARTITION (…) after a table"),
+                    (json_path.is_some(), "a path into a table"),
+                    (!index_hints.is_empty(), "an index hint"),
+                ])?;
                 let own = single(name).cloned();
                 let hides = own.as_ref().is_some_and(|own| ctes.contains(&normal(own)));
                 let input = if hides { None } else { Some(self.known(name)?) };
@@ -175,6 +273,11 @@ impl<'a> Preparer<'a> {
         }
         let shown = own.unwrap_or_else(|| name.to_string());
         Err(pointed(self.text, &format!("unknown table '{shown}'"), span_of(name.span())).hint(place::suggestion(&shown, self.names)))
+    }
+
+    /// DataFusion's planner does not look at these: they would be lost without a word.
+    fn keep_all(&self, lost: &[(bool, &str)]) -> Result<()> {
+        lost.iter().find(|(there, _)| *there).map_or(Ok(()), |(_, what)| self.refuse(what, "leave it out"))
     }
 
     fn refuse(&self, what: &str, hint: &str) -> Result<()> {

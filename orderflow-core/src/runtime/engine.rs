@@ -23,7 +23,7 @@ use crate::data::Rejected;
 use crate::egress::canonical;
 use crate::epoch::{Entry, Idleness, Ledger, Mint, Replay};
 use crate::error::{Error, Result, Retry};
-use crate::sink::{Closed, Progress};
+use crate::sink::Closed;
 use crate::time::{Clock, Epoch, Positions};
 use arrow::array::RecordBatch;
 use crossbeam_channel::TryRecvError;
@@ -146,9 +146,8 @@ impl Engine {
         let mut wait = TICK;
         // what was bound is read again even if no more input is wanted: only then is everything out that was taken once
         let replaying = self.replay.epoch().is_some();
-        if matches!(self.phase, Phase::Running) || replaying && matches!(self.phase, Phase::Draining) {
-            busy |= self.poll_sources(&mut wait)?;
-        }
+        let asking = matches!(self.phase, Phase::Running) || replaying;
+        busy |= self.poll_sources(asking, &mut wait)?;
         let ended = !self.sources.is_empty() && self.sources.iter().all(|s| s.ended && s.later.is_empty());
         if ended && matches!(self.phase, Phase::Running) && !replaying {
             self.phase = Phase::Draining;
@@ -363,10 +362,7 @@ impl Engine {
         }
         let (outputs, writer) = (&self.outputs, self.ledger.writer());
         let held = || {
-            let of = |o: &Output| {
-                let epoch = if o.keeps_progress { o.state.committed } else { o.state.done };
-                (o.label.clone(), Some(Progress { writer, epoch, part: 0 }).filter(|_| epoch > Epoch(0)))
-            };
+            let of = |o: &Output| (o.label.clone(), o.progress(writer));
             let lanes = outputs.iter().filter(|o| o.keeps_progress && !o.state.lanes.is_empty());
             (outputs.iter().map(of).collect(), lanes.map(|o| (o.label.clone(), o.state.lanes.clone())).collect())
         };
@@ -382,7 +378,7 @@ impl Engine {
         let quiet = self.replay.epoch().is_none()
             && self.mint.is_empty()
             && self.flight.minted.is_empty()
-            && self.sources.iter().all(|s| s.held.is_none());
+            && self.sources.iter().all(|s| s.held.is_none() && s.later.is_empty());
         if !quiet || self.letterbox.has_due() || self.ledger.tail() == Epoch(0) {
             return Ok(false);
         }

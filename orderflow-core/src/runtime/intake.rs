@@ -26,7 +26,8 @@ impl Engine {
             && !self.checkpoints.is_full()
     }
 
-    pub(super) fn poll_sources(&mut self, wait: &mut Duration) -> Result<bool> {
+    /// Gives workers what was read, and, if `asking`, what the sources have now.
+    pub(super) fn poll_sources(&mut self, asking: bool, wait: &mut Duration) -> Result<bool> {
         let mut busy = self.read_spool()?;
         for i in 0..self.sources.len() {
             for _ in 0..FETCHES_A_STEP {
@@ -38,7 +39,7 @@ impl Engine {
                 }
                 let now = self.clock.elapsed();
                 let source = &mut self.sources[i];
-                if let Some(left) = source.backoff.left(now).filter(|left| !left.is_zero()) {
+                if let Some(left) = source.backoff.left(now).filter(|left| asking && !left.is_zero()) {
                     *wait = (*wait).min(left);
                     break;
                 }
@@ -56,6 +57,7 @@ impl Engine {
                 let replay = &self.replay;
                 let mut fetch = match waiting {
                     Some(held) => held,
+                    None if !asking => break,
                     // what it gave before comes from where it is stored; what it has now belongs to later epochs
                     None if source.spooled.is_some() && replay.epoch().is_some() => {
                         if replay.spooled().is_none() && replay.lacks(&source.name) {
@@ -172,16 +174,6 @@ impl Engine {
 
     pub(super) fn mint_if_due(&mut self, wait: &mut Duration) -> bool {
         let now = self.clock.elapsed();
-        let held = self.sources.iter().any(|s| s.held.is_some());
-        if held && matches!(self.phase, Phase::Draining | Phase::Paused) {
-            // what was read before still belongs to the stream
-            for i in 0..self.sources.len() {
-                if let Some(fetch) = self.sources[i].held.take() {
-                    self.dispatch(i, fetch, now);
-                }
-            }
-            return true;
-        }
         let hurry = matches!(self.phase, Phase::Draining | Phase::Paused) || self.settling.iter().any(|s| s.0.is_some());
         let due = match self.mint.due(now, hurry) {
             // rows that sinks refused still have to reach the dead letters, also if no record comes any more

@@ -10,7 +10,7 @@ use crate::bug::{Bug, planted};
 use crate::error::{Result, Retry};
 use crate::operator::Order;
 use crate::operator::closure::caught_outside;
-use crate::sink::Closed;
+use crate::sink::{Closed, Progress, WriterId};
 use crate::source::{Fetch, Polled, Reader, SourceStatus};
 use crate::time::{Clock, Epoch, Positions};
 use arrow::datatypes::SchemaRef;
@@ -55,6 +55,9 @@ pub(crate) struct Output {
     /// What the ledger calls it, and whether it keeps its progress itself.
     pub(crate) label: String,
     pub(crate) keeps_progress: bool,
+    /// Up to here it held everything when it was opened, and how far it or the ledger said so.
+    pub(crate) gate: Epoch,
+    pub(crate) remembered: Option<Progress>,
     pub(crate) port: SinkPort,
     pub(crate) state: SinkState,
 }
@@ -191,6 +194,19 @@ impl WorkerPort {
             }
             WorkerPort::Thread(thread) => thread.offer(message),
         }
+    }
+}
+
+impl Output {
+    /// How far it is, as the ledger remembers it: with the generation that brought it there, `writer` being the one of this run. Nothing where it holds
+    /// no row.
+    pub(super) fn progress(&self, writer: WriterId) -> Option<Progress> {
+        let told = self.state.told.or(self.remembered);
+        if self.keeps_progress {
+            return told.filter(|p| p.epoch > Epoch(0));
+        }
+        let done = self.state.done;
+        told.filter(|p| p.epoch >= done).or(Some(Progress { writer, epoch: done, part: 0 }).filter(|_| done > Epoch(0)))
     }
 }
 

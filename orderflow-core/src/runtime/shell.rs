@@ -459,7 +459,7 @@ mod tests {
     fn what_a_sink_thread_took_counts_while_it_waits_for_the_outside() {
         let ((asked, is_asked), (answers, answer)) = (crossbeam_channel::bounded(1), crossbeam_channel::bounded(1));
         let writer = Box::new(Holds { bytes: 0, asked, answer });
-        let driver = SinkDriver::new("holds".into(), writer, Epoch(0), Epoch(0), Clock::system());
+        let driver = SinkDriver::new("holds".into(), writer, Epoch(0), None, Clock::system());
         let mut thread = SinkThread::start("test", driver, Waker::new(|| ())).unwrap();
         let mut bytes = 0;
         for epoch in 1..=20 {

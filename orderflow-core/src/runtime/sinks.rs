@@ -7,7 +7,7 @@ use super::backoff::Backoff;
 use crate::bug::{Bug, planted};
 use crate::error::{Error, Result, Retry};
 use crate::operator::closure::caught_outside;
-use crate::sink::{Closed, Refused, Writer};
+use crate::sink::{Closed, Progress, Refused, Writer};
 use crate::time::{Clock, Epoch};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ pub(crate) struct SinkState {
     pub(crate) done: Epoch,
     /// The newest epoch with rows that the sink itself says it holds; empty ones may follow it.
     pub(crate) committed: Epoch,
+    /// The same as it told it, with who wrote those rows.
+    pub(crate) told: Option<Progress>,
     /// How far each of its lanes is, where they commit by themselves.
     pub(crate) lanes: Vec<Epoch>,
     /// Bytes given and not yet out.
@@ -53,7 +55,7 @@ pub(crate) struct SinkDriver {
     last_rows: Epoch,
     committed: Epoch,
     /// The newest progress that the sink itself told of; behind `committed` where it has no row of the oldest epochs.
-    told: Epoch,
+    told: Option<Progress>,
     flush: bool,
     clock: Clock,
     backoff: Backoff,
@@ -61,8 +63,8 @@ pub(crate) struct SinkDriver {
 }
 
 impl SinkDriver {
-    /// A driver of an opened writer that holds everything up to `gate`, and told so itself up to `told`.
-    pub(crate) fn new(name: Arc<str>, writer: Box<dyn Writer>, gate: Epoch, told: Epoch, clock: Clock) -> Self {
+    /// A driver of an opened writer that holds everything up to `gate`, and told so itself by `told`.
+    pub(crate) fn new(name: Arc<str>, writer: Box<dyn Writer>, gate: Epoch, told: Option<Progress>, clock: Clock) -> Self {
         let state = SinkState { lanes: writer.lanes(), ..SinkState::default() };
         Self {
             name,
@@ -135,7 +137,8 @@ impl SinkDriver {
             }
         }
         self.state.pending = self.held + self.unheard + self.queued;
-        self.state.committed = self.told;
+        self.state.committed = self.told_epoch();
+        self.state.told = self.told;
         self.state.done = if self.last_rows <= self.committed { self.offered.max(self.committed) } else { self.committed };
         let refused = std::mem::take(&mut self.state.refused);
         SinkState { refused, ..self.state.clone() }
@@ -146,6 +149,10 @@ impl SinkDriver {
         let from = self.clock.elapsed();
         let state = self.step(wait);
         (state, self.clock.elapsed().saturating_sub(from))
+    }
+
+    fn told_epoch(&self) -> Epoch {
+        self.told.map_or(Epoch(0), |p| p.epoch)
     }
 
     fn drive(&mut self, wait: Duration) -> Result<()> {
@@ -174,9 +181,9 @@ impl SinkDriver {
         (self.held, self.unheard) = (committed.pending_bytes, 0);
         if let Some(p) = committed.progress {
             self.committed = self.committed.max(p.epoch);
-            self.told = self.told.max(p.epoch);
+            self.told = self.told.filter(|told| told.epoch >= p.epoch).or(Some(p));
         }
-        let (lanes, told) = (&self.state.lanes, self.told);
+        let (lanes, told) = (&self.state.lanes, self.told_epoch());
         let held = |lane: usize| lanes.get(lane).copied().unwrap_or(told);
         let refused: Vec<_> = committed.refused.into_iter().map(|r| (held(r.lane), r)).collect();
         self.state.refused.extend(refused);

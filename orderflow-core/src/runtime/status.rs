@@ -106,7 +106,7 @@ impl Status {
 pub struct Lag {
     /// Which.
     pub partition: Partition,
-    /// Records between what was read and its end; `None` where the end is not known.
+    /// Positions between what was read and its end: records of a topic, bytes of a file; `None` where the end is not known.
     pub records: Option<u64>,
     /// The age of the newest record that was read, or zero if nothing is to be read; `None` where the end or the timestamps are not known.
     pub time: Option<Duration>,
@@ -136,7 +136,7 @@ pub struct SourceReport {
 }
 
 impl SourceReport {
-    /// Records between what was read and the end of every partition, where the end is known.
+    /// Positions between what was read and the end of every partition, where the end is known: records of a topic, bytes of a file.
     pub fn lag(&self) -> u64 {
         self.status.partitions.iter().filter_map(PartitionStatus::lag).sum()
     }

@@ -15,6 +15,7 @@ use crate::operator::root::{Restored, Root, Roots, Shape, StoredTrace};
 use crate::operator::tally::{Tally, Whose};
 use crate::operator::{Context, Failure, Node, Order};
 use crate::source::Fetch;
+use crate::time::Epoch;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::cell::RefCell;
@@ -101,7 +102,9 @@ pub(crate) enum ToWorker {
     Fetch { source: usize, epoch: u64, fetch: Fetch },
     /// No more records of `epoch`; epochs below `forget` will not be read again.
     Close { epoch: u64, forget: u64 },
-    /// What was stored before; before anything else.
+    /// The epoch up to which each output's sink holds all there is, so that nobody wants its rows again; before anything else.
+    Gates(Arc<[Epoch]>),
+    /// What was stored before; before any input.
     Restore(Arc<Image>),
     /// Let go of what roots were given up to the end of `epoch`, which was closed.
     Seal { epoch: u64 },
@@ -136,6 +139,7 @@ pub(crate) struct Core {
     ingests: Vec<Ingest>,
     probe: ProbeHandle<u64>,
     captured: Captured,
+    gates: Gates,
     rejects: Rejects,
     tally: Tally,
     failure: Failure,
@@ -150,6 +154,9 @@ pub(crate) struct Core {
 
 type Captured = Rc<RefCell<BTreeMap<u64, Vec<(usize, Changes)>>>>;
 
+/// By output; none is closed where nothing was said.
+type Gates = Rc<RefCell<Arc<[Epoch]>>>;
+
 impl Core {
     /// Builds the dataflow; also gives the canonical order of each output.
     #[expect(clippy::disallowed_methods, reason = "timely's own timer: without one a worker never parks")]
@@ -157,7 +164,7 @@ impl Core {
         let config = timely::WorkerConfig::default();
         let mut timely = Timely::new(config, allocator, Some(std::time::Instant::now()));
         let (rejects, tally, failure, captured) = (Rejects::default(), Tally::default(), Failure::default(), Captured::default());
-        let probe = ProbeHandle::new();
+        let (probe, gates) = (ProbeHandle::new(), Gates::new(RefCell::new([].into())));
         let ingest = |(i, s): (usize, &SourcePlan)| Ingest::new(s.name.clone(), i as u32, s.format.as_deref(), &s.full, s.data, &s.wanted);
         let ingests = blueprint.sources.iter().enumerate().map(ingest).collect::<Result<Vec<_>>>()?;
         let mut inputs: Vec<InputHandle<u64, NoopBuilder<Changes>>> =
@@ -188,11 +195,16 @@ impl Core {
             for (i, output) in blueprint.outputs.iter().enumerate() {
                 let rendered = context.render(&output.node, &output.view, &output.title)?;
                 orders.push(rendered.order);
-                let captured = captured.clone();
+                let (captured, gates) = (captured.clone(), gates.clone());
                 // the probe stands behind the capture: when it has passed an epoch, the capture holds all of it
                 let done = rendered.stream.unary::<NoopBuilder<Changes>, _, _, _>(Pipeline, "Capture", move |_, _| {
                     move |input, _| {
+                        let gate = gates.borrow().get(i).map_or(0, |gate| gate.0);
                         input.for_each(|time, data| {
+                            // what is read again as one epoch may be all that there ever was: a sink that holds it does not cost its memory
+                            if *time.time() <= gate {
+                                return;
+                            }
                             captured.borrow_mut().entry(*time.time()).or_default().push((i, std::mem::take(data)));
                         });
                     }
@@ -213,6 +225,7 @@ impl Core {
             ingests,
             probe,
             captured,
+            gates,
             rejects,
             tally,
             failure,
@@ -249,6 +262,7 @@ impl Core {
                     input.flush();
                 }
             }
+            ToWorker::Gates(gates) => *self.gates.borrow_mut() = gates,
             ToWorker::Restore(image) => {
                 let (index, peers) = (self.timely.index(), self.timely.peers());
                 let state = Restored { upto: image.upto, show: image.show };
@@ -315,5 +329,44 @@ impl Core {
         for dataflow in self.timely.installed_dataflows() {
             self.timely.drop_dataflow(dataflow);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Payload;
+    use crate::time::Partition;
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    #[test]
+    fn rows_that_a_sink_holds_are_not_gathered_for_it() {
+        let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let node = || Node::Source { source: 0, columns: vec![0], schema: schema.clone() };
+        let output = |title: &str| OutputPlan { view: "v".into(), title: title.into(), node: node() };
+        let source = SourcePlan { name: "s".into(), format: None, full: schema.clone(), data: 1, wanted: vec![0] };
+        let (views, outputs) = (vec![ViewPlan { name: "v".into(), node: node() }], vec![output("holds two"), output("is new")]);
+        let blueprint = Blueprint { pipeline: "p".into(), sources: vec![source], views, outputs, roots: None };
+        let begin = Begin { first: 1, storing: false, restoring: false };
+        let (mut core, _) = Core::build(&blueprint, Allocator::Thread(Default::default()), begin).unwrap();
+        core.handle(ToWorker::Gates([Epoch(2), Epoch(0)].into())).unwrap();
+        let mut gathered = vec![];
+        for epoch in 1..=3u64 {
+            let rows = RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from(vec![epoch as i64]))]).unwrap();
+            let (partition, payload) = (Partition::new("s", 0), Payload::Rows(Changes::inserts(rows)));
+            let fetch = Fetch { partition, from: epoch, to: epoch + 1, rows: 1, bytes: 8, fingerprint: 0, latest: None, payload };
+            core.handle(ToWorker::Fetch { source: 0, epoch, fetch }).unwrap();
+            core.handle(ToWorker::Close { epoch, forget: 0 }).unwrap();
+            let share = loop {
+                core.step(None).unwrap();
+                if let Some(Report::Share(share)) = core.report() {
+                    break share;
+                }
+            };
+            gathered.push(share.outputs.iter().map(|(output, rows)| (*output, rows.len())).collect::<Vec<_>>());
+        }
+        assert_eq!(gathered, [vec![(1, 1)], vec![(1, 1)], vec![(0, 1), (1, 1)]]);
+        core.stop();
     }
 }

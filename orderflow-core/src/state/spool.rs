@@ -141,9 +141,24 @@ pub fn read_spool(store: &dyn Store, object: &SpoolRef) -> Result<Vec<Spooled>> 
     let bytes = content(store, object)?;
     let (mut rest, mut fetches) = (&bytes[..], vec![]);
     while !rest.is_empty() {
+        if let Some(format) = format_of(rest).filter(|format| *format > FORMAT) {
+            return Err(Error::user(format!("the stored rows '{}' were written by a newer version of orderflow", object.name))
+                .why(format!("they have format {format}, this version reads {FORMAT}"))
+                .hint("start it with that version, or a newer one; nothing was changed"));
+        }
         read_section(&mut rest, &mut fetches).map_err(|why| damaged(object, why))?;
     }
     Ok(fetches)
+}
+
+/// What a section says of its format: what a newer version wrote may hold what is not known here.
+fn format_of(section: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let end = section.iter().position(|b| *b == b'\n')?;
+    serde_json::from_slice::<Format>(&section[..end]).ok().map(|f| f.format)
 }
 
 fn read_section(rest: &mut &[u8], fetches: &mut Vec<Spooled>) -> std::result::Result<(), String> {
@@ -234,6 +249,18 @@ mod tests {
             _ => vec![],
         };
         fetches.iter().map(|(s, f)| (s.to_string(), f.from, f.to, f.rows, f.fingerprint, rows(f))).collect()
+    }
+
+    #[test]
+    fn rows_that_a_newer_version_stored_are_not_called_damaged() {
+        let (store, header) = (Memory::new(), "{\"format\":99,\"shards\":[]}\nand what only it can read");
+        let object = put(&store, spool_name(Epoch(4), 1), Epoch(4), header.as_bytes()).unwrap();
+        let e = read_spool(&store, &object).err().unwrap();
+        assert!(
+            e.kind() == crate::error::Kind::User && e.to_string().contains("newer version") && e.to_string().contains("format 99"),
+            "{e}"
+        );
+        assert!(e.remedy().unwrap().contains("that version") && !e.to_string().contains("damaged"), "{e}");
     }
 
     #[test]

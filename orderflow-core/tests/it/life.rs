@@ -1,16 +1,20 @@
 //! Life in a service: start, read, pause, fail, end.
 
 use crate::feed::{collect, feed};
+use crate::scripted::{Next, Run, Script, Scripted};
 use orderflow_core::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use orderflow_core::epoch::Limits;
 use orderflow_core::error::{Error, Kind, Result};
 use orderflow_core::format::Format;
 use orderflow_core::sink::files::{DataSet, JsonLines};
 use orderflow_core::sink::memory;
 use orderflow_core::source::{self, Polled, Reader, Source, SourceContext, SourceStatus};
-use orderflow_core::time::Positions;
-use orderflow_core::{Phase, Pipeline};
+use orderflow_core::store::{Memory, Store};
+use orderflow_core::time::{Partition, Positions};
+use orderflow_core::{Phase, Pipeline, Running};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 fn schema() -> SchemaRef {
@@ -223,6 +227,84 @@ async fn a_paused_pipeline_takes_nothing_until_resumed() {
     assert_eq!(numbers(&running.query("SELECT n FROM total").await.unwrap()), [2]);
     running.stop().await.unwrap();
     assert!(matches!(running.status().phase, Phase::Stopped));
+}
+
+/// Two partitions of the same number in every row, up to a position that the test moves.
+struct Numbers {
+    upto: Arc<AtomicU64>,
+    /// Rows of a fetch.
+    run: u64,
+}
+
+impl Script for Numbers {
+    fn schema(&self) -> SchemaRef {
+        schema()
+    }
+
+    fn partitions(&self, source: &str) -> Vec<Partition> {
+        [0, 1].map(|id| Partition::new(source, id)).to_vec()
+    }
+
+    fn next(&self, at: &Positions) -> Next {
+        let upto = self.upto.load(Ordering::Acquire);
+        let Some((partition, from)) = at.iter().filter(|(_, at)| **at < upto).min_by_key(|(_, at)| **at) else { return Next::Idle };
+        let to = upto.min(from + self.run);
+        let rows = batch(&vec![1; (to - from) as usize]);
+        Next::Run(Run { partition: partition.clone(), from: *from, to, records: (*from..to).collect(), rows, latest: None })
+    }
+}
+
+#[tokio::test]
+async fn what_is_read_again_is_read_to_its_end_also_when_paused_or_drained_and_what_was_read_beside_it_goes_out() {
+    for drained in [false, true] {
+        let state: Arc<dyn Store> = Arc::new(Memory::new());
+        let start = async |upto: &Arc<AtomicU64>, run| {
+            let mut flow = Pipeline::new("again");
+            flow.source("numbers", Scripted(Numbers { upto: upto.clone(), run })).unwrap();
+            flow.view("total", "SELECT count(*) AS n FROM numbers").unwrap();
+            let flow = flow.epochs(Limits { rows: 4, ..Limits::default() }).checkpoint_every(Duration::from_secs(1 << 30));
+            let letters = DataSet::on(Arc::new(Memory::new()), "letters", JsonLines);
+            flow.state_on(state.clone(), "state").dead_letters(letters).start().await.unwrap()
+        };
+        let counted = async |running: &Running| numbers(&running.query("SELECT n FROM total").await.unwrap());
+        let upto = Arc::new(AtomicU64::new(10));
+        let running = start(&upto, 3).await;
+        running.settled().await.unwrap();
+        assert_eq!(counted(&running).await, [20]);
+        running.stop().await.unwrap();
+
+        // each partition comes in one piece now: what is read again, and more than that
+        upto.store(0, Ordering::Release);
+        let running = Arc::new(start(&upto, 100).await);
+        if drained {
+            let end = tokio::spawn({
+                let running = running.clone();
+                async move { running.drain().await }
+            });
+            while matches!(running.status().phase, Phase::Running) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            upto.store(25, Ordering::Release);
+            let status = tokio::time::timeout(Duration::from_secs(60), end).await.expect("draining ends").unwrap().unwrap();
+            assert!(matches!(status.phase, Phase::Finished));
+            assert_eq!(counted(&running).await, [50]);
+            continue;
+        }
+        running.pause().unwrap();
+        while matches!(running.status().phase, Phase::Running) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        upto.store(25, Ordering::Release);
+        let settled = async |what: &str| tokio::time::timeout(Duration::from_secs(60), running.settled()).await.expect(what).unwrap();
+        settled("paused while it reads again").await;
+        assert_eq!(counted(&running).await, [50]);
+        upto.store(30, Ordering::Release);
+        settled("paused").await;
+        assert_eq!(counted(&running).await, [50], "it takes nothing new");
+        running.resume().unwrap();
+        settled("resumed").await;
+        assert_eq!(counted(&running).await, [60]);
+    }
 }
 
 #[tokio::test]

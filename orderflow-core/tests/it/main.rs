@@ -1,6 +1,7 @@
 //! The engine as a whole: streaming answers against batch answers, and life in a service.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests may do what only one room may")]
 
+mod columns;
 mod doors;
 mod ends;
 mod feed;
@@ -12,6 +13,7 @@ mod life;
 mod lost;
 mod metrics;
 mod oracle;
+mod panics;
 mod place;
 mod restart;
 mod restore;

@@ -16,6 +16,11 @@ use orderflow_core::{Pipeline, Result};
 use run::{Case, Outcome, built, check, routed, view};
 use serde::{Deserialize, Serialize};
 
+/// What is stored, each state by the views that can be read from it: what is derived from others is not among it.
+fn states(outcome: &Outcome) -> String {
+    outcome.stored.iter().map(|views| views.join("+")).collect::<Vec<_>>().join(" ")
+}
+
 /// The rows of a view after the round of the first checkpoint.
 fn at_the_checkpoint<'a>(outcome: &'a Outcome, view: &str) -> &'a [String] {
     &outcome.answers[STORED - 1][view]
@@ -46,6 +51,7 @@ async fn a_union_of_a_source_and_an_aggregate_of_another_source_grouped() {
         view("sizes", "SELECT n, count(*) AS cities, max(most) AS most FROM summed GROUP BY n"),
     ];
     let outcome = check(&Case::new(views, drawn(1))).await;
+    assert_eq!(states(&outcome), "at_once both summed totals");
     assert!(withdrawn(&outcome, "both") > 2 && withdrawn(&outcome, "sizes") > 2);
 }
 
@@ -103,6 +109,7 @@ async fn an_arrangement_below_a_closure_does_not_show_its_rows_twice() {
         view("sizes", "SELECT n, count(*) AS cities FROM of_parts GROUP BY n"),
     ];
     let outcome = check(&Case::new(views, drawn(2))).await;
+    assert_eq!(states(&outcome), "of_parts parts totals");
     assert!(withdrawn(&outcome, "often") > 0 && withdrawn(&outcome, "parts") > 0);
 }
 
@@ -121,6 +128,7 @@ async fn a_root_ignores_what_it_has_when_all_is_read_again_for_a_view_that_is_ne
     ];
     let case = Case { later: 1, keep: true, ..Case::new(views, drawn(3)) };
     let outcome = check(&case).await;
+    assert_eq!(states(&outcome), "larger prices totals whole");
     assert!(withdrawn(&outcome, "totals") > 2);
 }
 
@@ -142,6 +150,7 @@ async fn a_partition_or_an_offset_below_a_root_with_later_retractions() {
     ];
     let case = Case { records: true, ..Case::new(views, appended(4)) };
     let outcome = check(&case).await;
+    assert_eq!(states(&outcome), "lasts placed places refunded");
     assert!(withdrawn(&outcome, "lasts") > 2 && withdrawn(&outcome, "places") > 0);
 }
 
@@ -172,6 +181,7 @@ async fn a_timestamp_a_topic_or_a_key_below_a_root_with_later_retractions() {
     ];
     let case = Case { records: true, ..Case::new(views, appended(18)) };
     let outcome = check(&case).await;
+    assert_eq!(states(&outcome), "by_key by_topic either lasts moments told");
     assert!(withdrawn(&outcome, "lasts") > 2 && withdrawn(&outcome, "by_key") > 2 && withdrawn(&outcome, "ages") > 0);
     for (name, without) in [("told", "\"stamp\":null"), ("told", "\"id\":null"), ("either", "\"topic\":\"refunds\"")] {
         let rows = at_the_checkpoint(&outcome, name);
@@ -201,6 +211,7 @@ async fn dead_letters_and_their_counts() {
         rounds[round][0].push(changes);
     }
     let outcome = check(&Case::new(views, rounds)).await;
+    assert_eq!(states(&outcome), "big everything totals wide");
     for (name, of) in [("big", "everything"), ("wide", "totals"), ("huge", "totals")] {
         for (round, answers) in (1..).zip(&outcome.answers) {
             let refused = (answers[of].len() - answers[name].len()) as i64;
@@ -221,6 +232,7 @@ async fn a_view_that_is_just_a_filter_of_a_source() {
         routed("direct", "SELECT city, price FROM larger WHERE qty < 6"),
     ];
     let outcome = check(&Case::new(views, drawn(6))).await;
+    assert_eq!(states(&outcome), "everything fewer larger twice");
     assert!(withdrawn(&outcome, "larger") > 0 && !at_the_checkpoint(&outcome, "larger").is_empty());
 }
 
@@ -237,6 +249,7 @@ async fn sums_of_floats_are_sums_of_decimals() {
         view("twice", "SELECT DISTINCT weight * 2 AS twice FROM orders"),
     ];
     let outcome = check(&Case::new(views, drawn(7))).await;
+    assert_eq!(states(&outcome), "by_weight twice weights");
     assert!(withdrawn(&outcome, "weights") > 2);
 }
 
@@ -274,6 +287,7 @@ async fn a_view_created_after_the_checkpoint() {
     ];
     let case = Case { later: 5, keep: true, ..Case::new(views, drawn(8)) };
     let outcome = check(&case).await;
+    assert_eq!(states(&outcome), "both kinds larger refunded totals");
     assert!(withdrawn(&outcome, "totals") > 2);
 }
 
@@ -287,6 +301,7 @@ async fn a_sink_added_later_gets_what_its_view_holds_and_checkpoints_become_comp
     ];
     // of what is stored no input is needed again
     let outcome = check(&Case { later: 1, ..Case::new(views, drawn(10)) }).await;
+    assert_eq!(states(&outcome), "larger totals");
     assert!(withdrawn(&outcome, "added") > 2);
     let views = [
         view("totals", "SELECT city, count(*) AS n FROM orders GROUP BY city"),
@@ -294,6 +309,7 @@ async fn a_sink_added_later_gets_what_its_view_holds_and_checkpoints_become_comp
         routed("added", "SELECT city, qty FROM larger WHERE qty < 8"),
     ];
     let outcome = check(&Case { later: 1, keep: true, ..Case::new(views, drawn(11)) }).await;
+    assert_eq!(states(&outcome), "larger totals");
     assert!(withdrawn(&outcome, "added") > 0);
 }
 
@@ -312,6 +328,7 @@ async fn averages_extremes_and_distinct_counts_with_later_retractions() {
         view("of_kinds", "SELECT city, count(*) AS n, max(qty) AS most FROM kinds GROUP BY city"),
     ];
     let outcome = check(&Case::new(views, drawn(12))).await;
+    assert_eq!(states(&outcome), "figures kinds whole");
     assert!(withdrawn(&outcome, "figures") > 2 && withdrawn(&outcome, "kinds") > 0 && withdrawn(&outcome, "whole") > 0);
 }
 
@@ -326,6 +343,7 @@ async fn aggregates_over_aggregates_over_a_union() {
         view("how_many", "SELECT count(*) AS cities, min(city) AS first FROM cities"),
     ];
     let outcome = check(&Case::new(views, drawn(13))).await;
+    assert_eq!(states(&outcome), "all_rows cities totals");
     assert!(withdrawn(&outcome, "thirds") > 2 && withdrawn(&outcome, "over_all") > 0);
 }
 
@@ -345,6 +363,7 @@ async fn a_view_that_is_empty_at_the_checkpoint() {
         rounds[round][0].push((rare, n));
     }
     let outcome = check(&Case::new(views, rounds)).await;
+    assert_eq!(states(&outcome), "kinds rare totals whole");
     for name in ["rare", "totals", "kinds", "sizes"] {
         assert!(at_the_checkpoint(&outcome, name).is_empty() && !outcome.answers[ROUNDS - 1][name].is_empty(), "{name}");
     }
@@ -375,6 +394,7 @@ async fn a_group_that_went_before_the_checkpoint_comes_back_after_it() {
         &[(gone, -1)],
     ]);
     let outcome = check(&Case::new(views, rounds)).await;
+    assert_eq!(states(&outcome), "kinds larger totals whole");
     for name in ["totals", "kinds", "larger"] {
         assert!(outcome.answers[0][name].iter().any(|row| row.contains("city 9")), "{name}");
         assert!(!at_the_checkpoint(&outcome, name).iter().any(|row| row.contains("city 9")), "{name}");
@@ -403,6 +423,7 @@ async fn keys_and_values_that_are_null() {
         &[(neither, 1), (known, -1)],
     ]);
     let outcome = check(&Case::new(views, rounds)).await;
+    assert_eq!(states(&outcome), "by_both kinds of_no_qty totals");
     let none = "{\"city\":null,\"n\":2,\"known\":0,\"qty\":null,\"most\":null}";
     assert!(at_the_checkpoint(&outcome, "totals").iter().any(|row| row == none));
     assert!(comes_later(&outcome, "totals", "\"city\":null,\"n\":2,\"known\":1"));
@@ -426,5 +447,6 @@ async fn decimals_narrow_and_wide() {
         view("signs", "SELECT price < 0 AS owed, sum(price) AS price FROM orders GROUP BY price < 0"),
     ];
     let outcome = check(&Case::new(views, drawn(15))).await;
+    assert_eq!(states(&outcome), "amounts by_price signs wide");
     assert!(withdrawn(&outcome, "amounts") > 2 && withdrawn(&outcome, "wide") > 2);
 }

@@ -1,4 +1,4 @@
-//! Several batches of a connection are under way at once, one for each partition: a broker that takes long to answer does not bound what is sent meanwhile.
+//! How the sink makes its producer: idempotent, and with several batches of a connection under way at once, one for each partition: a broker that takes long to answer does not bound what is sent meanwhile.
 //! (An idempotent producer may have five under way for a partition, too, and librdkafka 2.12 compares their number with that of messages: any batch of five or
 //! more is alone in its partition.)
 //!
@@ -50,6 +50,17 @@ fn at_once(properties: &[(&str, &str)]) -> i64 {
     send(40 * PARTITIONS);
     producer.flush(Duration::from_secs(60)).unwrap();
     waits.0.load(Ordering::SeqCst)
+}
+
+#[test]
+fn the_producer_is_idempotent_and_nobody_can_make_it_otherwise() {
+    let cluster = MockCluster::new(1).unwrap();
+    let sink = || Kafka::sink(cluster.bootstrap_servers()).topic("t");
+    assert_eq!(configuration(&sink(), 1).unwrap().get("enable.idempotence"), Some("true"));
+    for (name, value) in [("enable.idempotence", "false"), ("acks", "1"), ("request.required.acks", "1"), ("partitioner", "random")] {
+        let e = configuration(&sink().property(name, value), 1).unwrap_err();
+        assert!(e.to_string().contains(name) && e.remedy().is_some(), "{e}");
+    }
 }
 
 #[test]

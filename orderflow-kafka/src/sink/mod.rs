@@ -140,7 +140,7 @@ impl KafkaSink {
         self
     }
 
-    /// How many topics may be created (default 100); rows for one more become dead letters.
+    /// How many topics may be created between a start and its end (default 100); rows for one more become dead letters.
     pub fn max_new_topics(mut self, n: usize) -> Self {
         self.max_new_topics = n;
         self

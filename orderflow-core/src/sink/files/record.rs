@@ -62,7 +62,7 @@ pub(super) struct FileEntry {
 fn damaged(place: &str, why: impl std::fmt::Display) -> Error {
     Error::external(format!("the newest commit record of {place} cannot be read"))
         .why(why)
-        .hint("it was changed by something else, or by a newer version: restore it, or name another folder")
+        .hint("it was changed by something else: restore it, or name another folder")
         .permanent()
 }
 
@@ -231,11 +231,18 @@ impl Log {
 
     fn read(&self, number: u64) -> Result<Option<Record>> {
         let Some(bytes) = self.store.get(&slot(number))? else { return Ok(None) };
-        let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(&self.place, e))?;
-        if record.format != 1 {
-            return Err(damaged(&self.place, format!("its format is {}, and 1 is what this version knows", record.format)));
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
         }
-        Ok(Some(record))
+        // what a newer version wrote may hold what is not known here
+        let Format { format } = serde_json::from_slice(&bytes).map_err(|e| damaged(&self.place, e))?;
+        if format > 1 {
+            return Err(Error::user(format!("the data set in {} was written by a newer version of orderflow", self.place))
+                .why(format!("commit record {number} has format {format}, this version reads 1"))
+                .hint("write it with that version, or name another folder; nothing was changed"));
+        }
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| damaged(&self.place, e))
     }
 
     fn ledger_of(&self, record: &Record) -> Result<u128> {

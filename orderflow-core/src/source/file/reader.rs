@@ -17,13 +17,17 @@ use crate::source::{
 use crate::time::{Partition, Position, Positions};
 use memchr::memchr;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::PathBuf;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// How much of a record that is too long goes to the dead letters.
 const KEPT: usize = 64 << 10;
+
+/// What to do about a file that is not what it was.
+const CHOICES: &str =
+    "put the file back as it was; to go on without it start anew (where state is kept, with another state and other sinks)";
 
 /// What ends a record.
 pub(super) enum Lines {
@@ -42,6 +46,7 @@ pub(super) struct Files {
     /// The file that is read now, and its state.
     current: usize,
     open: Option<Open>,
+    warnings: Vec<String>,
 }
 
 struct One {
@@ -95,14 +100,19 @@ impl Files {
         let (resume, until) = (context.resume.as_ref(), context.until.as_ref());
         let mut files: Vec<One> = Vec::with_capacity(paths.len());
         for path in paths {
-            let meta = File::open(&path).and_then(|file| file.metadata());
-            let meta = meta.map_err(|e| {
-                Error::user(format!("cannot read {}", path.display())).caused_by(e).hint("check the path and its permissions")
-            })?;
+            let partition = Partition::new(path.to_string_lossy(), 0);
+            let meta = match File::open(&path).and_then(|file| file.metadata()) {
+                // one that was read before: below
+                Err(e) if e.kind() == ErrorKind::NotFound && resume.is_some_and(|r| r.contains_key(&partition)) => continue,
+                Err(e) => {
+                    let what = Error::user(format!("cannot read {}", path.display())).caused_by(e);
+                    return Err(what.hint("check the path and its permissions"));
+                }
+                Ok(meta) => meta,
+            };
             if !meta.is_file() {
                 return Err(Error::user(format!("{} is no file", path.display())).hint("read a folder with dir(…)"));
             }
-            let partition = Partition::new(path.to_string_lossy(), 0);
             let len = meta.len();
             // one that has come since the last run is read from its beginning
             let new = if resume.is_some() && planted(Bug::NewPartitionFromLatest) { len } else { 0 };
@@ -110,20 +120,28 @@ impl Files {
             let end = until.map_or(len, |ends| ends.get(&partition).copied().unwrap_or(position));
             if position.max(end) > len {
                 let what = format!("{} was read up to byte {} before and has only {len} bytes now", path.display(), position.max(end));
-                return Err(Error::user(what).hint("put the file back as it was, or start a new pipeline"));
+                return Err(Error::user(what).hint(CHOICES));
             }
             if files.iter().any(|one| one.partition == partition) {
                 return Err(Error::user(format!("{} is named twice", path.display())).hint("name every file once"));
             }
             files.push(One { path, partition, position, end });
         }
-        if let Some(gone) = resume.and_then(|positions| positions.keys().find(|p| files.iter().all(|one| one.partition != **p))) {
-            return Err(Error::user(format!("{} was read before and is not there now", gone.topic))
-                .hint("put the file back, or start a new pipeline"));
+        let mut warnings = vec![];
+        for (gone, from) in resume.into_iter().flatten().filter(|(p, _)| files.iter().all(|one| one.partition != **p)) {
+            let wanted = [Some(&context.stood), until].into_iter().flatten().filter_map(|ends| ends.get(gone)).max();
+            if let Some(to) = wanted.filter(|to| *to > from) {
+                let what = format!("{} is not there now, and its bytes {from} to {} are needed", gone.topic, to - 1);
+                return Err(Error::user(what).why("they were taken or promised to be, and are in no stored view").hint(CHOICES));
+            }
+            let warning =
+                format!("{}, which was read up to byte {from}, is not there now: what it held behind that was not read", gone.topic);
+            tracing::warn!(source = %context.name, "{warning}");
+            warnings.push(warning);
         }
         // so that every place in a block fits into 32 bits
         let max_record = max_record.min(1 << 30);
-        Ok(Self { files, lines, max_record, block, current: 0, open: None })
+        Ok(Self { files, lines, max_record, block, current: 0, open: None, warnings })
     }
 
     /// Bytes that are held between two polls.
@@ -348,7 +366,7 @@ impl Reader for Files {
 
     fn status(&self) -> SourceStatus {
         let status = |one: &One| PartitionStatus { partition: one.partition.clone(), position: one.position, end: Some(one.end) };
-        SourceStatus { partitions: self.files.iter().map(status).collect(), warnings: Vec::new() }
+        SourceStatus { partitions: self.files.iter().map(status).collect(), warnings: self.warnings.clone() }
     }
 
     fn close(&mut self) -> Result<()> {

@@ -199,19 +199,50 @@ fn reading_goes_on_where_it_stood_and_ends_where_the_file_ended() {
     assert_eq!(drain(&mut *reader).unwrap(), [(4, "{2}".into()), (8, "{3}".into())]);
     assert_eq!(reader.status().partitions[0].position, 12);
     assert_eq!(drain(&mut *open(12).unwrap()).unwrap(), [(12, "{4}".into())]);
-    assert!(open(17).err().unwrap().to_string().contains("has only 16 bytes now"));
+    let e = open(17).err().unwrap();
+    assert!(
+        e.to_string().contains("up to byte 17 before and has only 16 bytes now") && e.remedy().unwrap().contains("another state"),
+        "{e}"
+    );
     let mut reader = open(0).unwrap();
     file.as_file().set_len(6).unwrap();
     assert!(drain(&mut *reader).unwrap_err().to_string().contains("became shorter"));
-    let elsewhere = Positions::from([(Partition::new("/gone", 0), 1)]);
-    assert!(
-        Box::new(JsonLines::file(&path, Json::new(schema())))
-            .open(context(Some(elsewhere)))
-            .err()
-            .unwrap()
-            .to_string()
-            .contains("/gone was read before")
-    );
+}
+
+#[test]
+fn a_file_that_is_gone_is_missed_where_it_is_needed_and_told_of_where_not() {
+    let there = file(b"{1}\n");
+    let at = |path: &str, at: u64| Positions::from([(Partition::new(path, 0), at)]);
+    let open = |named: bool, context: SourceContext| {
+        let source = if named {
+            JsonLines::files(["/gone".as_ref(), there.path()], Json::new(schema()))
+        } else {
+            JsonLines::file(there.path(), Json::new(schema()))
+        };
+        Box::new(source).open(context)
+    };
+    for named in [true, false] {
+        let back = |stood, until: Option<u64>| SourceContext {
+            stood: at("/gone", stood),
+            until: until.map(|u| at("/gone", u)),
+            ..context(Some(at("/gone", 8)))
+        };
+        for (context, range) in
+            [(back(20, None), "bytes 8 to 19"), (back(8, Some(30)), "bytes 8 to 29"), (back(20, Some(16)), "bytes 8 to 19")]
+        {
+            let e = open(named, context).err().unwrap();
+            assert!(e.to_string().contains(&format!("/gone is not there now, and its {range} are needed")), "{e}");
+            assert!(e.remedy().unwrap().contains("put the file back") && e.remedy().unwrap().contains("another state"), "{e}");
+        }
+        // its rows are in stored views and all sinks
+        for (context, rows) in [(back(8, None), 1), (back(8, Some(8)), 0)] {
+            let mut reader = open(named, context).unwrap();
+            assert_eq!(drain(&mut *reader).unwrap().len(), rows, "what an unfinished run is to read to its end");
+            let warnings = reader.status().warnings;
+            assert!(warnings.len() == 1 && warnings[0].contains("/gone, which was read up to byte 8, is not there now"), "{warnings:?}");
+        }
+    }
+    assert!(open(true, context(None)).err().unwrap().to_string().contains("cannot read /gone"), "it was never read");
 }
 
 #[test]

@@ -179,7 +179,7 @@ fn killed_at_any_operation_a_host_that_comes_back_has_every_row_once() {
 #[test]
 fn killed_again_and_again_a_host_that_comes_back_has_every_row_once() {
     let report = crash(Schedules::random(tier::of(25, 100, 1_000)).also_on_workers(in_threads()).for_as_long_as(tier::hours()));
-    assert!(report.deaths > 12 && report.power_cuts > 2, "{report}");
+    assert!(2 * report.deaths > report.schedules && 12 * report.power_cuts > report.schedules, "{report}");
 }
 
 #[test]

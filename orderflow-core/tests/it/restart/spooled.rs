@@ -163,7 +163,9 @@ fn killed_again_while_stored_rows_are_read_nothing_is_lost_or_doubled() {
         host.survive(HOSTED[which], &world);
         assert_eq!(world.rows(), expected[which], "{lives:?}");
     });
-    println!("spooled: {}", Report { deaths, ..report });
+    let report = Report { deaths, ..report };
+    println!("spooled: {report}");
+    assert!(2 * report.deaths > report.schedules, "{report}");
 }
 
 /// A pipeline that died in mid-run and stored no views: some objects have to be read.

@@ -43,6 +43,19 @@ fn a_description_says_what_is_there() {
 }
 
 #[test]
+fn a_sink_that_gets_no_row_any_more_keeps_the_generation_that_wrote_its_last() {
+    // in the first forty rows of a partition only
+    const EARLY: View = ("routed", "SELECT k, v FROM numbers WHERE v = 21 OR v = 39", 7);
+    let world = World::new();
+    for upto in [40, 60, ROWS] {
+        live(&[EARLY, TOTALS], &world, log().until(upto)).unwrap();
+    }
+    let found = admin::describe(&world.state, "state").unwrap();
+    let of = |name: &str| found.sinks.iter().find(|s| s.name.ends_with(name)).unwrap().generation;
+    assert_eq!((found.generations.len(), of("of routed"), of("of totals")), (3, Some(1), Some(3)));
+}
+
+#[test]
 fn any_damage_is_found_and_named_and_looking_changes_nothing() {
     let world = lived();
     let good = admin::verify(&world.state, "state").unwrap();

@@ -116,6 +116,8 @@ pub(super) struct Outcome {
     pub(super) answers: Vec<Answers>,
     /// The rows of each sink, in the order of their epochs.
     pub(super) rows: BTreeMap<String, String>,
+    /// What is stored at the end, each state with the views that can be read from it; that of any run that was stopped, too.
+    pub(super) stored: Vec<Vec<String>>,
 }
 
 impl Outcome {
@@ -215,6 +217,14 @@ impl World {
         (if self.keep { flow.keep_spooled() } else { flow }, schemas)
     }
 
+    /// What the newest checkpoint has, each state with the views that can be read from it.
+    fn stored(&self) -> Vec<Vec<String>> {
+        let found = orderflow_core::admin::describe(&self.state, "state").unwrap();
+        let mut stored: Vec<_> = found.checkpoints.last().unwrap().states.iter().map(|s| s.views.clone()).collect();
+        stored.sort();
+        stored
+    }
+
     /// The rows of each sink, in the order of their epochs.
     fn rows(&self) -> BTreeMap<String, String> {
         rows_of(&self.sinks.iter().flat_map(|(name, store)| visible_in(name, &**store)).collect())
@@ -270,8 +280,8 @@ const MANY: &[&[usize]] =
 /// Tries a case, and gives what the run that never stopped leaves.
 pub(super) async fn check(case: &Case) -> Outcome {
     let answers = answers(case).await;
-    let rows = unstopped(case, &answers).await;
-    let outcome = Outcome { answers, rows };
+    let (rows, stored) = unstopped(case, &answers).await;
+    let outcome = Outcome { answers, rows, stored };
     let born = case.views.len() - case.later;
     for (n, numbers) in tier::of(FEW, MANY, MANY).iter().enumerate() {
         for lag in tier::of(vec![n % 3], vec![n % 3], vec![0, 1, 2]) {
@@ -283,6 +293,7 @@ pub(super) async fn check(case: &Case) -> Outcome {
                 live(&world, case, life, done, stored, &outcome, &what).await;
                 (done, stored) = (life.until, life.store.or(stored));
             }
+            assert_eq!(world.stored(), outcome.stored, "{what}");
             let found = world.rows();
             for name in case.views[..born].iter().map(|v| v.name).chain([LETTERS]) {
                 assert_eq!(found.get(name), outcome.rows.get(name), "sink of {name}: {what}");
@@ -298,9 +309,9 @@ pub(super) async fn check(case: &Case) -> Outcome {
     outcome
 }
 
-/// The rows of the sinks of a run that never stopped, which are the same at any number of workers and add up to the batch answers.
-async fn unstopped(case: &Case, answers: &[Answers]) -> BTreeMap<String, String> {
-    let mut first: Option<BTreeMap<String, String>> = None;
+/// The rows of the sinks of a run that never stopped, and what it stored: the rows are the same at any number of workers and add up to the batch answers.
+async fn unstopped(case: &Case, answers: &[Answers]) -> (BTreeMap<String, String>, Vec<Vec<String>>) {
+    let mut first = None;
     for workers in [1, 2, 4] {
         let world = World::new(case, case.kind(workers));
         let what = format!("{workers} workers, never stopped, {:?}", world.kind);
@@ -311,18 +322,18 @@ async fn unstopped(case: &Case, answers: &[Answers]) -> BTreeMap<String, String>
             compare(&running, &case.views, round, answers, &what).await;
         }
         running.drain().await.unwrap();
-        let rows = world.rows();
-        let expected = first.get_or_insert_with(|| rows.clone());
-        assert_eq!(rows, *expected, "{what}");
+        let left = (world.rows(), world.stored());
+        let expected = first.get_or_insert_with(|| left.clone());
+        assert_eq!(left, *expected, "{what}");
     }
-    let rows = first.unwrap_or_default();
+    let (rows, stored) = first.unwrap_or_default();
     for view in &case.views {
         let lines = rows.get(view.name).map_or("", String::as_str);
         for round in 1..=ROUNDS {
             assert_eq!(summed(lines, round), answers[round - 1][view.name], "sink of {} after epoch {round}", view.name);
         }
     }
-    rows
+    (rows, stored)
 }
 
 /// One epoch.
@@ -344,23 +355,27 @@ async fn live(world: &World, case: &Case, life: &Life, done: usize, stored: Opti
             assert_eq!(sender.resumed_at().await.unwrap(), safe as u64, "what is safe of {}: {what}", SOURCES[source]);
         }
     }
+    // counts go on, whatever was read again
+    let counted = |round| {
+        let rejected = running.status().rejected;
+        for name in views.iter().map(|v| v.name) {
+            assert_eq!(
+                rejected.get(name).copied().unwrap_or(0),
+                want.letters(name, round),
+                "counted of {name} up to epoch {round}: {what}"
+            );
+        }
+    };
     if done > 0 {
         running.settled().await.unwrap();
         assert_eq!(running.status().restored, stored.map(|round| Epoch(round as u64)), "{what}");
         compare(&running, views, done, &want.answers, what).await;
+        counted(done);
     }
-    // counts begin with the run: what an epoch adds to them is the same
-    let rejected = || running.status().rejected;
     for round in done + 1..=life.until {
-        let before = rejected();
         feed(&inputs, &case.rounds[round - 1], &running).await;
         compare(&running, views, round, &want.answers, what).await;
-        let after = rejected();
-        for name in views.iter().map(|v| v.name) {
-            let count = |of: &BTreeMap<String, i64>| of.get(name).copied().unwrap_or(0);
-            let letters = want.letters(name, round) - want.letters(name, round - 1);
-            assert_eq!(count(&after) - count(&before), letters, "counted of {name} in epoch {round}: {what}");
-        }
+        counted(round);
         if life.store == Some(round) {
             assert_eq!(running.checkpoint().await.unwrap(), Epoch(round as u64), "{what}");
         }

@@ -18,6 +18,23 @@ fn the_suite_finds_files_that_get_their_names_too_early_or_never() {
 }
 
 #[test]
+fn a_record_of_a_newer_version_is_told_from_one_that_is_damaged() {
+    for (json, says, kind) in [
+        ("{\"format\":99,\"shards\":[]}", "was written by a newer version of orderflow", Kind::User),
+        ("{\"format\":1,\"shards\":[]}", "cannot be read", Kind::External),
+        ("{", "cannot be read", Kind::External),
+    ] {
+        let store = memory();
+        open(&store, 1).unwrap();
+        store.put_bytes("_commits/0000000002.json", json.as_bytes()).unwrap();
+        let before = store.list("").unwrap();
+        let e = open(&store, 2).err().unwrap();
+        assert!(e.kind() == kind && e.to_string().contains(says) && e.remedy().is_some(), "{e}");
+        assert_eq!(store.list("").unwrap(), before);
+    }
+}
+
+#[test]
 fn an_older_writer_is_fenced() {
     let store = memory();
     let (mut old, _) = open(&store, 1).unwrap();
