@@ -94,6 +94,10 @@ pub fn normalise(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::Float64 => floats::<Float64Type>(column.as_primitive(), |v| if v.is_nan() { f64::NAN } else { v + 0.0 }),
         DataType::Float32 => floats::<Float32Type>(column.as_primitive(), |v| if v.is_nan() { f32::NAN } else { v + 0.0 }),
+        DataType::Dictionary(..) => {
+            let packed = column.as_any_dictionary();
+            packed.with_values(normalise(packed.values()))
+        }
         _ => column.clone(),
     }
 }
@@ -207,7 +211,7 @@ fn hash_column(column: &ArrayRef, out: &mut [u64]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{DictionaryArray, Float64Array, Int32Array, Int64Array, StringArray, StringViewArray};
+    use arrow::array::{DictionaryArray, Float64Array, Int8Array, Int32Array, Int64Array, StringArray, StringViewArray};
     use arrow::datatypes::Int8Type;
 
     fn hashes(columns: &[ArrayRef]) -> Vec<u64> {
@@ -244,6 +248,11 @@ mod tests {
         let c = normalise(&c);
         let h = hashes(std::slice::from_ref(&c));
         assert_eq!((h[0], h[2]), (h[1], h[3]));
+        let packed: ArrayRef = Arc::new(DictionaryArray::new(
+            Int8Array::from(vec![0, 1, 2, 3]),
+            Arc::new(Float64Array::from(vec![0.0, -0.0, f64::NAN, -f64::NAN])),
+        ));
+        assert_eq!(hashes(&[normalise(&packed)]), h);
         let rows = RowCodec::new(&[DataType::Float64], 0).unwrap().encode(&[c]).unwrap();
         assert_eq!((rows.row(0), rows.row(2)), (rows.row(1), rows.row(3)));
     }

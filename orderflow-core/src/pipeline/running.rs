@@ -163,7 +163,8 @@ impl Running {
         self.ask(Request::Resume)
     }
 
-    /// Waits until everything that had been handed to the sources when this was called is in the views.
+    /// Waits until everything that had been handed to the sources when this was called is in the views. A sink that takes nothing while
+    /// [`Pipeline::memory`](crate::Pipeline::memory) is full holds this up too: whoever receives from a [memory sink](crate::sink::memory) goes on receiving.
     ///
     /// # Errors
     /// What ended the pipeline.

@@ -10,7 +10,7 @@ use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
     self, DuplicateTreatment, ExcludeSelectItem, Expr, Function, FunctionArgumentClause, FunctionArgumentList, FunctionArguments,
     GroupByExpr, Ident, ObjectName, Query, Select, SelectFlavor, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetOperator,
-    Spanned, TableFactor, TableWithJoins, WildcardAdditionalOptions,
+    Spanned, TableAlias, TableFactor, TableWithJoins, WildcardAdditionalOptions,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use std::collections::HashSet;
@@ -128,6 +128,8 @@ impl<'a> Preparer<'a> {
                 return self.refuse("WITH RECURSIVE", "write the levels out as views");
             }
             for cte in &mut with.cte_tables {
+                let typed = cte.alias.columns.iter().any(|c| c.data_type.is_some());
+                self.keep_all(&[(cte.from.is_some(), "FROM after a CTE"), (typed, "a type after a column's alias")])?;
                 // a CTE sees those before it, not itself
                 self.query(&mut cte.query, &ctes)?;
                 ctes.insert(normal(&cte.alias.name));
@@ -243,6 +245,7 @@ impl<'a> Preparer<'a> {
                     (json_path.is_some(), "a path into a table"),
                     (!index_hints.is_empty(), "an index hint"),
                 ])?;
+                self.typeless(alias.as_ref())?;
                 let own = single(name).cloned();
                 let hides = own.as_ref().is_some_and(|own| ctes.contains(&normal(own)));
                 let input = if hides { None } else { Some(self.known(name)?) };
@@ -256,6 +259,7 @@ impl<'a> Preparer<'a> {
                 Ok(())
             }
             TableFactor::Derived { subquery, alias, .. } => {
+                self.typeless(alias.as_ref())?;
                 self.query(subquery, ctes)?;
                 tables.push(FromTable { qualifier: alias.as_ref().map(|a| a.name.clone()), input: None });
                 Ok(())
@@ -273,6 +277,11 @@ impl<'a> Preparer<'a> {
         }
         let shown = own.unwrap_or_else(|| name.to_string());
         Err(pointed(self.text, &format!("unknown table '{shown}'"), span_of(name.span())).hint(place::suggestion(&shown, self.names)))
+    }
+
+    fn typeless(&self, alias: Option<&TableAlias>) -> Result<()> {
+        let typed = alias.is_some_and(|alias| alias.columns.iter().any(|c| c.data_type.is_some()));
+        self.keep_all(&[(typed, "a type after a column's alias")])
     }
 
     /// DataFusion's planner does not look at these: they would be lost without a word.

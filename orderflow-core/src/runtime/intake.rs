@@ -58,6 +58,8 @@ impl Engine {
                 let mut fetch = match waiting {
                     Some(held) => held,
                     None if !asking => break,
+                    // what it has now would only lie here until the others are through
+                    None if replay.epoch().is_some() && !replay.lacks(&source.name) => break,
                     // what it gave before comes from where it is stored; what it has now belongs to later epochs
                     None if source.spooled.is_some() && replay.epoch().is_some() => {
                         if replay.spooled().is_none() && replay.lacks(&source.name) {

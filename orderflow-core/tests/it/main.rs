@@ -18,5 +18,6 @@ mod place;
 mod restart;
 mod restore;
 mod scripted;
+mod slow;
 mod trouble;
 mod watermarks;

@@ -7,6 +7,7 @@ use orderflow_core::format::Format;
 use orderflow_core::sink::files::{DataSet, JsonLines};
 use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Sink, SinkContext, Writer};
 use orderflow_core::source::{Polled, Reader, Source, SourceContext, SourceStatus};
+use orderflow_core::store::layer::{Layer, Layered};
 use orderflow_core::store::{Memory, Store, Upload};
 use orderflow_core::time::Positions;
 use orderflow_core::{Error, Phase, Pipeline, Result, Running};
@@ -150,9 +151,9 @@ struct Brittle {
     entries: bool,
 }
 
-impl Store for Brittle {
-    fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.below.get(name)
+impl Layer for Brittle {
+    fn below(&self) -> &dyn Store {
+        &self.below
     }
 
     fn put(&self, name: &str) -> Result<Box<dyn Upload>> {
@@ -164,31 +165,19 @@ impl Store for Brittle {
         assert!(!self.entries || !self.armed.load(Ordering::Relaxed), "the store breaks");
         self.below.put_if_absent(name, bytes)
     }
-
-    fn publish(&self, staged: &str, name: &str) -> Result<bool> {
-        self.below.publish(staged, name)
-    }
-
-    fn list(&self, folder: &str) -> Result<Vec<String>> {
-        self.below.list(folder)
-    }
-
-    fn delete(&self, name: &str) -> Result<()> {
-        self.below.delete(name)
-    }
 }
 
 #[tokio::test]
 async fn of_the_store_of_the_state() {
     for entries in [true, false] {
-        let store = Arc::new(Brittle { below: Memory::new(), armed: AtomicBool::new(false), entries });
+        let store = Arc::new(Layered(Brittle { below: Memory::new(), armed: AtomicBool::new(false), entries }));
         let (feed, source) = feed(schema());
         let mut flow = Pipeline::new("brittle");
         flow.source("numbers", source).unwrap().view("v").unwrap();
         let letters = DataSet::on(Arc::new(Memory::new()), "letters", JsonLines);
         let flow = flow.state_on(store.clone(), "state").checkpoint_every(Duration::ZERO).dead_letters(letters);
         let running = flow.start().await.unwrap();
-        store.armed.store(true, Ordering::Relaxed);
+        store.0.armed.store(true, Ordering::Relaxed);
         feed.send(batch(), vec![1; 2]);
         let e = end_of(&running).await;
         assert!(e.to_string().contains("the store breaks"), "{e}");

@@ -17,7 +17,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
     let mut found = wanted.find(&scout, ANSWER).map_err(|e| absent(&scout, &brokers, &e))?;
     let mut policy = Policy::of(&source, &scout);
     let warnings = policy.as_mut().map(|policy| leave_out_compacted(policy, &wanted, context.resume.as_ref(), &mut found));
-    let mut warnings = warnings.transpose()?.unwrap_or_default();
+    let warnings = warnings.transpose()?.unwrap_or_default();
     let partitions = all_partitions(&wanted, &found, &brokers)?;
     drop(scout);
 
@@ -88,9 +88,7 @@ pub(crate) fn open(source: KafkaSource, context: SourceContext) -> Result<KafkaR
             if planted(Bug::NewPartitionFromLatest) {
                 places.iter_mut().for_each(|p| p.position = p.end);
             }
-            let mut resume = resume.clone();
-            warnings.extend(forget_gone(&mut resume, (&context.stood, context.until.as_ref()), &places, &wanted));
-            start_at(&mut places, &resume, "the pipeline's last run reached")?;
+            start_at(&mut places, resume, "the pipeline's last run reached")?;
         }
         None => match &source.start {
             Start::Earliest => {}
@@ -195,21 +193,6 @@ fn watermarks(consumer: &Consumer, partitions: &[Partition], brokers: &str) -> R
     partitions.iter().map(place).collect()
 }
 
-/// Takes out the topics of a pattern that are gone, as topics go, if nothing of them is to be read again; gives what the user should know.
-fn forget_gone(resume: &mut Positions, (stood, until): (&Positions, Option<&Positions>), places: &[Place], wanted: &Wanted) -> Vec<String> {
-    let gone =
-        |topic: &Arc<str>| places.iter().all(|p| p.partition.topic != *topic) && !wanted.names().iter().any(|name| **name == **topic);
-    let needed = |partition: &Partition, from: u64| {
-        [Some(stood), until].into_iter().flatten().any(|ends| ends.get(partition).is_some_and(|to| *to > from))
-    };
-    let topics: BTreeSet<Arc<str>> = resume.keys().map(|p| p.topic.clone()).filter(gone).collect();
-    let settled = topics.into_iter().filter(|topic| !resume.iter().any(|(p, from)| p.topic == *topic && needed(p, *from)));
-    let settled: BTreeSet<Arc<str>> = settled.collect();
-    resume.retain(|p, _| !settled.contains(&p.topic));
-    let told = |topic| format!("topic '{topic}', which was read before, is gone: what it held behind that was not read");
-    settled.into_iter().map(told).collect()
-}
-
 /// Sets the positions that are named; the other partitions begin at their oldest record.
 fn start_at(places: &mut [Place], positions: &Positions, who: &str) -> Result<()> {
     for (partition, at) in positions {
@@ -277,7 +260,6 @@ fn start_at_timestamp(consumer: &Consumer, places: &mut [Place], at: i64, broker
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Topics;
     use orderflow_core::error::Retry;
 
     #[test]
@@ -295,27 +277,6 @@ mod tests {
 
     fn place(low: u64, end: u64) -> Place {
         Place { partition: Partition::new("orders", 3), low, position: low, end, until: None }
-    }
-
-    #[test]
-    fn a_topic_of_a_pattern_that_is_gone_is_missed_only_where_it_is_needed() {
-        let at = |places: &[(&str, u64)]| places.iter().map(|(topic, at)| (Partition::new(*topic, 3), *at)).collect::<Positions>();
-        let (pattern, there) = (Wanted::new(&Topics::Pattern("^orders".into()), "").unwrap(), [place(0, 200)]);
-        let read = at(&[("orders", 7), ("orders.old", 9)]);
-        let left = |stood: &[(&str, u64)], until: Option<Positions>, wanted: &Wanted| {
-            let mut resume = read.clone();
-            let told = forget_gone(&mut resume, (&at(stood), until.as_ref()), &there, wanted);
-            (resume, told)
-        };
-        let (resume, told) = left(&[("orders", 7), ("orders.old", 9)], Some(at(&[("orders.old", 9)])), &pattern);
-        assert_eq!((resume, told.len()), (at(&[("orders", 7)]), 1));
-        assert!(told[0].contains("topic 'orders.old', which was read before, is gone"), "{told:?}");
-        let named = Wanted::new(&Topics::Named(vec!["orders".into(), "orders.old".into()]), "").unwrap();
-        for (stood, until, wanted) in [(9, None, &named), (12, None, &pattern), (9, Some(at(&[("orders.old", 10)])), &pattern)] {
-            let (resume, told) = left(&[("orders", 7), ("orders.old", stood)], until, wanted);
-            assert!(resume == read && told.is_empty(), "{told:?}");
-            assert!(start_at(&mut [place(0, 200)], &resume, "the last run reached").is_err());
-        }
     }
 
     #[test]

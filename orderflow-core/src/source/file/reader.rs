@@ -46,7 +46,6 @@ pub(super) struct Files {
     /// The file that is read now, and its state.
     current: usize,
     open: Option<Open>,
-    warnings: Vec<String>,
 }
 
 struct One {
@@ -127,21 +126,28 @@ impl Files {
             }
             files.push(One { path, partition, position, end });
         }
-        let mut warnings = vec![];
-        for (gone, from) in resume.into_iter().flatten().filter(|(p, _)| files.iter().all(|one| one.partition != **p)) {
-            let wanted = [Some(&context.stood), until].into_iter().flatten().filter_map(|ends| ends.get(gone)).max();
-            if let Some(to) = wanted.filter(|to| *to > from) {
-                let what = format!("{} is not there now, and its bytes {from} to {} are needed", gone.topic, to - 1);
-                return Err(Error::user(what).why("they were taken or promised to be, and are in no stored view").hint(CHOICES));
-            }
-            let warning =
-                format!("{}, which was read up to byte {from}, is not there now: what it held behind that was not read", gone.topic);
-            tracing::warn!(source = %context.name, "{warning}");
-            warnings.push(warning);
+        let gone = resume.into_iter().flatten().filter(|(p, _)| files.iter().all(|one| one.partition != **p));
+        let needed = |partition| [Some(&context.stood), until].into_iter().flatten().filter_map(|ends| ends.get(partition)).max();
+        // one of which something is needed is named first
+        if let Some((gone, from, to)) =
+            gone.map(|(p, from)| (p, from, needed(p).unwrap_or(from).max(from))).max_by_key(|(_, from, to)| *to > from)
+        {
+            let (what, why) = match to > from {
+                true => (
+                    format!("{} is not there now, and its bytes {from} to {} are needed", gone.topic, to - 1),
+                    "they were taken, or were to be, and are in no stored view",
+                ),
+                // under another name it would be read again as a new one
+                false => (
+                    format!("{}, which was read up to byte {from}, is not there now", gone.topic),
+                    "nothing of it is needed, but nobody knows what it held behind that, or where it went",
+                ),
+            };
+            return Err(Error::user(what).why(why).hint(CHOICES));
         }
         // so that every place in a block fits into 32 bits
         let max_record = max_record.min(1 << 30);
-        Ok(Self { files, lines, max_record, block, current: 0, open: None, warnings })
+        Ok(Self { files, lines, max_record, block, current: 0, open: None })
     }
 
     /// Bytes that are held between two polls.
@@ -366,7 +372,7 @@ impl Reader for Files {
 
     fn status(&self) -> SourceStatus {
         let status = |one: &One| PartitionStatus { partition: one.partition.clone(), position: one.position, end: Some(one.end) };
-        SourceStatus { partitions: self.files.iter().map(status).collect(), warnings: self.warnings.clone() }
+        SourceStatus { partitions: self.files.iter().map(status).collect(), warnings: Vec::new() }
     }
 
     fn close(&mut self) -> Result<()> {

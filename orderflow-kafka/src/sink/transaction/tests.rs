@@ -5,13 +5,14 @@
 
 use crate::{Admin, Kafka, KafkaSink, KafkaSource, Until};
 use orderflow_core::bug::{self, Bug};
-use orderflow_core::sink::Sink;
+use orderflow_core::error::Retry;
+use orderflow_core::sink::{Input, Sink, SinkContext};
 use orderflow_core::source::{Payload, Polled, Source, SourceContext, Waker};
 use orderflow_core::testing::conformance::{self, Fault, SeenRow, SinkReport, SinkSubject};
 use orderflow_core::time::{Clock, Positions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::sync_channel;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a reader may wait for the next records.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -132,5 +133,34 @@ fn real_the_suite_finds_a_commit_that_is_done_again_unasked() {
     let panic = catch_unwind(AssertUnwindSafe(run)).expect_err("the bug goes unnoticed");
     let said = panic.downcast_ref::<String>().expect("a text");
     assert!(said.contains("a commit failed (After) and the writer went on"), "{said}");
+    subject.forget();
+}
+
+#[test]
+fn real_a_transaction_that_always_fails_ends_the_sink_with_a_hint_and_writes_nothing() {
+    let Some(mut subject) = Subject::new("never", true) else { return };
+    let (sink, schema) = (subject.sink(), conformance::schema());
+    assert_eq!(sink.columns(&Input { schema: schema.clone(), key: None }).unwrap(), None);
+    let context = SinkContext { clock: Clock::system(), ..conformance::context(7, 1, &schema) };
+    let mut writer = sink.open(context).unwrap().writer;
+    writer.write(conformance::closed(1)).unwrap();
+    writer.flush().unwrap();
+    let (mut failed, began) = (0, Instant::now());
+    subject.fail_next(Fault::Before);
+    let e = loop {
+        if subject.has_failed() {
+            failed += 1;
+            subject.fail_next(Fault::Before);
+        }
+        match writer.poll(Duration::from_millis(20)) {
+            Ok(committed) => assert_eq!(committed.progress.map(|p| p.epoch), None),
+            Err(e) => break e,
+        }
+        assert!(began.elapsed() < PATIENCE, "it goes on for ever, after {failed} failures");
+    };
+    assert!(e.retry() == Retry::Never && e.to_string().contains("fail again and again") && e.to_string().contains("on purpose"), "{e}");
+    assert!(e.remedy().unwrap().contains("transaction.timeout.ms"), "{e}");
+    assert_eq!((failed, subject.seen()), (11, vec![]));
+    writer.close().unwrap();
     subject.forget();
 }
