@@ -90,8 +90,8 @@ async fn run(options: Options) -> Result<()> {
     report::opening(&options, embedded.is_some(), &brokers, &topic)?;
 
     // its own orders only: from the end as it is now; what is there already: from the beginning to the end as it is now
-    let ends: BTreeMap<(String, i32), u64> =
-        admin.watermarks(&topic)?.into_iter().map(|w| ((order::TOPIC.to_owned(), w.partition.id), w.high)).collect();
+    let marks = admin.watermarks(&topic)?;
+    let ends: BTreeMap<(String, i32), u64> = marks.iter().map(|w| ((order::TOPIC.to_owned(), w.partition.id), w.high)).collect();
     let source = Kafka::topic(order::TOPIC).prefix(&options.topic_prefix).brokers(&brokers).format(pipelines::orders::json());
     // small buffers and epochs everywhere: it shares the process with its own producer, and a person watches
     let fetches = [("queued.max.messages.kbytes", "1024"), ("fetch.max.bytes", "2097152"), ("max.partition.fetch.bytes", "524288")];
@@ -116,7 +116,7 @@ async fn run(options: Options) -> Result<()> {
     }
     let counters = routed.counters();
     let before = report::ends_of_routed(&admin, &options.topic_prefix)?;
-    let bar = progress_bar(&options);
+    let bar = progress_bar(&options, marks.iter().map(|w| w.high - w.low).sum());
     let mut totals: Vec<Box<dyn Sink>> =
         vec![Box::new(console(&options, &bar)), Box::new(Parquet::append(out.join("city_payment_totals")))];
     totals.extend(options.sql.iter().map(|url| Box::new(Sql::upsert(url, "city_payment_totals")) as Box<dyn Sink>));
@@ -259,7 +259,7 @@ async fn follow(
     mut producer: Option<Producing>,
     interrupts: &mut Interrupts,
 ) -> Result<bool> {
-    let (mut ends, mut interrupted) = (None::<BTreeMap<i32, u64>>, false);
+    let (mut ends, mut interrupted, mut left) = (None::<BTreeMap<i32, u64>>, false, None);
     let (mut said, mut waiting) = (Instant::now(), Waiting::default());
     let ended = running.wait();
     tokio::pin!(ended);
@@ -288,10 +288,12 @@ async fn follow(
         let status = running.status();
         let rows = status.sources[0].rows;
         pace.note(&status.sources[0].status);
-        if options.no_produce && !options.follow {
+        let partitions = &status.sources[0].status.partitions;
+        if left.is_none() && !partitions.is_empty() && options.no_produce && options.state.is_some() && !options.follow {
+            // what earlier runs have read is no part of it
             let end = |p: &PartitionStatus| found.get(&(order::TOPIC.to_owned(), p.partition.id)).copied().unwrap_or(0);
-            let left = |p: &PartitionStatus| end(p).saturating_sub(p.position);
-            bar.set_length(rows + status.sources[0].status.partitions.iter().map(left).sum::<u64>());
+            left = Some(partitions.iter().map(|p| end(p).saturating_sub(p.position)).sum::<u64>());
+            bar.set_length(left.unwrap_or(0));
         }
         bar.set_position(rows);
         if bar.is_hidden() && said.elapsed() > Duration::from_secs(5) {
@@ -337,12 +339,13 @@ fn console(options: &Options, bar: &ProgressBar) -> Console {
     options.show.into_iter().fold(console, Console::limit)
 }
 
-fn progress_bar(options: &Options) -> ProgressBar {
+/// `held`: how many orders the topic holds.
+fn progress_bar(options: &Options, held: u64) -> ProgressBar {
     let (bar, template) = match options.follow {
         true => (ProgressBar::new_spinner(), "{spinner} {pos} orders, {per_sec}"),
-        // of what is not produced the length is known when partitions are
         false => {
-            (ProgressBar::new(if options.no_produce { 0 } else { options.orders }), "{wide_bar} {pos}/{len} orders, {per_sec}, {eta} left")
+            let all = if options.no_produce { held } else { options.orders };
+            (ProgressBar::new(all), "{wide_bar} {pos}/{len} orders, {per_sec}, {eta} left")
         }
     };
     if !std::io::stderr().is_terminal() {

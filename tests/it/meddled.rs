@@ -2,19 +2,19 @@
 
 use crate::full_pipeline::{Ended, bad, figure, program};
 use crate::real::{Cluster, cluster, present};
-use crate::support::{Sent, send, topics};
+use crate::support::{PATIENCE, Sent, send, topics};
 use orderflow::generator::Orders;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Sends one record to a topic, again and again, once it is there and until `stop`.
 fn meddle(cluster: &Cluster, topic: &str, pause: Duration, stop: &AtomicBool) {
     let foreign = Sent::value("{\"order_id\": \"of somebody else\"}");
     while !stop.load(Ordering::Relaxed) {
-        if topics(&cluster.admin, &cluster.prefix).contains_key(topic) {
+        if cluster.admin.topics().unwrap().iter().any(|t| t.name == cluster.topic(topic)) {
             send(&cluster.brokers, &cluster.topic(topic), (0..10).map(|_| (None, &foreign)));
         }
         thread::sleep(pause);
@@ -39,7 +39,7 @@ fn real_records_of_somebody_else_in_a_routed_topic_are_told_of() {
         scope.spawn(|| meddle(&cluster, "orders.successful", Duration::from_millis(100), &stop));
         let _stop = Stop(&stop);
         let there = ["--brokers", &cluster.brokers, "--topic-prefix", &cluster.prefix, "--out", "made"];
-        bad(program(dir.path()).args(there).args(["--orders", "4000", "--rate", "2000"]))
+        bad(program(dir.path()).args(there).args(["--orders", "4000", "--rate", "500", "--epoch", "100"]))
     });
     let topic = cluster.topic("orders.successful");
     assert!(said.contains("what was routed is not what the topics hold") && said.contains(&format!("{topic}: ")), "{said}");
@@ -70,6 +70,10 @@ fn real_what_comes_after_the_start_is_no_part_of_a_run_to_the_end() {
             said += &format!("{line}\n");
         }
         assert!(child.0.wait().unwrap().success(), "{said}");
+        let (now, began) = (held(), Instant::now());
+        while held() == now {
+            assert!(began.elapsed() < PATIENCE, "nobody writes any more");
+        }
         (said, at_first_delta.unwrap())
     });
     let read = figure(&said, "Records read:");

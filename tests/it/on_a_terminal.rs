@@ -41,6 +41,7 @@ fn a_topic_that_is_read_to_its_end_has_a_bar_of_its_own_length() {
     let said = on_a_terminal(program(dir.path()).args(args), dir.path());
     let seen = positions(&said, 8_000);
     assert!(seen.is_sorted() && !seen.is_empty(), "{seen:?}: {said}");
+    assert_eq!(said.matches(" orders, ").count(), seen.len(), "it is of that length from the beginning: {said}");
     assert!(said.contains("Records read:   8000 "), "{said}");
 }
 

@@ -232,7 +232,7 @@ impl Pipeline {
     }
 
     /// Where bad records go. By default JSON lines in `dead_letters/<pipeline>-<run>/` under the current folder or, with [`Pipeline::state`], in `dead_letters`
-    /// beside the state; with [`Pipeline::state_on`] it has to be said.
+    /// in its folder; with [`Pipeline::state_on`] it has to be said.
     pub fn dead_letters(self, sink: impl Sink) -> Self {
         self.flow().dead_letters = Some(Box::new(sink));
         self

@@ -70,10 +70,16 @@ async fn while_views_are_stored_epochs_go_on_on_any_number_of_workers() {
             let n = running.query("SELECT sum(n) AS n FROM total").await.unwrap();
             assert_eq!(n[0].column(0).as_primitive::<Int64Type>().value(0), 100 * round);
         }
+        // sinks commit all the same
+        let began = Instant::now();
+        while running.status().sinks[0].committed < running.status().complete {
+            assert!(began.elapsed() < Duration::from_secs(60), "{:?}", running.status());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         store.shut.store(false, Ordering::SeqCst);
         let stored = checkpoint.await.unwrap();
         assert!(stored < running.status().complete, "it is as of the epoch at which it was asked for");
         running.drain().await.unwrap();
-        assert!(delivered.join().unwrap().len() > 10);
+        assert!(!delivered.join().unwrap().is_empty());
     }
 }

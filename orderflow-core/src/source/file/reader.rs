@@ -135,7 +135,7 @@ impl Files {
             let (what, why) = match to > from {
                 true => (
                     format!("{} is not there now, and its bytes {from} to {} are needed", gone.topic, to - 1),
-                    "they were taken, or were to be, and are in no stored view",
+                    "they were taken, or were to be, and some view or sink still has to get them",
                 ),
                 // under another name it would be read again as a new one
                 false => (

