@@ -65,7 +65,7 @@ fn real_a_state_that_is_lost_rolled_back_or_another_pipelines_is_refused_and_top
     let held_by_all = topics(&cluster.admin, &cluster.prefix);
     copy(&theirs, &state);
     let e = run(&cluster, "copying", &state).unwrap_err();
-    assert!(e.to_string().contains("was written by another pipeline or another state") && e.remedy().is_some(), "swapped: {e}");
+    assert!(e.to_string().contains("source orders is not the one whose records are in") && e.remedy().is_some(), "swapped: {e}");
     assert_eq!(topics(&cluster.admin, &cluster.prefix), held_by_all, "swapped: something was written");
     fs::remove_dir_all(&state).unwrap();
 
