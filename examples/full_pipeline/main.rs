@@ -259,7 +259,8 @@ async fn follow(
     mut producer: Option<Producing>,
     interrupts: &mut Interrupts,
 ) -> Result<bool> {
-    let (mut ends, mut interrupted, mut left) = (None::<BTreeMap<i32, u64>>, false, None);
+    let (mut ends, mut interrupted) = (None::<BTreeMap<i32, u64>>, false);
+    let mut sized = !options.no_produce || options.state.is_none() || options.follow;
     let (mut said, mut waiting) = (Instant::now(), Waiting::default());
     let ended = running.wait();
     tokio::pin!(ended);
@@ -289,11 +290,11 @@ async fn follow(
         let rows = status.sources[0].rows;
         pace.note(&status.sources[0].status);
         let partitions = &status.sources[0].status.partitions;
-        if left.is_none() && !partitions.is_empty() && options.no_produce && options.state.is_some() && !options.follow {
+        if !sized && !partitions.is_empty() {
             // what earlier runs have read is no part of it
             let end = |p: &PartitionStatus| found.get(&(order::TOPIC.to_owned(), p.partition.id)).copied().unwrap_or(0);
-            left = Some(partitions.iter().map(|p| end(p).saturating_sub(p.position)).sum::<u64>());
-            bar.set_length(left.unwrap_or(0));
+            bar.set_length(partitions.iter().map(|p| end(p).saturating_sub(p.position)).sum());
+            sized = true;
         }
         bar.set_position(rows);
         if bar.is_hidden() && said.elapsed() > Duration::from_secs(5) {

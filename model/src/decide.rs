@@ -36,8 +36,8 @@ pub(crate) fn resume(
 
 /// The first look at a sink, before anything is written anywhere: whether it may be opened at all.
 ///
-/// Mirrors `look` of `orderflow_core::pipeline`'s start. Only the ledger id counts: the epoch is judged by [`resume`], after older writers are fenced, since an older writer
-/// may bind and commit between the reading of the ledger and this look.
+/// Mirrors `look` of `orderflow_core::pipeline`'s start. Only the ledger id counts: the epoch is judged by [`resume`], after older
+/// writers are fenced, since an older writer may bind and commit between the reading of the ledger and this look.
 pub(crate) fn look(params: &Params, ledger: u8, tail: Epoch, found: Option<Progress>) -> Result<(), ()> {
     let Some(found) = found else { return Ok(()) };
     let foreign = found.writer.0 != ledger && !params.has(Fault::LedgerIdIgnored) && !params.has(Fault::FenceBeforeLook);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Sends one record to a topic, again and again, once it is there and until `stop`.
+/// Sends records to a topic, again and again, once it is there and until `stop`.
 fn meddle(cluster: &Cluster, topic: &str, pause: Duration, stop: &AtomicBool) {
     let foreign = Sent::value("{\"order_id\": \"of somebody else\"}");
     while !stop.load(Ordering::Relaxed) {

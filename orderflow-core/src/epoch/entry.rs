@@ -10,6 +10,7 @@
 use super::{Binding, Input, Letters, Outbox, Range, SpoolRef};
 use crate::error::{Error, Result};
 use crate::sink::{Progress, WriterId};
+use crate::store::format_of;
 use crate::time::{Epoch, Partition, Positions};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -385,12 +386,8 @@ impl Entry {
 
     /// What is said of whole `bytes` that a newer version wrote.
     pub(super) fn newer(bytes: &[u8]) -> Option<String> {
-        #[derive(Deserialize)]
-        struct Head {
-            format: u32,
-        }
-        let head: Head = serde_json::from_slice(unsealed(bytes).ok()?).ok()?;
-        (head.format > FORMAT).then(|| unknown(head.format))
+        let format = format_of(unsealed(bytes).ok()?).ok()?;
+        (format > FORMAT).then(|| unknown(format))
     }
 
     /// The entry in `bytes`, which were found in `slot`, and the nonce of its opening.

@@ -291,8 +291,6 @@ fn assemble(flow: &Flow, parts: Parts, shared: Shared, wake: Waker, waiting: &dy
         drop(held);
         return Err(e);
     }
-    let gates: Arc<[Epoch]> = engine.outputs.iter().map(|o| o.gate).collect();
-    engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Gates(gates.clone())));
     if let Some(restored) = restored {
         let mut status = engine.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.damaged = restored.damaged;
@@ -324,6 +322,7 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
     let name = engine.pipeline.clone();
     let Ends { orders, labels, context } = ends;
     let kept = context.kept;
+    let mut gates = vec![];
     let titles: Vec<Arc<str>> = parts.blueprint.outputs.iter().map(|o| o.title.clone()).collect();
     for ((((view, schema, sink), title), order), ledger_label) in parts.sinks.into_iter().zip(titles).zip(orders).zip(labels) {
         let (kind, keeps_progress) = (sink.kind(), sink.guarantee(kept) == Guarantee::ExactlyOnce);
@@ -357,6 +356,7 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
             Resume::After(epoch) => epoch,
             Resume::New => Epoch(0),
         };
+        gates.push(gate);
         let driver = SinkDriver::new(title.clone(), opened.writer, gate, progress, engine.clock.clone());
         let port =
             if threads { SinkPort::Thread(SinkThread::start(&name, driver, wake.clone())?) } else { SinkPort::Inline(Box::new(driver)) };
@@ -369,12 +369,13 @@ fn open(engine: &mut Engine, parts: Parts, ends: Ends, found: &Recovered, wake: 
             order,
             label: ledger_label,
             keeps_progress,
-            gate,
             remembered: progress,
             port,
             state,
         });
     }
+    let gates: Arc<[Epoch]> = gates.into();
+    engine.workers.iter_mut().for_each(|w| w.send(ToWorker::Gates(gates.clone())));
     for (source, value) in parts.sources {
         // from where it began, or from where it is read again; behind all that is stored of it
         let spooled = (kept && value.rewind() == Rewind::Spooled).then(|| value.schema());

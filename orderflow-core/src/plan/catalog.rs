@@ -215,8 +215,7 @@ impl Catalog {
         let parse = || DFParserBuilder::new(text).with_dialect(&GenericDialect {}).build()?.parse_into_expr();
         let parsed = parse().map_err(|e| place::error(text, e))?;
         sql::check_calls(text, &parsed, &|name| self.is_plain(name))?;
-        Ok(parsed)
-            .and_then(|parsed| SqlToRel::new(self).sql_to_expr_with_alias(parsed, plan.schema(), &mut PlannerContext::new()))
+        (SqlToRel::new(self).sql_to_expr_with_alias(parsed, plan.schema(), &mut PlannerContext::new()))
             .and_then(|expr| literal::expressions(expr, plan.schema()))
             .map(|expr| expr.data)
             .map_err(|e| place::error(text, e))

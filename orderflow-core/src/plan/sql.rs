@@ -128,8 +128,8 @@ impl<'a> Preparer<'a> {
                 return self.refuse("WITH RECURSIVE", "write the levels out as views");
             }
             for cte in &mut with.cte_tables {
-                let typed = cte.alias.columns.iter().any(|c| c.data_type.is_some());
-                self.keep_all(&[(cte.from.is_some(), "FROM after a CTE"), (typed, "a type after a column's alias")])?;
+                self.keep_all(&[(cte.from.is_some(), "FROM after a CTE")])?;
+                self.typeless(Some(&cte.alias))?;
                 // a CTE sees those before it, not itself
                 self.query(&mut cte.query, &ctes)?;
                 ctes.insert(normal(&cte.alias.name));

@@ -130,8 +130,7 @@ impl Engine {
     pub(super) fn count_refused(&mut self, output: usize) -> bool {
         let Some(of) = self.outputs.get(output) else { return false };
         let dead = output + 1 == self.outputs.len();
-        let held = |lane: usize| of.state.lanes.get(lane).copied().unwrap_or(of.state.committed);
-        let counts = |t: &Told| t.output == output && t.upto <= held(t.lane);
+        let counts = |t: &Told| t.output == output && t.upto <= of.state.held(t.lane);
         let (counted, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.letterbox.told).into_iter().partition(counts);
         self.letterbox.told = waiting;
         let any = !counted.is_empty();

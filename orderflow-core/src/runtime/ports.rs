@@ -55,8 +55,7 @@ pub(crate) struct Output {
     /// What the ledger calls it, and whether it keeps its progress itself.
     pub(crate) label: String,
     pub(crate) keeps_progress: bool,
-    /// Up to here it held everything when it was opened, and how far it or the ledger said so.
-    pub(crate) gate: Epoch,
+    /// How far it was when it was opened, as it or the ledger said.
     pub(crate) remembered: Option<Progress>,
     pub(crate) port: SinkPort,
     pub(crate) state: SinkState,

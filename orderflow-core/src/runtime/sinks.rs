@@ -21,9 +21,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct SinkState {
     /// Every row up to here is in the outside world for good.
     pub(crate) done: Epoch,
-    /// The newest epoch with rows that the sink itself says it holds; empty ones may follow it.
-    pub(crate) committed: Epoch,
-    /// The same as it told it, with who wrote those rows.
+    /// The newest progress that the sink itself told of, of an epoch with rows; empty ones may follow it. It is behind what it holds where it has no row of
+    /// the oldest epochs.
     pub(crate) told: Option<Progress>,
     /// How far each of its lanes is, where they commit by themselves.
     pub(crate) lanes: Vec<Epoch>,
@@ -41,6 +40,13 @@ pub(crate) struct SinkState {
     pub(crate) closed: bool,
 }
 
+impl SinkState {
+    /// The newest epoch that a lane holds, or the sink as a whole where its lanes do not commit by themselves.
+    pub(super) fn held(&self, lane: usize) -> Epoch {
+        self.lanes.get(lane).copied().unwrap_or(self.told.map_or(Epoch(0), |p| p.epoch))
+    }
+}
+
 /// Drives one writer.
 pub(crate) struct SinkDriver {
     name: Arc<str>,
@@ -54,8 +60,6 @@ pub(crate) struct SinkDriver {
     offered: Epoch,
     last_rows: Epoch,
     committed: Epoch,
-    /// The newest progress that the sink itself told of; behind `committed` where it has no row of the oldest epochs.
-    told: Option<Progress>,
     flush: bool,
     clock: Clock,
     backoff: Backoff,
@@ -65,7 +69,7 @@ pub(crate) struct SinkDriver {
 impl SinkDriver {
     /// A driver of an opened writer that holds everything up to `gate`, and told so itself by `told`.
     pub(crate) fn new(name: Arc<str>, writer: Box<dyn Writer>, gate: Epoch, told: Option<Progress>, clock: Clock) -> Self {
-        let state = SinkState { lanes: writer.lanes(), ..SinkState::default() };
+        let state = SinkState { told, lanes: writer.lanes(), ..SinkState::default() };
         Self {
             name,
             writer: Some(writer),
@@ -77,7 +81,6 @@ impl SinkDriver {
             offered: Epoch(0),
             last_rows: Epoch(0),
             committed: gate,
-            told,
             flush: false,
             clock,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
@@ -137,8 +140,6 @@ impl SinkDriver {
             }
         }
         self.state.pending = self.held + self.unheard + self.queued;
-        self.state.committed = self.told_epoch();
-        self.state.told = self.told;
         self.state.done = if self.last_rows <= self.committed { self.offered.max(self.committed) } else { self.committed };
         let refused = std::mem::take(&mut self.state.refused);
         SinkState { refused, ..self.state.clone() }
@@ -149,10 +150,6 @@ impl SinkDriver {
         let from = self.clock.elapsed();
         let state = self.step(wait);
         (state, self.clock.elapsed().saturating_sub(from))
-    }
-
-    fn told_epoch(&self) -> Epoch {
-        self.told.map_or(Epoch(0), |p| p.epoch)
     }
 
     fn drive(&mut self, wait: Duration) -> Result<()> {
@@ -181,11 +178,9 @@ impl SinkDriver {
         (self.held, self.unheard) = (committed.pending_bytes, 0);
         if let Some(p) = committed.progress {
             self.committed = self.committed.max(p.epoch);
-            self.told = self.told.filter(|told| told.epoch >= p.epoch).or(Some(p));
+            self.state.told = self.state.told.filter(|told| told.epoch >= p.epoch).or(Some(p));
         }
-        let (lanes, told) = (&self.state.lanes, self.told_epoch());
-        let held = |lane: usize| lanes.get(lane).copied().unwrap_or(told);
-        let refused: Vec<_> = committed.refused.into_iter().map(|r| (held(r.lane), r)).collect();
+        let refused: Vec<_> = committed.refused.into_iter().map(|r| (self.state.held(r.lane), r)).collect();
         self.state.refused.extend(refused);
         Ok(())
     }

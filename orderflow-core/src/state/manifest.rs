@@ -4,19 +4,13 @@ use super::FileRef;
 use super::file::checked;
 use crate::epoch::Checkpoint;
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::store::{Store, format_of};
 use crate::time::Epoch;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of the format, written into every manifest; with 2, words of accumulators are stored as narrow as a file's largest allows.
 const FORMAT: u32 = 2;
-
-/// What every version begins with.
-#[derive(Deserialize)]
-struct Head {
-    format: u32,
-}
 
 /// All that is stored of a pipeline's state as of one epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,8 +92,7 @@ impl Manifest {
     pub fn load(store: &dyn Store, checkpoint: &Checkpoint) -> Result<Self> {
         let damaged = |why: String| Error::external(format!("the checkpoint '{}' is damaged", checkpoint.manifest)).why(why).permanent();
         let json = checked(store, &checkpoint.manifest, None, checkpoint.crc, &damaged)?;
-        // what a newer version wrote may hold what is not known here
-        let Head { format } = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
+        let format = format_of(&json).map_err(|e| damaged(e.to_string()))?;
         let why = format!("it has format {format}, this version reads 1 to {FORMAT}");
         match format {
             1..=FORMAT => serde_json::from_slice(&json).map_err(|e| damaged(e.to_string())),

@@ -12,7 +12,7 @@ use crate::data::{Changes, Diffs};
 use crate::epoch::SpoolRef;
 use crate::error::{Error, Result};
 use crate::source::{Fetch, Payload};
-use crate::store::Store;
+use crate::store::{Store, format_of};
 use crate::time::{Epoch, Partition};
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
@@ -141,7 +141,8 @@ pub fn read_spool(store: &dyn Store, object: &SpoolRef) -> Result<Vec<Spooled>> 
     let bytes = content(store, object)?;
     let (mut rest, mut fetches) = (&bytes[..], vec![]);
     while !rest.is_empty() {
-        if let Some(format) = format_of(rest).filter(|format| *format > FORMAT) {
+        let end = rest.iter().position(|b| *b == b'\n').unwrap_or(0);
+        if let Some(format) = format_of(&rest[..end]).ok().filter(|format| *format > FORMAT) {
             return Err(Error::user(format!("the stored rows '{}' were written by a newer version of orderflow", object.name))
                 .why(format!("they have format {format}, this version reads {FORMAT}"))
                 .hint("start it with that version, or a newer one; nothing was changed"));
@@ -149,16 +150,6 @@ pub fn read_spool(store: &dyn Store, object: &SpoolRef) -> Result<Vec<Spooled>> 
         read_section(&mut rest, &mut fetches).map_err(|why| damaged(object, why))?;
     }
     Ok(fetches)
-}
-
-/// What a section says of its format: what a newer version wrote may hold what is not known here.
-fn format_of(section: &[u8]) -> Option<u32> {
-    #[derive(Deserialize)]
-    struct Format {
-        format: u32,
-    }
-    let end = section.iter().position(|b| *b == b'\n')?;
-    serde_json::from_slice::<Format>(&section[..end]).ok().map(|f| f.format)
 }
 
 fn read_section(rest: &mut &[u8], fetches: &mut Vec<Spooled>) -> std::result::Result<(), String> {

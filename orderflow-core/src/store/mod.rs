@@ -94,6 +94,15 @@ pub trait Upload: Send {
     fn finish(&mut self) -> Result<()>;
 }
 
+/// The format that a JSON object which is kept for good names in itself, whatever else it holds: what a newer version wrote may hold what is not known here.
+pub(crate) fn format_of(json: &[u8]) -> serde_json::Result<u32> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    serde_json::from_slice::<Head>(json).map(|head| head.format)
+}
+
 impl dyn Store + '_ {
     /// Writes a whole object in place of the one of that name.
     ///

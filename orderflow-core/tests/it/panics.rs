@@ -1,15 +1,15 @@
 //! A panic in what somebody else wrote, a sink, a source or a store, ends the pipeline with its words, wherever it happens; the host goes on.
 
 use crate::feed::feed;
+use crate::scripted::{Next, Script, Scripted};
 use orderflow_core::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use orderflow_core::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use orderflow_core::format::Format;
 use orderflow_core::sink::files::{DataSet, JsonLines};
 use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Sink, SinkContext, Writer};
-use orderflow_core::source::{Polled, Reader, Source, SourceContext, SourceStatus};
+use orderflow_core::source::SourceStatus;
 use orderflow_core::store::layer::{Layer, Layered};
 use orderflow_core::store::{Memory, Store, Upload};
-use orderflow_core::time::Positions;
+use orderflow_core::time::{Partition, Positions};
 use orderflow_core::{Error, Phase, Pipeline, Result, Running};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,36 +98,22 @@ async fn of_a_sink_in_any_call() {
 /// A source that gives nothing and panics, once it is told to, when it is asked how it stands.
 struct Mute(Arc<AtomicBool>);
 
-impl Source for Mute {
+impl Script for Mute {
     fn schema(&self) -> SchemaRef {
         schema()
     }
 
-    fn format(&self) -> Option<Arc<dyn Format>> {
-        None
+    fn partitions(&self, _: &str) -> Vec<Partition> {
+        vec![]
     }
 
-    fn open(self: Box<Self>, _: SourceContext) -> Result<Box<dyn Reader>> {
-        Ok(self)
-    }
-}
-
-impl Reader for Mute {
-    fn poll(&mut self) -> Result<Polled> {
-        Ok(Polled::Idle)
+    fn next(&self, _: &Positions) -> Next {
+        Next::Idle
     }
 
-    fn acknowledge(&mut self, _: &Positions) -> Result<()> {
-        Ok(())
-    }
-
-    fn status(&self) -> SourceStatus {
+    fn status(&self, _: &Positions) -> SourceStatus {
         assert!(!self.0.load(Ordering::Relaxed), "nobody knows");
         SourceStatus::default()
-    }
-
-    fn close(&mut self) -> Result<()> {
-        Ok(())
     }
 }
 
@@ -135,7 +121,7 @@ impl Reader for Mute {
 async fn of_a_source_that_is_asked_how_it_stands() {
     let armed = Arc::new(AtomicBool::new(false));
     let mut flow = Pipeline::new("mute");
-    flow.source("numbers", Mute(armed.clone())).unwrap().view("v").unwrap();
+    flow.source("numbers", Scripted(Mute(armed.clone()))).unwrap().view("v").unwrap();
     let running = flow.start().await.unwrap();
     armed.store(true, Ordering::Relaxed);
     let e = end_of(&running).await;

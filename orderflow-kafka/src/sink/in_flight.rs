@@ -1,4 +1,5 @@
-//! How the sink makes its producer: idempotent, and with several batches of a connection under way at once, one for each partition: a broker that takes long to answer does not bound what is sent meanwhile.
+//! How the sink makes its producer: idempotent, and with several batches of a connection under way at once, one for each partition: a broker that takes long
+//! to answer does not bound what is sent meanwhile.
 //! (An idempotent producer may have five under way for a partition, too, and librdkafka 2.12 compares their number with that of messages: any batch of five or
 //! more is alone in its partition.)
 //!

@@ -14,7 +14,7 @@ use super::taken;
 use crate::bug::{Bug, planted};
 use crate::error::{Error, Result};
 use crate::sink::{Progress, SinkContext, WriterId};
-use crate::store::Store;
+use crate::store::{Store, format_of};
 use crate::time::Epoch;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -231,18 +231,13 @@ impl Log {
 
     fn read(&self, number: u64) -> Result<Option<Record>> {
         let Some(bytes) = self.store.get(&slot(number))? else { return Ok(None) };
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
-        }
-        // what a newer version wrote may hold what is not known here
-        let Format { format } = serde_json::from_slice(&bytes).map_err(|e| damaged(&self.place, e))?;
-        if format > 1 {
-            return Err(Error::user(format!("the data set in {} was written by a newer version of orderflow", self.place))
+        match format_of(&bytes).map_err(|e| damaged(&self.place, e))? {
+            1 => serde_json::from_slice(&bytes).map(Some).map_err(|e| damaged(&self.place, e)),
+            0 => Err(damaged(&self.place, "its format is 0, and 1 is what this version knows")),
+            format => Err(Error::user(format!("the data set in {} was written by a newer version of orderflow", self.place))
                 .why(format!("commit record {number} has format {format}, this version reads 1"))
-                .hint("write it with that version, or name another folder; nothing was changed"));
+                .hint("write it with that version, or name another folder; nothing was changed")),
         }
-        serde_json::from_slice(&bytes).map(Some).map_err(|e| damaged(&self.place, e))
     }
 
     fn ledger_of(&self, record: &Record) -> Result<u128> {

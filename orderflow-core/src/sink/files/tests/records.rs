@@ -22,6 +22,7 @@ fn a_record_of_a_newer_version_is_told_from_one_that_is_damaged() {
     for (json, says, kind) in [
         ("{\"format\":99,\"shards\":[]}", "was written by a newer version of orderflow", Kind::User),
         ("{\"format\":1,\"shards\":[]}", "cannot be read", Kind::External),
+        ("{\"format\":0,\"shards\":[]}", "its format is 0", Kind::External),
         ("{", "cannot be read", Kind::External),
     ] {
         let store = memory();
