@@ -2,7 +2,7 @@
 //!
 //! `scripts/figures` runs it; alone: `cargo bench --bench latency -- --brokers HOST:PORT [--rate N] [--seconds N]`.
 //!
-//! Invariant: what is timed is system A whole (routing to two topics, three views), at a steady rate, after five seconds that do not count.
+//! Invariant: what is timed is the pipeline of orders whole (routing to two topics, three views), at a steady rate, after five seconds that do not count.
 //! Kafka timestamps are whole milliseconds. On the standard output stands one line a figure: epoch, records, p50 (ms), p99 (ms).
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "a measuring program is a host, not a guest")]
 

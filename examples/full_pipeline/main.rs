@@ -260,7 +260,7 @@ async fn follow(
     interrupts: &mut Interrupts,
 ) -> Result<bool> {
     let (mut ends, mut interrupted) = (None::<BTreeMap<i32, u64>>, false);
-    let mut sized = !options.no_produce || options.state.is_none() || options.follow;
+    let resumed = options.no_produce && options.state.is_some() && !options.follow;
     let (mut said, mut waiting) = (Instant::now(), Waiting::default());
     let ended = running.wait();
     tokio::pin!(ended);
@@ -290,11 +290,11 @@ async fn follow(
         let rows = status.sources[0].rows;
         pace.note(&status.sources[0].status);
         let partitions = &status.sources[0].status.partitions;
-        if !sized && !partitions.is_empty() {
-            // what earlier runs have read is no part of it
+        if resumed && !partitions.is_empty() {
+            // what earlier runs have read is no part of it; positions are told later than rows, so that it is not more than this
             let end = |p: &PartitionStatus| found.get(&(order::TOPIC.to_owned(), p.partition.id)).copied().unwrap_or(0);
-            bar.set_length(partitions.iter().map(|p| end(p).saturating_sub(p.position)).sum());
-            sized = true;
+            let most = rows + partitions.iter().map(|p| end(p).saturating_sub(p.position)).sum::<u64>();
+            bar.set_length(bar.length().map_or(most, |length| length.min(most)).max(rows));
         }
         bar.set_position(rows);
         if bar.is_hidden() && said.elapsed() > Duration::from_secs(5) {
@@ -340,7 +340,7 @@ fn console(options: &Options, bar: &ProgressBar) -> Console {
     options.show.into_iter().fold(console, Console::limit)
 }
 
-/// `held`: how many orders the topic holds.
+/// `held`: how many orders the topic holds, at most: markers of transactions count as well.
 fn progress_bar(options: &Options, held: u64) -> ProgressBar {
     let (bar, template) = match options.follow {
         true => (ProgressBar::new_spinner(), "{spinner} {pos} orders, {per_sec}"),

@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// Where the results go: a folder, or s3://… [default: out/<UTC time>, or results in the place of --state]
     #[arg(long, value_name = "DIR|URL")]
     pub(crate) out: Option<PathBuf>,
-    /// Folder, or s3://bucket/prefix with the feature s3, that remembers how far everything is: the same command goes on where it stopped, whatever stopped it, and every row is out once
+    /// Folder, or s3://bucket/prefix with the feature s3, that remembers how far everything is: the same command goes on where it stopped, whatever stopped it, and with --brokers every row is out once
     #[arg(long, value_name = "DIR|URL")]
     pub(crate) state: Option<PathBuf>,
     #[command(flatten)]

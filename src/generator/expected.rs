@@ -7,7 +7,7 @@ use crate::domain::Order;
 use rust_decimal::Decimal;
 use std::collections::BTreeMap;
 
-/// Everything system A reports, as it is after the last record.
+/// Everything the pipeline of orders reports, as it is after the last record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
     /// All records, bad ones included.

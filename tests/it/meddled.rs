@@ -2,7 +2,7 @@
 
 use crate::full_pipeline::{Ended, bad, figure, program};
 use crate::real::{Cluster, cluster, present};
-use crate::support::{PATIENCE, Sent, send, topics};
+use crate::support::{PATIENCE, Sent, send, signal, topics};
 use orderflow::generator::Orders;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -65,15 +65,18 @@ fn real_what_comes_after_the_start_is_no_part_of_a_run_to_the_end() {
         let (mut said, mut at_first_delta) = (String::new(), None);
         for line in BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap) {
             if at_first_delta.is_none() && line.trim_start().starts_with(['+', '-']) {
-                at_first_delta = Some(held());
+                // what it reads after this, if anything, it must not
+                signal(child.0.id(), "-STOP");
+                let (now, began) = (held(), Instant::now());
+                while held() == now {
+                    assert!(began.elapsed() < PATIENCE, "nobody writes any more");
+                }
+                signal(child.0.id(), "-CONT");
+                at_first_delta = Some(now);
             }
             said += &format!("{line}\n");
         }
         assert!(child.0.wait().unwrap().success(), "{said}");
-        let (now, began) = (held(), Instant::now());
-        while held() == now {
-            assert!(began.elapsed() < PATIENCE, "nobody writes any more");
-        }
         (said, at_first_delta.unwrap())
     });
     let read = figure(&said, "Records read:");

@@ -3,7 +3,8 @@
 //! Invariant: the terminal is a real one, which `script` of util-linux opens.
 #![cfg(target_os = "linux")]
 
-use crate::full_pipeline::program;
+use crate::full_pipeline::{figure, good, program};
+use crate::real::{cluster, present};
 use crate::support::{Sent, broker, send};
 use orderflow::generator::{Orders, expected};
 use std::process::{Command, Stdio};
@@ -45,14 +46,33 @@ fn a_topic_that_is_read_to_its_end_has_a_bar_of_its_own_length() {
     assert!(said.contains("Records read:   8000 "), "{said}");
 }
 
+#[test]
+fn real_a_topic_that_earlier_runs_have_read_in_part_has_a_bar_for_the_rest() {
+    let Some(cluster) = cluster("rest") else { return };
+    let _present = present();
+    let dir = tempfile::tempdir().unwrap();
+    let there = ["--brokers", &cluster.brokers, "--topic-prefix", &cluster.prefix, "--no-produce", "--state", "state", "--out"];
+    cluster.admin.create_topic(&cluster.topic("orders"), 4, 1, &[]).unwrap();
+    cluster.produce(&Orders::new(5).total(8_000));
+    assert_eq!(figure(&good(program(dir.path()).args(there).arg("first")), "Records read:"), 8_000);
+    cluster.produce(&Orders::new(6).total(4_000));
+    let said = on_a_terminal(program(dir.path()).args(there).arg("second"), dir.path());
+    // at first all that the topic holds
+    let lengths: Vec<u64> = said.match_indices(" orders, ").map(|(at, _)| number_before(&said[..at]).unwrap()).collect();
+    assert!(lengths.iter().all(|of| *of <= 12_000) && lengths.last() == Some(&4_000), "{lengths:?}: {said}");
+    assert!(lengths.iter().all(|of| positions(&said, *of).iter().all(|n| n <= of)), "{said}");
+    cluster.forget();
+}
+
+/// The number that a text ends with.
+fn number_before(text: &str) -> Option<u64> {
+    text[text.trim_end_matches(|c: char| c.is_ascii_digit()).len()..].parse().ok()
+}
+
 /// The numbers before `/<of> orders`, in the order in which they were drawn.
 fn positions(said: &str, of: u64) -> Vec<u64> {
     let rest = format!("/{of} orders");
-    let number = |(at, _): (usize, &str)| {
-        let before = &said[..at];
-        before[before.trim_end_matches(|c: char| c.is_ascii_digit()).len()..].parse().ok()
-    };
-    said.match_indices(&rest).filter_map(number).collect()
+    said.match_indices(&rest).filter_map(|(at, _)| number_before(&said[..at])).collect()
 }
 
 #[test]

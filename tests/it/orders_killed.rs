@@ -56,7 +56,7 @@ impl Sink for Routed {
     }
 }
 
-/// System A with every end in the world: totals to two sinks, and the views that are only read to one each.
+/// The pipeline of orders with every end in the world: totals to two sinks, and the views that are only read to one each.
 fn build(topic: &Topic, world: &World) -> Result<Pipeline> {
     let totals: [Box<dyn Sink>; 2] = [Box::new(world.sink("totals")), Box::new(world.data_set("files")?.roll_rows(17))];
     let mut flow = orders::pipeline("orders", world.source(topic), Routed(world.sink("routed")), totals)?;

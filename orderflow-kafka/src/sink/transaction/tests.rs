@@ -160,7 +160,8 @@ fn real_a_transaction_that_always_fails_ends_the_sink_with_a_hint_and_writes_not
     };
     assert!(e.retry() == Retry::Never && e.to_string().contains("fail again and again") && e.to_string().contains("on purpose"), "{e}");
     assert!(e.remedy().unwrap().contains("transaction.timeout.ms"), "{e}");
-    assert!((2..=11).contains(&failed) && subject.seen().is_empty(), "{failed} failures");
+    // other steps may fail too, and count
+    assert!((6..=11).contains(&failed) && subject.seen().is_empty(), "{failed} failures");
     writer.close().unwrap();
     subject.forget();
 }
