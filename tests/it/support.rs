@@ -151,6 +151,10 @@ pub(crate) fn visit_as(isolation: &str, brokers: &str, topic: &str, mut look: im
         }),
         clock: Clock::system(),
     };
+    if isolation == "read_committed" {
+        // a commit is answered before it can be seen
+        Admin::connect(brokers).unwrap().settled(topic, Duration::from_secs(2)).unwrap();
+    }
     let source = Kafka::topic(topic).brokers(brokers).start(Start::Earliest).until(Until::Latest).compacted();
     let source = source.property("isolation.level", isolation);
     let mut reader: Box<dyn Reader> = Box::new(source).open(context).unwrap();

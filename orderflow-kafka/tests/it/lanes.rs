@@ -50,7 +50,11 @@ fn open(place: &Place, lanes: usize, generation: u64, clock: Clock) -> Act {
 
 fn records(place: &Place) -> Vec<Seen> {
     let topics = [0, 1].map(|i| format!("{}s{i}", place.prefix));
-    topics.iter().flat_map(|topic| read_all(Kafka::topic(topic).brokers(&place.brokers).until(Until::Latest))).collect()
+    topics
+        .iter()
+        .inspect(|topic| place.settle(topic))
+        .flat_map(|topic| read_all(Kafka::topic(topic).brokers(&place.brokers).until(Until::Latest)))
+        .collect()
 }
 
 /// Checks that all rows of these epochs are there once, and in order.

@@ -66,8 +66,14 @@ impl Place {
 
     /// All values that a reader of committed transactions sees, in order.
     pub(crate) fn seen(&self) -> Vec<String> {
+        self.settle(&self.topic);
         let source = Kafka::topic(&self.topic).brokers(&self.brokers).until(Until::Latest);
         read_all(source).into_iter().filter_map(|s| s.value).collect()
+    }
+
+    /// A commit is answered before it can be seen. Transactions that a test leaves open stay open.
+    pub(crate) fn settle(&self, topic: &str) {
+        self.admin.settled(topic, Duration::from_secs(2)).unwrap();
     }
 
     /// How many values somebody sees who does not ask for committed ones.
@@ -386,5 +392,24 @@ fn real_transactions_that_brokers_do_not_grant_are_an_error_with_a_hint() {
     // above the brokers' transaction.max.timeout.ms of 15 minutes
     let e = place.try_open(place.sink().property("transaction.timeout.ms", "90000000"), 7, 1).err().unwrap();
     assert!(e.remedy().unwrap().contains("transaction.max.timeout.ms"), "{e}");
+    place.forget();
+}
+
+#[test]
+fn real_a_transaction_that_is_under_way_is_waited_for_before_records_are_counted() {
+    let Some(place) = Place::new("settling", &[]) else { return };
+    let producer = place.producer(&format!("{}other", place.prefix));
+    producer.begin_transaction().unwrap();
+    producer.send(BaseRecord::<(), str>::to(&place.topic).payload("late")).unwrap();
+    producer.flush(PATIENCE).unwrap();
+    assert!(!place.admin.settled(&place.topic, Duration::from_millis(200)).unwrap());
+    let counted = std::thread::scope(|scope| {
+        let counting = scope.spawn(|| place.admin.count_records(&place.topic, &Default::default()).unwrap());
+        std::thread::sleep(Duration::from_secs(1)); // long enough to count wrongly
+        producer.commit_transaction(PATIENCE).unwrap();
+        counting.join().unwrap()
+    });
+    assert_eq!(counted, 1);
+    assert!(place.admin.settled(&place.topic, Duration::ZERO).unwrap());
     place.forget();
 }

@@ -63,7 +63,10 @@ impl SinkSubject for Subject {
                 name: row["name"].as_str().map(Into::into),
             }
         };
-        let source = Kafka::topic(format!("{}t", self.prefix)).brokers(&self.brokers).until(Until::Latest);
+        let topic = format!("{}t", self.prefix);
+        // a commit is answered before it can be seen
+        Admin::connect(self.brokers.as_str()).unwrap().settled(&topic, Duration::from_secs(2)).unwrap();
+        let source = Kafka::topic(topic).brokers(&self.brokers).until(Until::Latest);
         values(source).into_iter().map(row).collect()
     }
 
