@@ -278,9 +278,8 @@ impl Admin {
     /// # Errors
     /// As [`Admin::watermarks`].
     pub fn settled(&self, topic: &str, patience: Duration) -> Result<bool> {
-        let mut config = self.settings.client(&[("client.id", "orderflow-admin"), ("allow.auto.create.topics", "false")], &[])?;
-        config.set("isolation.level", "read_uncommitted");
-        let all = self.ends(&config.create_with_context(Context::default()).map_err(refused_property)?, topic)?;
+        let uncommitted = self.settings.clone().property("isolation.level", "read_uncommitted");
+        let all = self.ends(&consumer(&uncommitted, &[])?, topic)?;
         let began = Instant::now();
         loop {
             let seen = self.watermarks(topic)?;

@@ -134,6 +134,8 @@ pub(crate) fn send<'a>(brokers: &str, topic: &str, records: impl IntoIterator<It
 
 /// Shows all records that a topic holds now for readers of committed transactions, a batch at a time.
 pub(crate) fn visit(brokers: &str, topic: &str, look: impl FnMut(&Partition, &dyn RawBatch)) {
+    // a commit is answered before it can be seen
+    Admin::connect(brokers).unwrap().settled(topic, Duration::from_secs(2)).unwrap();
     visit_as("read_committed", brokers, topic, look);
 }
 
@@ -151,10 +153,6 @@ pub(crate) fn visit_as(isolation: &str, brokers: &str, topic: &str, mut look: im
         }),
         clock: Clock::system(),
     };
-    if isolation == "read_committed" {
-        // a commit is answered before it can be seen
-        Admin::connect(brokers).unwrap().settled(topic, Duration::from_secs(2)).unwrap();
-    }
     let source = Kafka::topic(topic).brokers(brokers).start(Start::Earliest).until(Until::Latest).compacted();
     let source = source.property("isolation.level", isolation);
     let mut reader: Box<dyn Reader> = Box::new(source).open(context).unwrap();
