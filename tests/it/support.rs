@@ -133,14 +133,9 @@ pub(crate) fn send<'a>(brokers: &str, topic: &str, records: impl IntoIterator<It
 }
 
 /// Shows all records that a topic holds now for readers of committed transactions, a batch at a time.
-pub(crate) fn visit(brokers: &str, topic: &str, look: impl FnMut(&Partition, &dyn RawBatch)) {
+pub(crate) fn visit(brokers: &str, topic: &str, mut look: impl FnMut(&Partition, &dyn RawBatch)) {
     // a commit is answered before it can be seen
     Admin::connect(brokers).unwrap().settled(topic, Duration::from_secs(2)).unwrap();
-    visit_as("read_committed", brokers, topic, look);
-}
-
-/// The same for readers of this isolation level.
-pub(crate) fn visit_as(isolation: &str, brokers: &str, topic: &str, mut look: impl FnMut(&Partition, &dyn RawBatch)) {
     let (wake, woken) = channel();
     let context = SourceContext {
         pipeline: "orderflow-tests".into(),
@@ -154,7 +149,7 @@ pub(crate) fn visit_as(isolation: &str, brokers: &str, topic: &str, mut look: im
         clock: Clock::system(),
     };
     let source = Kafka::topic(topic).brokers(brokers).start(Start::Earliest).until(Until::Latest).compacted();
-    let source = source.property("isolation.level", isolation);
+    let source = source.property("isolation.level", "read_committed");
     let mut reader: Box<dyn Reader> = Box::new(source).open(context).unwrap();
     loop {
         match reader.poll().unwrap() {
