@@ -306,6 +306,8 @@ async fn follow(
             && let Some(p) = producer.take()
         {
             p.await.map_err(|e| Error::internal("the producer panicked").why(e))??;
+            // a commit is answered before it can be seen: what is produced belongs to this run to its last order
+            admin.settled(topic, Duration::from_secs(10))?;
             ends = Some(ends_of(admin, topic)?);
         }
         let Some(ends) = ends.as_ref().filter(|_| interrupted || !options.follow) else { continue };

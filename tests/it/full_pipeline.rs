@@ -299,17 +299,17 @@ impl Drop for Ended {
     }
 }
 
-/// Waits for `n` lines of deltas, then presses Ctrl-C; what was said in all.
-pub(crate) fn interrupted(command: &mut Command, n: usize) -> String {
+/// Waits for `n` lines of deltas and for what is to be there, then presses Ctrl-C; what was said in all.
+pub(crate) fn interrupted(command: &mut Command, n: usize, there: impl Fn() -> bool) -> String {
     let mut child = Ended(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let mut said = String::new();
-    let mut deltas = 0;
+    let (mut said, mut deltas) = (String::new(), 0);
     while deltas < n {
         let line = lines.next().unwrap_or_else(|| panic!("it ended by itself: {said}"));
         deltas += usize::from(line.trim_start().starts_with(['+', '-']));
         said += &format!("{line}\n");
     }
+    crate::command_line::until("what is to be there", &mut child.0, there);
     signal(child.0.id(), "-INT");
     let began = Instant::now();
     lines.for_each(|line| said += &format!("{line}\n"));
@@ -324,7 +324,7 @@ fn ctrl_c_drains_and_closes_the_files() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("results");
     let args = ["--follow", "--rate", "500", "--orders", "1000000", "--seed", "3", "--show", "6"];
-    let said = interrupted(program(dir.path()).args(args).args(DIRTY).arg("--out").arg(&out), 12);
+    let said = interrupted(program(dir.path()).args(args).args(DIRTY).arg("--out").arg(&out), 12, || true);
     let read = figure(&said, "Records read:");
     assert!(read > 0 && read < 1_000_000);
     check(&said, &out, "", &expected(&dirty(3), read));
@@ -334,7 +334,7 @@ fn ctrl_c_drains_and_closes_the_files() {
 fn ctrl_c_ends_a_run_that_would_end_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("results");
-    let said = interrupted(program(dir.path()).args(["--rate", "300", "--orders", "1000000", "--out"]).arg(&out), 3);
+    let said = interrupted(program(dir.path()).args(["--rate", "300", "--orders", "1000000", "--out"]).arg(&out), 3, || true);
     check(&said, &out, "", &expected(&Orders::new(42), figure(&said, "Records read:")));
 }
 
@@ -349,7 +349,7 @@ fn with_state_the_same_command_goes_on_where_it_stopped_and_counts_no_order_twic
     };
     let expected = expected(&dirty(5), ORDERS);
     let good_orders = expected.records - expected.rejected;
-    let first = interrupted(&mut command("500"), 3);
+    let first = interrupted(&mut command("500"), 3, || true);
     let before = figure(&first, "Records read:");
     assert!(before > 0 && before < ORDERS, "{first}");
     let second = good(&mut command("0"));

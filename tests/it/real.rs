@@ -330,7 +330,11 @@ fn real_the_example_leaves_in_every_topic_what_belongs_there() {
     let said = good(program(dir.path()).args(there).args(["--no-produce", "--out", "read"]));
     check(&said, &dir.path().join("read"), &cluster.prefix, &expected);
     // and until somebody presses Ctrl-C
-    let said = interrupted(program(dir.path()).args(there).args(["--no-produce", "--follow", "--out", "followed"]), 3);
+    let again = || {
+        let held = topics(&cluster.admin, &cluster.prefix);
+        expected.topics.iter().all(|(topic, n)| held[topic] == 3 * n)
+    };
+    let said = interrupted(program(dir.path()).args(there).args(["--no-produce", "--follow", "--out", "followed"]), 3, again);
     check(&said, &dir.path().join("followed"), &cluster.prefix, &expected);
     for (topic, records) in topics(&cluster.admin, &cluster.prefix) {
         let once = expected.topics.get(&topic);
@@ -445,7 +449,7 @@ fn real_kafkas_own_tool_sees_no_lag_after_a_bounded_run() {
     });
     let mut tool = Command::new(services);
     tool.args(["tool", "kafka", "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", &cluster.brokers]);
-    let output = tool.args(["--describe", "--group", &group]).output().unwrap();
+    let output = tool.args(["--describe", "--group", &group, "--timeout", "60000"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     let lines = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());

@@ -48,6 +48,8 @@ fn real_a_topic_written_by_transactions_ends_at_lag_0() {
     assert!(admin.create_topic(&topic, 1, 1, &[]).unwrap());
     assert!(!admin.create_topic(&topic, 1, 1, &[]).unwrap());
     transactions(&brokers, &topic, &format!("{prefix}id"));
+    // a commit is answered before it can be seen
+    assert!(admin.settled(&topic, PATIENCE).unwrap());
 
     let mut reading = open(Kafka::topic(&topic).brokers(&brokers).group(&group).until(Until::Latest));
     reading.until(|_| false).unwrap();

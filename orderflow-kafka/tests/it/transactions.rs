@@ -283,6 +283,7 @@ fn real_a_transaction_that_takes_too_long_is_written_again() {
 fn real_the_sink_of_another_state_is_refused_and_its_writer_goes_on() {
     let Some(place) = Place::new("theirs", &[]) else { return };
     let mut act = place.open(7, 5);
+    place.settle(&place.progress());
     // though nothing was written yet
     let stranger = place.open(8, 9);
     assert_eq!(at(stranger.held), Some((7, 5, 0)));
@@ -350,6 +351,7 @@ fn real_what_a_transaction_leaves_out_is_told_before_it_is_committed() {
 fn real_two_sinks_of_one_name_and_topics_that_would_forget_are_named() {
     let Some(place) = Place::new("wrong", &[]) else { return };
     let first = place.open(7, 1);
+    place.settle(&place.progress());
     let e = place.try_open(place.sink(), 7, 1).err().unwrap();
     assert!(e.to_string().contains("two sinks") && e.remedy().unwrap().contains(".named("), "{e}");
     let mut second = place.try_open(place.sink().named("second"), 7, 1).unwrap();
