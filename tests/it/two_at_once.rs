@@ -266,7 +266,13 @@ fn real_s3_a_process_that_wakes_up_late_does_nothing_any_more() {
                 }
                 let mut second = process(&url, &cluster, dir.path(), None, false);
                 retires(&*open(&endpoint, &url, "state"), 2, &mut second);
-                signal(first.0.id(), "-CONT");
+                // it may stop once more before it finds out
+                let began = Instant::now();
+                while first.0.try_wait().unwrap().is_none() {
+                    assert!(began.elapsed() < PATIENCE, "{stop}: it does not end");
+                    signal(first.0.id(), "-CONT");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
                 let (status, words) = end(&mut first);
                 assert!(!status.success(), "{stop}: it ended well");
                 assert!(words.contains("taken over") && !words.contains("damaged") && !words.contains("panicked in"), "{stop}: {words}");
