@@ -6,6 +6,7 @@
 //! ```
 //! Invariant: everything is drawn from the seed, and with one worker everything runs on the caller's thread, so that a failure comes back by its seed.
 
+use super::lost;
 use super::schedule::{Kinds, Schedule, Sizes};
 use super::seeds::{SEED, Schedules, given};
 use super::takeover::{self, Build};
@@ -38,6 +39,8 @@ pub struct Report {
     pub power_cuts: u64,
     /// Schedules whose log had lost what was needed, which the pipeline said.
     pub refused: u64,
+    /// Starts over a state that was empty or another run's, which the pipeline refused.
+    pub lost: u64,
     /// Operations of an undisturbed run.
     pub operations: u64,
     /// Calls to the disk of an undisturbed run.
@@ -63,7 +66,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (per_second, seconds) = (self.schedules as f64 / self.took.as_secs_f64().max(1e-9), self.took.as_secs_f64());
         write!(f, "{} schedules in {seconds:.1} s ({per_second:.1} a second): ", self.schedules)?;
-        write!(f, "{} deaths, {} power cuts, {} truncated logs reported; ", self.deaths, self.power_cuts, self.refused)?;
+        write!(
+            f,
+            "{} deaths, {} power cuts, {} truncated logs and {} wrong states reported; ",
+            self.deaths, self.power_cuts, self.refused, self.lost
+        )?;
         write!(f, "an undisturbed run has {} operations, {} calls to the disk", self.operations, self.disk_calls)?;
         match self.fresh.clone().next_back() {
             None => Ok(()),
@@ -173,9 +180,9 @@ pub fn trace_acts(of: fn(&str) -> bool, build: impl Fn(&World) -> Result<Pipelin
     Ok(seeds.into_iter().map(|seed| trial.trace(seed, sizes)).collect())
 }
 
-/// The same of two processes on one shared store: the older one is paused just before one of its operations, a newer one takes over (and may die, and come
-/// again), and the older goes on late. It meets the faults of the schedule's first life but its death, the newer those of the others. What sinks hold at the
-/// end is compared as well. For sources by position.
+/// The same of two processes on one shared store, of which a newer one takes over: either the older is paused just before one of its operations, and goes on
+/// late; or the newer one is paused in the middle of its start, and the older goes on. The newer may die, and come again. The older meets the faults of the
+/// schedule's first life but its death, the newer those of the others. What sinks hold at the end is compared as well. For sources by position.
 ///
 /// # Errors
 /// A pipeline that fails undisturbed.
@@ -183,14 +190,34 @@ pub fn trace_takeover(seed: u64, build: impl Fn(&World) -> Result<Pipeline> + 's
     let build: Build = Rc::new(planned_once(build));
     let mut trial = Trial::of(&*build);
     let sizes = trial.measure()?;
-    let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false }).in_memory();
-    let outside = Outside::new(&schedule);
-    let judged = trial.judge(&schedule, 1, |_| {
-        takeover::run(&schedule, &outside, &build, sizes.calls)?;
-        let rows = outside.rows().map_err(|e| e.to_string())?;
-        Ok(End::Whole(rows, outside.sources()))
-    });
-    Ok(Traced { acts: outside.trace.acts(), failure: judged.err() })
+    Ok(trial.takeover(seed, sizes, &build))
+}
+
+/// Runs two processes at once by every random schedule, as [`trace_takeover`] says, and compares what sinks hold at the end.
+///
+/// `ORDERFLOW_SEED=n` runs only that schedule.
+///
+/// # Panics
+/// At the first schedule that fails: the message has its seed.
+pub fn takeover_anywhere(schedules: Schedules, build: impl Fn(&World) -> Result<Pipeline> + 'static) -> Report {
+    find_takeover_failure(schedules, build).unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+/// As [`takeover_anywhere`], with the failure as a value.
+///
+/// # Errors
+/// The first schedule that fails.
+pub fn find_takeover_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipeline> + 'static) -> Result<Report, Box<Failure>> {
+    let clock = Clock::system();
+    let build: Build = Rc::new(planned_once(build));
+    let mut trial = Trial::of(&*build);
+    let sizes = trial.measure()?;
+    let mut seeds = schedules.seeds(given(), vec![], clock.clone());
+    for seed in seeds.by_ref() {
+        trial.takeover(seed, sizes, &build).failure.map_or(Ok(()), Err)?;
+    }
+    (trial.report.fresh, trial.report.took) = (seeds.fresh(), clock.elapsed());
+    Ok(trial.report)
 }
 
 /// Builds the same with one plan, however often it is built.
@@ -218,7 +245,7 @@ pub fn live(flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool) -> R
 }
 
 /// The same; the world's hosts send between steps, and it takes what the process says of itself.
-fn live_in(world: Option<&World>, flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool) -> Result<()> {
+pub(super) fn live_in(world: Option<&World>, flow: Result<Pipeline>, clock: &Clock, dead: impl Fn() -> bool) -> Result<()> {
     let mut stepper = flow?.stepper()?;
     for n in 0..STEPS {
         world.map_or(Ok(()), World::feed)?;
@@ -310,10 +337,22 @@ impl<'a> Trial<'a> {
 
     /// Runs the schedule of a seed in memory, and writes down its acts.
     fn trace(&mut self, seed: u64, sizes: Sizes) -> Traced {
-        let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false }).in_memory();
+        let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false, lost: false }).in_memory();
         let outside = Outside::new(&schedule);
         let failure = self.run_in(&schedule, 1, &outside).err();
         Traced { acts: outside.trace.acts(), failure }
+    }
+
+    /// Runs two processes by the schedule of a seed, and writes down their acts.
+    fn takeover(&mut self, seed: u64, sizes: Sizes, build: &Build) -> Traced {
+        let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false, lost: false }).in_memory();
+        let outside = Outside::new(&schedule);
+        let judged = self.judge(&schedule, 1, |trial| {
+            trial.report.deaths += takeover::run(&schedule, &outside, build, sizes.calls)?;
+            let rows = outside.rows().map_err(|e| e.to_string())?;
+            Ok(End::Whole(rows, outside.sources()))
+        });
+        Traced { acts: outside.trace.acts(), failure: judged.err() }
     }
 
     fn run(&mut self, schedule: &Schedule, workers: usize) -> Result<(), Box<Failure>> {
@@ -364,7 +403,8 @@ impl<'a> Trial<'a> {
             outside.trace.note(Act::Gone);
             outcome
         };
-        let lost = |e: &Error| schedule.truncated && e.kind() == Kind::User && e.to_string().contains("no longer holds");
+        let truncated = |e: &Error| schedule.truncated && e.kind() == Kind::User && e.to_string().contains("no longer holds");
+        let mut lost = schedule.lost;
         for (n, life) in schedule.lives.iter().enumerate() {
             if n > 0 && schedule.truncated {
                 outside.truncate(&mut Draw(life.seed));
@@ -376,13 +416,21 @@ impl<'a> Trial<'a> {
             self.report.note(&fate);
             self.report.deaths += u64::from(died);
             match outcome {
-                Err(e) if lost(&e) => return outside.rows().map(|rows| End::Refused(rows, outside.sources())).map_err(|e| e.to_string()),
+                Err(e) if truncated(&e) => {
+                    return outside.rows().map(|rows| End::Refused(rows, outside.sources())).map_err(|e| e.to_string());
+                }
                 Err(e) if !died && e.retry() == Retry::Never => return Err(format!("life {} ended: {e}", n + 1)),
                 _ => {}
             }
             if let (Some(seed), Some(machine)) = (life.power_cut, &outside.machine) {
                 machine.cut_power(seed);
                 self.report.power_cuts += 1;
+            }
+            if let Some(at) = lost.filter(|lost| lost.after <= n)
+                && lost::refused(at, outside, self.build, &live)?
+            {
+                self.report.lost += 1;
+                lost = None;
             }
         }
         if schedule.truncated {
@@ -394,7 +442,7 @@ impl<'a> Trial<'a> {
         self.report.note(&fate);
         let end: fn(Rows, usize) -> End = match outcome {
             Ok(()) => End::Whole,
-            Err(e) if lost(&e) => End::Refused,
+            Err(e) if truncated(&e) => End::Refused,
             Err(e) => return Err(format!("left alone, it does not come up again: {e}")),
         };
         let rows = outside.rows().map_err(|e| e.to_string())?;

@@ -13,6 +13,7 @@ pub mod conformance;
 mod crash;
 pub mod golden;
 mod host;
+mod lost;
 mod schedule;
 mod seeds;
 mod table;
@@ -23,7 +24,10 @@ mod trace;
 mod world;
 
 pub use crate::store::faulty::{Fate, Fault};
-pub use crash::{Failure, Report, Traced, crash_anywhere, find_failure, live, trace, trace_acts, trace_takeover, undisturbed};
+pub use crash::{
+    Failure, Report, Traced, crash_anywhere, find_failure, find_takeover_failure, live, takeover_anywhere, trace, trace_acts,
+    trace_takeover, undisturbed,
+};
 pub use seeds::Schedules;
 pub use table::Table;
 pub use topic::Topic;

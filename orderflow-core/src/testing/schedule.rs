@@ -35,6 +35,17 @@ pub(super) struct Schedule {
     pub(super) truncated: bool,
     /// Lives that end badly; after them comes one that is left alone.
     pub(super) lives: Vec<Life>,
+    /// Once there is a start over a wrong state.
+    pub(super) lost: Option<Lost>,
+}
+
+/// A start over a state that is not the one of the sinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// After this life, counted from 0, or the next one after which sinks hold rows.
+    pub(super) after: usize,
+    /// It is that of another run, which died at this operation; else it is empty.
+    pub(super) dies_at: Option<u64>,
 }
 
 /// What happens to one process.
@@ -52,7 +63,7 @@ pub(super) struct Life {
 impl Schedule {
     /// Nothing goes wrong.
     pub(super) fn calm(on_disk: bool) -> Self {
-        Self { seed: 0, on_disk, checkpoints: true, shuffled: false, truncated: false, lives: vec![] }
+        Self { seed: 0, on_disk, checkpoints: true, shuffled: false, truncated: false, lives: vec![], lost: None }
     }
 
     /// One fault at one operation.
@@ -100,15 +111,18 @@ impl Schedule {
         let mut draw = Draw(seed);
         let on_disk = draw.below(3) > 0;
         let (checkpoints, shuffled, truncated) = (draw.below(3) > 0, draw.below(3) == 0, draw.below(6) == 0);
-        let lives = (0..2 + draw.below(3)).map(|n| Life::draw(&mut draw, on_disk, sizes, n == 0)).collect();
-        Self { seed, on_disk, checkpoints, shuffled: shuffled && kinds.shuffled, truncated: truncated && kinds.truncated, lives }
+        let lives: Vec<Life> = (0..2 + draw.below(3)).map(|n| Life::draw(&mut draw, on_disk, sizes, n == 0)).collect();
+        let (is_lost, after, dies_at) = (draw.below(2) == 0, draw.below(lives.len() as u64) as usize, 1 + draw.below(sizes.calls));
+        let lost = Lost { after, dies_at: (draw.below(4) > 0).then_some(dies_at) };
+        let lost = Some(lost).filter(|_| is_lost && kinds.lost && !on_disk);
+        Self { seed, on_disk, checkpoints, shuffled: shuffled && kinds.shuffled, truncated: truncated && kinds.truncated, lives, lost }
     }
 }
 
 impl Schedule {
-    /// The same without a disk.
+    /// The same without a disk, and with nothing lost.
     pub(super) fn in_memory(mut self) -> Self {
-        self.on_disk = false;
+        (self.on_disk, self.lost) = (false, None);
         self.lives.iter_mut().for_each(|life| (life.at_the_disk, life.power_cut) = (false, None));
         self
     }
@@ -128,6 +142,7 @@ fn middles(acts: &[String], of: fn(&str) -> bool) -> Vec<usize> {
 pub(super) struct Kinds {
     pub(super) shuffled: bool,
     pub(super) truncated: bool,
+    pub(super) lost: bool,
 }
 
 impl Life {
@@ -194,6 +209,13 @@ impl fmt::Display for Schedule {
             }
             if life.power_cut.is_some() {
                 write!(f, " the power is cut;")?;
+            }
+            match self.lost.filter(|lost| lost.after == n) {
+                None => {}
+                Some(Lost { dies_at: None, .. }) => write!(f, " then, when sinks hold rows, a start over an empty state;")?,
+                Some(Lost { dies_at: Some(at), .. }) => {
+                    write!(f, " then, when sinks hold rows, a start over the state of a run that died at operation {at};")?
+                }
             }
         }
         Ok(())

@@ -31,7 +31,7 @@ pub struct Schedules {
 impl Schedules {
     /// So many random schedules.
     pub fn random(n: u64) -> Self {
-        let kinds = Kinds { shuffled: true, truncated: true };
+        let kinds = Kinds { shuffled: true, truncated: true, lost: true };
         Self { points: 0, at_the_disk: 0, acts: None, random: n, from: 1, time: Duration::ZERO, workers: vec![], kinds }
     }
 
@@ -108,6 +108,12 @@ impl Schedules {
     /// The log keeps everything: no run may end with the error that records are gone.
     pub fn whole_log(mut self) -> Self {
         self.kinds.truncated = false;
+        self
+    }
+
+    /// No start is over a state that was lost or exchanged: for sinks that cannot tell whose rows they hold.
+    pub fn own_state(mut self) -> Self {
+        self.kinds.lost = false;
         self
     }
 

@@ -1,11 +1,15 @@
-//! Two processes on one shared store: the older is paused just before one of its operations, a newer one takes over, and the older wakes up late.
+//! Two processes on one shared store: the older is paused just before one of its operations, a newer one takes over, and the older wakes up late; or the
+//! newer one is paused in the middle of its start, while the older goes on.
 //!
 //! ```text
 //!   older   opens ─ step ─ step ─ operation ┄┄┄┄┄ paused ┄┄┄┄┄ done at last ─ step ─ … ─ is told that it was replaced
 //!   newer                             └─ opens ─ step ─ dies ─ opens ─ step ─┴─ in turn with the older ─ … ─ the end of the log
+//!
+//!   older   opens ─ step ─ … ─ step ┐             ┌─ step ─ step ─┐                ┌─ in turn with the newer ─ … ─ is told that it was replaced
+//!   newer                           └─ operations ┴┄┄┄ paused ┄┄┄┄┴─ operations … ─┴─ step ─ dies ─ opens ─ … ─ the end of the log
 //! ```
-//! Invariant: everything is drawn from the schedule and runs on the caller's thread. The older is paused only when it has begun to work, so that what it knows
-//! of the ledger is older than what the newer one does.
+//! Invariant: everything is drawn from the schedule and runs on the caller's thread. The newer one comes only when the older has begun to work, so that what this
+//! knows of the ledger is older than what the newer one does. When the newer one is sure of the ledger, that takes nothing of the older.
 
 use super::crash::STEPS;
 use super::schedule::{Life, Schedule};
@@ -14,6 +18,7 @@ use super::world::{Outside, World};
 use crate::error::{Result, Retry};
 use crate::pipeline::{Pipeline, Stepper};
 use crate::store::volatile::Draw;
+use crate::time::Clock;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -27,55 +32,106 @@ const OLDER: usize = 0;
 const NEWER: usize = 1;
 /// The most steps of the newer ones while the older sleeps: more than a whole run has.
 const LONGEST_SLEEP: u64 = 150;
+/// The most steps of the older before a newer one comes, and about the operations of a start, in the middle of which this is paused.
+const LATEST_START: u64 = 60;
+const START: u64 = 60;
 
 /// Runs the older process with the faults of the first life, and the newer ones with those of the others; the last is left alone. An undisturbed run has so
-/// many `operations`.
-pub(super) fn run(schedule: &Schedule, outside: &Rc<Outside>, build: &Build, operations: u64) -> Result<(), String> {
+/// many `operations`. How many processes died.
+pub(super) fn run(schedule: &Schedule, outside: &Rc<Outside>, build: &Build, operations: u64) -> Result<u64, String> {
     let mut draw = Draw(!schedule.seed);
     let (paused_at, sleep) = (1 + draw.below(operations / 2), draw.below(LONGEST_SLEEP));
+    let in_a_start =
+        (draw.below(2) == 0).then(|| Halt { after: draw.below(LATEST_START), at: 1 + draw.below(START), steps: draw.below(sleep + 1) });
     let mut lives = schedule.lives.iter();
     let first = lives.next().map(Life::survived);
     let older = first.map(|life| World::in_life(outside, &life, schedule.shuffled).of_process(OLDER));
     let mut worlds: VecDeque<World> = lives.map(|life| World::in_life(outside, life, schedule.shuffled)).collect();
     worlds.push_back(World::alone(outside, schedule));
     let worlds = worlds.into_iter().map(|world| world.of_process(NEWER)).collect();
-    let newer =
-        Rc::new(RefCell::new(Successors { outside: outside.clone(), build: build.clone(), worlds, now: None, came: false, wrong: None }));
+    let newer = Rc::new(RefCell::new(Successors {
+        outside: outside.clone(),
+        build: build.clone(),
+        worlds,
+        now: None,
+        came: false,
+        wrong: None,
+        died: 0,
+    }));
 
-    let mut older = older.and_then(|world| Process::open(world, build).ok());
+    let older = Rc::new(RefCell::new(older.and_then(|world| Process::open(world, build).ok())));
     for n in 0..STEPS {
         let mut busy = false;
-        if let Some(process) = &mut older {
-            let step = process.step();
+        if let Some(step) = Process::step_of(&older) {
             let mut newer = newer.borrow_mut();
             if let Some(wrong) = newer.wrong.take() {
                 return Err(wrong);
             }
             match step {
-                Ok(Some(did)) => busy = did,
-                Ok(None) => older = None,
+                Ok(did) => busy = did,
                 // whatever it stumbles over when others have gone on
-                Err(e) if newer.came || e.retry() == Retry::Backoff => older = None,
+                Err(e) if newer.came || e.retry() == Retry::Backoff => {}
                 Err(e) => return Err(format!("the older process ended, and nobody had replaced it: {e}")),
             }
         }
-        if let (0, Some(process)) = (n, &older) {
-            let (fate, newer) = (process.world.fate(), Rc::downgrade(&newer));
-            let meanwhile = move || newer.upgrade().into_iter().for_each(|newer| newer.borrow_mut().go(sleep));
-            fate.pause(fate.operations() + paused_at, meanwhile);
+        match &in_a_start {
+            None if n == 0 => {
+                if let Some(process) = &*older.borrow() {
+                    let (fate, newer) = (process.world.fate(), Rc::downgrade(&newer));
+                    let meanwhile = move || newer.upgrade().into_iter().for_each(|newer| newer.borrow_mut().go(sleep));
+                    fate.pause(fate.operations() + paused_at, meanwhile);
+                }
+            }
+            Some(halt) if n as u64 == halt.after => {
+                let mut newer = newer.borrow_mut();
+                newer.came = true;
+                if let Some(world) = newer.worlds.front() {
+                    let (older, clock, steps) = (Rc::downgrade(&older), outside.clock.clone(), halt.steps);
+                    let meanwhile = move || older.upgrade().into_iter().for_each(|older| go_on(&older, &clock, steps));
+                    world.fate().pause(halt.at, meanwhile);
+                }
+            }
+            _ => {}
         }
+        let gone = older.borrow().is_none();
         let mut newer = newer.borrow_mut();
-        if older.is_none() || newer.came {
+        if gone || newer.came {
             busy |= newer.step()?;
         }
-        if older.is_none() && newer.is_over() {
-            return Ok(());
+        if gone && newer.is_over() {
+            return one_at_a_time(&outside.trace.acts()).map(|()| newer.died);
         }
         if !busy {
             outside.clock.advance(Duration::from_secs(1));
         }
     }
     Err("the run of two processes does not end".to_owned())
+}
+
+/// The newer process comes after so many steps of the older, and before operation `at` the older does some more.
+struct Halt {
+    after: u64,
+    at: u64,
+    steps: u64,
+}
+
+/// So many steps of the older process while the newer one is paused; whatever it stumbles over, it was replaced.
+fn go_on(older: &RefCell<Option<Process>>, clock: &Clock, steps: u64) {
+    for _ in 0..steps {
+        match Process::step_of(older) {
+            None | Some(Err(_)) => return,
+            Some(Ok(true)) => {}
+            Some(Ok(false)) => clock.advance(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// No entry of the older process comes when a newer one is sure of the ledger, as it is before it fences a sink.
+fn one_at_a_time(acts: &[(usize, Act)]) -> Result<(), String> {
+    let sure = acts.iter().position(|(process, act)| *process == NEWER && matches!(act, Act::Fenced(_) | Act::Read(_) | Act::Restored(_)));
+    let is_entry = |act: &Act| matches!(act, Act::Opened(_) | Act::Bound(..) | Act::Completed(_));
+    let late = acts[sure.unwrap_or(acts.len())..].iter().find(|(process, act)| *process == OLDER && is_entry(act));
+    late.map_or(Ok(()), |(_, act)| Err(format!("the older process was replaced, and the ledger took {act:?} of it")))
 }
 
 /// A process that is open.
@@ -95,6 +151,16 @@ impl Process {
                 Err(e)
             }
         }
+    }
+
+    /// One step of a process, if there is one, and whether there was something to do; it is gone after its end or an error.
+    fn step_of(process: &RefCell<Option<Process>>) -> Option<Result<bool>> {
+        let mut process = process.borrow_mut();
+        let step = process.as_mut()?.step();
+        if !matches!(step, Ok(Some(_))) {
+            *process = None;
+        }
+        Some(step.map(|did| did.unwrap_or(false)))
     }
 
     /// One step, and whether there was something to do; `None` at the end, or when it is dead.
@@ -122,6 +188,7 @@ struct Successors {
     came: bool,
     /// What went wrong while the older one slept.
     wrong: Option<String>,
+    died: u64,
 }
 
 impl Successors {
@@ -161,6 +228,7 @@ impl Successors {
         } else {
             return Ok(false);
         };
+        self.died += u64::from(fate.is_dead());
         match outcome {
             Ok(Some(busy)) => return Ok(busy),
             Err(e) if self.worlds.is_empty() => return Err(format!("left alone, the newer process does not come up again: {e}")),

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
 use crate::runtime::Status;
 use crate::sink::files::{DataSet, JsonLines};
+use crate::source::PartitionStatus;
 use crate::source::memory::ChannelSource;
 use crate::store::faulty::{Fate, Faulty};
 use crate::store::layer::Layered;
@@ -29,6 +30,9 @@ use std::time::Duration;
 const NEVER: Duration = Duration::from_secs(1 << 30);
 /// Rows of an epoch: few, so that there are many.
 const EPOCH_ROWS: u64 = 11;
+
+/// Where the state is.
+const STATE: &str = "state";
 
 /// What every sink holds, by name, a line a row.
 pub type Rows = BTreeMap<String, Vec<String>>;
@@ -94,8 +98,25 @@ impl Outside {
         }
     }
 
-    /// Takes what a process says of itself, which has just begun or goes on: what was complete once must be what a start goes on from.
+    /// Another state, in memory, takes the place of the one that is there, which is given back.
+    pub(super) fn exchange_state(&self, state: Memory) -> Memory {
+        lock(&self.memory).insert(STATE.to_owned(), state).unwrap_or_default()
+    }
+
+    /// Takes what a process says of itself, which has just begun or goes on: what was complete once must be what a start goes on from, and a partition that
+    /// has more to give is not idle.
     pub(super) fn note(&self, status: &Status, began: bool) -> Result<()> {
+        for source in &status.sources {
+            let behind = |p: &&PartitionStatus| p.lag().is_some_and(|lag| lag > 0) && source.idle.contains(&p.partition);
+            if let Some(p) = source.status.partitions.iter().find(behind) {
+                return Err(Error::internal(format!(
+                    "{} counts as idle at position {} and has {:?} more",
+                    p.partition,
+                    p.position,
+                    p.lag()
+                )));
+            }
+        }
         let mut complete = lock(&self.complete);
         if began && status.restored < *complete {
             let (at, newest) = (status.restored.unwrap_or_default(), complete.unwrap_or_default());
@@ -290,6 +311,6 @@ impl World {
     pub fn keep(&self, flow: Pipeline) -> Result<Pipeline> {
         let limits = Limits { interval: NEVER, rows: EPOCH_ROWS, bytes: u64::MAX };
         let flow = flow.dead_letters(self.sink("dead letters")).epochs(limits).clock(self.clock());
-        Ok(flow.state_on(self.store("state")?, "state").checkpoint_every(self.outside.checkpoint_every))
+        Ok(flow.state_on(self.store(STATE)?, STATE).checkpoint_every(self.outside.checkpoint_every))
     }
 }

@@ -68,7 +68,7 @@ fn log() -> Topic {
 /// Name, SQL, and rows after which its sink commits.
 type View = (&'static str, &'static str, u64);
 
-const ROUTED: View = ("routed", "SELECT k, v FROM numbers WHERE v % 3 <> 0", 7);
+const ROUTED: View = ("routed", "SELECT k, v FROM numbers WHERE v % 3 <> 0", 2);
 const TOTALS: View = ("totals", "SELECT k, count(*) AS n, sum(v) AS v FROM numbers GROUP BY k", 20);
 const SIZES: View = ("sizes", "SELECT n % 4 AS n, count(*) AS groups, max(v) AS most FROM totals GROUP BY n % 4", 9);
 const EXTREMES: View =

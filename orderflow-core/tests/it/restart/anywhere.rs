@@ -1,7 +1,7 @@
 //! The kit on our own pipelines: at every operation, at random ones, at several workers, and with a log that misbehaves.
 
 use super::*;
-use orderflow_core::testing::{Report, Schedules, World as Simulated, crash_anywhere};
+use orderflow_core::testing::{Report, Schedules, World as Simulated, crash_anywhere, takeover_anywhere};
 
 /// The views on data sets and simulated sinks in turn.
 pub(super) fn build(views: &[View], topic: &Topic, world: &Simulated) -> Result<Pipeline> {
@@ -19,7 +19,7 @@ pub(super) fn over(views: &[View], source: impl Source, world: &Simulated) -> Re
             _ => view.sink(world.sink(name).roll_rows(*roll))?,
         };
     }
-    world.keep(flow)
+    Ok(world.keep(flow)?.idle_after(Duration::from_secs(2)))
 }
 
 /// The time of the occasion, divided among the pipelines.
@@ -47,6 +47,17 @@ fn killed_again_while_it_reads_again_nothing_is_lost_or_doubled() {
     let reports = all(&schedules.for_as_long_as(share()), &log().until(40));
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
     assert!(sum(|r| r.deaths) > sum(|r| r.schedules) && sum(|r| r.power_cuts) > 10, "{reports:?}");
+    assert!(sum(|r| r.lost) > sum(|r| r.schedules) / 50, "{reports:?}");
+}
+
+#[test]
+fn replaced_by_another_process_at_any_moment_nothing_is_lost_or_doubled() {
+    for views in PIPELINES {
+        let topic = log().until(40);
+        let schedules = Schedules::random(tier::of(15, 60, 500)).for_as_long_as(share());
+        let report = takeover_anywhere(schedules, move |world| build(views, &topic, world));
+        println!("{}, two processes: {report}", views[0].0);
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use orderflow_core::arrow::datatypes::Int64Type;
 use orderflow_core::data::Changes;
 use orderflow_core::dataflow::Stream;
 use orderflow_core::testing::{Report, Schedules, World as Simulated, crash_anywhere, undisturbed};
-use timely::container::NoopBuilder;
-use timely::dataflow::channels::pact::Pipeline as Local;
+use timely::container::{CapacityContainerBuilder, NoopBuilder};
+use timely::dataflow::channels::pact::{Exchange, Pipeline as Local};
 use timely::dataflow::operators::Operator;
 
 /// Rows of a key from one crossing to the next.
@@ -22,32 +22,47 @@ fn columns() -> SchemaRef {
     Arc::new(Schema::new(["k", "n"].map(|name| Field::new(name, DataType::Int64, false)).to_vec()))
 }
 
-/// A row for every third one of a key, whichever it is: order within an epoch is no matter.
+/// A row for every third one of a key, whichever it is: order within an epoch is no matter. A worker gets all rows of its keys, epoch by epoch.
 fn crossings(input: Stream<'_>) -> Stream<'_> {
-    input.unary::<NoopBuilder<Changes>, _, _, _>(Local, "Crossings", move |_, _| {
-        let mut seen = BTreeMap::<i64, i64>::new();
+    let keys = input.unary::<CapacityContainerBuilder<Vec<i64>>, _, _, _>(Local, "Keys", move |_, _| {
         move |input, output| {
             input.for_each(|time, data| {
-                let mut crossed = crossed(&std::mem::take(data), &mut seen);
-                if !crossed.is_empty() {
-                    output.session_with_builder(&time).give_container(&mut crossed);
-                }
+                let changes = std::mem::take(data);
+                let keys = changes.rows().column_by_name("k").unwrap().as_primitive::<Int64Type>().values();
+                output.session(&time).give_iterator(keys.iter().copied());
             });
+        }
+    });
+    let by_key = Exchange::new(|key: &i64| *key as u64);
+    keys.unary_frontier::<NoopBuilder<Changes>, _, _, _>(by_key, "Crossings", move |_, _| {
+        let (mut seen, mut waiting) = (BTreeMap::<i64, i64>::new(), BTreeMap::new());
+        move |(input, frontier), output| {
+            input.for_each(|time, data| {
+                let (_, keys): &mut (_, Vec<i64>) = waiting.entry(*time.time()).or_insert_with(|| (time.retain(0), vec![]));
+                keys.append(data);
+            });
+            while let Some(first) = waiting.first_entry().filter(|first| !frontier.less_equal(first.key())) {
+                let (capability, keys) = first.remove();
+                let mut crossed = crossed(&keys, &mut seen);
+                if !crossed.is_empty() {
+                    output.session_with_builder(&capability).give_container(&mut crossed);
+                }
+            }
         }
     })
 }
 
-fn crossed(changes: &Changes, seen: &mut BTreeMap<i64, i64>) -> Changes {
-    let (mut keys, mut counts) = (vec![], vec![]);
-    for key in changes.rows().column_by_name("k").unwrap().as_primitive::<Int64Type>().values() {
+fn crossed(keys: &[i64], seen: &mut BTreeMap<i64, i64>) -> Changes {
+    let (mut told, mut counts) = (vec![], vec![]);
+    for key in keys {
         let n = seen.entry(*key).or_default();
         *n += 1;
         if *n % STEP == 0 {
-            keys.push(*key);
+            told.push(*key);
             counts.push(*n);
         }
     }
-    let columns_of: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(keys)), Arc::new(Int64Array::from(counts))];
+    let columns_of: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(told)), Arc::new(Int64Array::from(counts))];
     Changes::inserts(RecordBatch::try_new(columns(), columns_of).unwrap())
 }
 
@@ -93,7 +108,11 @@ fn killed_at_any_operation_an_operator_that_remembers_tells_the_same() {
 
 #[test]
 fn killed_again_and_again_an_operator_that_remembers_tells_the_same() {
-    // on one worker: each has an operator of its own, which sees its share of the rows only
-    let report = crash(Schedules::random(tier::of(20, 60, 600)).for_as_long_as(tier::hours()));
+    let report = crash(Schedules::random(tier::of(20, 60, 600)).also_on_workers(in_threads()).for_as_long_as(tier::hours()));
     assert!(report.deaths > report.schedules, "{report}");
+}
+
+#[test]
+fn at_any_number_of_workers_an_operator_that_remembers_tells_the_same() {
+    crash(Schedules::random(tier::of(2, 6, 6)).from_seed(100_000).also_on_workers(&[2, 4]).for_as_long_as(tier::hours()));
 }

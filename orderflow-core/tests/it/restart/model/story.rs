@@ -17,6 +17,8 @@ pub(super) struct Story {
     /// What each sink holds.
     pub(super) held: [u64; SINKS.len()],
     processes: [Process; 2],
+    /// Entries that the ledger took.
+    entries: usize,
 }
 
 /// What is known of a process.
@@ -26,6 +28,8 @@ struct Process {
     alive: bool,
     works: bool,
     stopped: bool,
+    /// Entries of the ledger that there were when it read it.
+    saw: usize,
     /// Roots that were stored and that no checkpoint names yet.
     stored: Option<u64>,
     /// Sinks that said what they hold.
@@ -80,7 +84,7 @@ impl Story {
         let of = &mut self.processes[w];
         match act {
             Act::Began => {
-                *of = Process { alive: true, ..Process::default() };
+                *of = Process { alive: true, saw: self.entries, ..Process::default() };
                 self.acts([Action::Start { w }, Action::Look { w }]);
             }
             Act::Gone => {
@@ -102,7 +106,12 @@ impl Story {
             }
             // what follows an act that was refused is refused as well
             _ if of.stopped => return,
+            // in a slot that retirement had freed, as it found out: it reads on, and tries the next one
+            Act::Opened(_) if matches!(rest.first(), Some(Act::Opened(_))) => return,
             Act::Opened(_) => {
+                // the slot that it found free was taken meanwhile by who is to be replaced: it reads on, and tries the next one
+                let taken = self.entries > of.saw;
+                self.acts(taken.then_some(Action::Append { w, answer: Answer::Heard }));
                 self.append(w, rest);
                 self.acts([Action::Confirm { w }]);
             }
@@ -210,6 +219,7 @@ impl Story {
         let again = rest.iter().find(entry).is_some_and(|act| **act == Act::PutAgain);
         self.acts(again.then_some(Action::Append { w, answer: Answer::Lost }));
         self.acts([Action::Append { w, answer: Answer::Heard }]);
+        self.entries += 1;
     }
 
     fn store_roots(&mut self, w: usize, at: u64) {
