@@ -26,12 +26,12 @@ fn of_another(build: &dyn Fn(&World) -> Result<Pipeline>, at: u64) -> Memory {
     outside.exchange_state(Memory::default())
 }
 
-/// Starts the pipeline over a wrong state, if its sinks hold rows that tell that it is wrong; true if it did.
+/// Starts the pipeline over a wrong state, if its simulated sinks hold rows that tell that it is wrong; true if it did.
 ///
 /// # Errors
 /// A start that is not refused, or that leaves sinks otherwise than it found them.
 pub(super) fn refused(lost: Lost, outside: &Rc<Outside>, build: &dyn Fn(&World) -> Result<Pipeline>, live: Live) -> Result<bool, String> {
-    let rows = || outside.rows().map_err(|e| e.to_string());
+    let rows = || outside.simulated().map_err(|e| e.to_string());
     let before = rows()?;
     if before.values().all(Vec::is_empty) {
         return Ok(false);

@@ -133,6 +133,13 @@ impl Outside {
 
     /// What every sink holds. No process may be running.
     pub(super) fn rows(self: &Rc<Self>) -> Result<Rows> {
+        let mut rows = self.simulated()?;
+        rows.extend(lock(&self.readers).iter().map(|(name, read)| (name.clone(), read())));
+        Ok(rows)
+    }
+
+    /// The same of those sinks that are there from the beginning: what [`World::compare`] reads may not be.
+    pub(super) fn simulated(self: &Rc<Self>) -> Result<Rows> {
         let world = World::of(self.clone(), Fate::default(), false, None);
         let mut rows = Rows::new();
         for name in lock(&self.data_sets).iter() {
@@ -148,7 +155,6 @@ impl Outside {
             rows.insert(name.clone(), lines);
         }
         rows.extend(lock(&self.tables).iter().map(|(name, held)| (name.clone(), lock(held).lines.clone())));
-        rows.extend(lock(&self.readers).iter().map(|(name, read)| (name.clone(), read())));
         Ok(rows)
     }
 }

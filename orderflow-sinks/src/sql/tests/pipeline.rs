@@ -86,7 +86,7 @@ fn killed_anywhere_and_started_again_the_tables_are_the_batch_answer(db: &Db) {
     let schedules = Schedules::points(tier::of(8, 40, 800)).and_random(tier::of(8, 40, 400)).whole_log();
     let schedules = schedules.for_as_long_as(tier::hours() / databases as u32);
     let report = crash_anywhere(schedules, |world| pipeline(db, &orders, &seen, world));
-    let at_night = if db.dialect() == Dialect::Sqlite { 400 } else { 40 };
+    let at_night = if db.dialect() == Dialect::Sqlite { 150 } else { 40 };
     let in_threads = Schedules::random(tier::of(2, 6, at_night)).from_seed(100_000).whole_log().also_on_workers(&[2, 4]);
     let threads = crash_anywhere(in_threads, |world| pipeline(db, &orders, &seen, world));
     #[allow(clippy::print_stdout, reason = "tests may print what they did")]

@@ -17,19 +17,16 @@ pub(super) struct Story {
     /// What each sink holds.
     pub(super) held: [u64; SINKS.len()],
     processes: [Process; 2],
-    /// Entries that the ledger took.
-    entries: usize,
 }
 
 /// What is known of a process.
 #[derive(Default)]
 struct Process {
-    /// It is alive, has begun to work, or was told that it was replaced.
+    /// It is alive, is in the ledger, has begun to work, or was told that it was replaced.
     alive: bool,
+    opened: bool,
     works: bool,
     stopped: bool,
-    /// Entries of the ledger that there were when it read it.
-    saw: usize,
     /// Roots that were stored and that no checkpoint names yet.
     stored: Option<u64>,
     /// Sinks that said what they hold.
@@ -66,7 +63,11 @@ impl Story {
             let counts = |act: &&Act| !matches!(act, Act::Deleted(..));
             let own = acts[n + 1..].iter().filter(|(of, _)| of == w).map(|(_, act)| act).filter(counts);
             let life: Vec<&Act> = own.take_while(|act| **act != Act::Gone).collect();
-            story.tell(*w, act, &life);
+            // none of another process that was there already comes after it
+            let is_entry = |act: &Act| matches!(act, Act::Bound(..) | Act::Completed(_));
+            let others = acts[n + 1..].iter().filter(|(of, _)| of != w).take_while(|(_, act)| *act != Act::Began);
+            let is_last = !others.map(|(_, act)| act).any(is_entry);
+            story.tell(*w, act, &life, is_last);
         }
         story
     }
@@ -80,16 +81,18 @@ impl Story {
         self.run.iter().filter_map(|step| if let Step::Act(action) = step { Some(action) } else { None })
     }
 
-    fn tell(&mut self, w: usize, act: &Act, rest: &Life) {
+    fn tell(&mut self, w: usize, act: &Act, rest: &Life, is_last: bool) {
         let of = &mut self.processes[w];
+        let next = rest.iter().find(|act| ***act != Act::PutAgain);
         match act {
             Act::Began => {
-                *of = Process { alive: true, saw: self.entries, ..Process::default() };
-                self.acts([Action::Start { w }, Action::Look { w }]);
+                *of = Process { alive: true, ..Process::default() };
+                return;
             }
             Act::Gone => {
-                let died = of.alive && !of.stopped;
+                let (died, opened) = (of.alive && !of.stopped, of.opened);
                 of.alive = false;
+                self.acts([Action::Start { w }, Action::Look { w }].into_iter().filter(|_| died && !opened));
                 self.acts(died.then_some(Action::Crash { w }));
                 return;
             }
@@ -106,12 +109,12 @@ impl Story {
             }
             // what follows an act that was refused is refused as well
             _ if of.stopped => return,
-            // in a slot that retirement had freed, as it found out: it reads on, and tries the next one
-            Act::Opened(_) if matches!(rest.first(), Some(Act::Opened(_))) => return,
+            // in a slot that retirement had freed, as it found out, or would have
+            Act::Opened(_) if matches!(next, Some(Act::Opened(_))) || next.is_none() && !is_last => return,
+            // until it is in, it reads again what is new: what counts is how it found the ledger at last
             Act::Opened(_) => {
-                // the slot that it found free was taken meanwhile by who is to be replaced: it reads on, and tries the next one
-                let taken = self.entries > of.saw;
-                self.acts(taken.then_some(Action::Append { w, answer: Answer::Heard }));
+                of.opened = true;
+                self.acts([Action::Start { w }, Action::Look { w }]);
                 self.append(w, rest);
                 self.acts([Action::Confirm { w }]);
             }
@@ -219,7 +222,6 @@ impl Story {
         let again = rest.iter().find(entry).is_some_and(|act| **act == Act::PutAgain);
         self.acts(again.then_some(Action::Append { w, answer: Answer::Lost }));
         self.acts([Action::Append { w, answer: Answer::Heard }]);
-        self.entries += 1;
     }
 
     fn store_roots(&mut self, w: usize, at: u64) {
