@@ -104,7 +104,8 @@ impl std::error::Error for Failure {}
 /// Builds a pipeline on simulated worlds, runs it undisturbed and then by every schedule, and compares every sink row by row.
 ///
 /// With one worker a run is a function of its seed. Where fetches come in another order in every life (or with several sources, which take
-/// turns as they can) epochs are cut otherwise, and what is compared is the sum of each row's changes; else every line is.
+/// turns as they can) epochs are cut otherwise, and what is compared is the sum of each row's changes; else every line is. In some schedules there is a start
+/// over a wrong state, which must be refused ([`Schedules::own_state`] leaves that out).
 ///
 /// `ORDERFLOW_SEED=n` runs only that schedule.
 ///
@@ -190,15 +191,16 @@ pub fn trace_takeover(seed: u64, build: impl Fn(&World) -> Result<Pipeline> + 's
     let build: Build = Rc::new(planned_once(build));
     let mut trial = Trial::of(&*build);
     let sizes = trial.measure()?;
-    Ok(trial.takeover(seed, sizes, &build))
+    Ok(trial.takeover(seed, sizes, true, &build))
 }
 
-/// Runs two processes at once by every random schedule, as [`trace_takeover`] says, and compares what sinks hold at the end.
+/// Runs two processes at once by every random schedule, as [`trace_takeover`] says, on one worker, over a log that keeps everything, and compares what sinks
+/// hold at the end. For sources by position.
 ///
 /// `ORDERFLOW_SEED=n` runs only that schedule.
 ///
 /// # Panics
-/// At the first schedule that fails: the message has its seed.
+/// At the first schedule that fails: the message has its seed. If points, acts or numbers of workers are asked for.
 pub fn takeover_anywhere(schedules: Schedules, build: impl Fn(&World) -> Result<Pipeline> + 'static) -> Report {
     find_takeover_failure(schedules, build).unwrap_or_else(|failure| panic!("{failure}"))
 }
@@ -206,21 +208,23 @@ pub fn takeover_anywhere(schedules: Schedules, build: impl Fn(&World) -> Result<
 /// As [`takeover_anywhere`], with the failure as a value.
 ///
 /// # Errors
-/// The first schedule that fails.
+/// The first schedule that fails. Panics if points, acts or numbers of workers are asked for.
 pub fn find_takeover_failure(schedules: Schedules, build: impl Fn(&World) -> Result<Pipeline> + 'static) -> Result<Report, Box<Failure>> {
+    let is_random = schedules.points + schedules.at_the_disk == 0 && schedules.acts.is_none() && schedules.workers.is_empty();
+    assert!(is_random, "two processes take random schedules on one worker");
     let clock = Clock::system();
     let build: Build = Rc::new(planned_once(build));
     let mut trial = Trial::of(&*build);
     let sizes = trial.measure()?;
     let mut seeds = schedules.seeds(given(), vec![], clock.clone());
     for seed in seeds.by_ref() {
-        trial.takeover(seed, sizes, &build).failure.map_or(Ok(()), Err)?;
+        trial.takeover(seed, sizes, schedules.kinds.shuffled, &build).failure.map_or(Ok(()), Err)?;
     }
     (trial.report.fresh, trial.report.took) = (seeds.fresh(), clock.elapsed());
     Ok(trial.report)
 }
 
-/// Builds the same with one plan, however often it is built.
+/// The same with one plan, however often it is built.
 fn planned_once(build: impl Fn(&World) -> Result<Pipeline>) -> impl Fn(&World) -> Result<Pipeline> {
     let plans = Plans::default();
     move |world| plans.used(|| build(world))
@@ -344,8 +348,8 @@ impl<'a> Trial<'a> {
     }
 
     /// Runs two processes by the schedule of a seed, and writes down their acts.
-    fn takeover(&mut self, seed: u64, sizes: Sizes, build: &Build) -> Traced {
-        let schedule = Schedule::of(seed, sizes, Kinds { shuffled: true, truncated: false, lost: false }).in_memory();
+    fn takeover(&mut self, seed: u64, sizes: Sizes, shuffled: bool, build: &Build) -> Traced {
+        let schedule = Schedule::of(seed, sizes, Kinds { shuffled, truncated: false, lost: false }).in_memory();
         let outside = Outside::new(&schedule);
         let judged = self.judge(&schedule, 1, |trial| {
             trial.report.deaths += takeover::run(&schedule, &outside, build, sizes.calls)?;
@@ -404,7 +408,7 @@ impl<'a> Trial<'a> {
             outcome
         };
         let truncated = |e: &Error| schedule.truncated && e.kind() == Kind::User && e.to_string().contains("no longer holds");
-        let mut lost = schedule.lost;
+        let mut lost = schedule.lost.map(|lost| (lost, lost::state(lost, self.build)));
         for (n, life) in schedule.lives.iter().enumerate() {
             if n > 0 && schedule.truncated {
                 outside.truncate(&mut Draw(life.seed));
@@ -426,8 +430,8 @@ impl<'a> Trial<'a> {
                 machine.cut_power(seed);
                 self.report.power_cuts += 1;
             }
-            if let Some(at) = lost.filter(|lost| lost.after <= n)
-                && lost::refused(at, outside, self.build, &live)?
+            if let Some((_, wrong)) = lost.as_ref().filter(|(lost, _)| lost.after <= n)
+                && lost::refused(wrong, outside, &live)?
             {
                 self.report.lost += 1;
                 lost = None;

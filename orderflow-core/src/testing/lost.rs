@@ -16,8 +16,9 @@ use std::rc::Rc;
 /// How a process ends that sees this world.
 pub(super) type Live<'a> = &'a dyn Fn(&World) -> Result<()>;
 
-/// The state that another run of the pipeline has left when it died at an operation.
-fn of_another(build: &dyn Fn(&World) -> Result<Pipeline>, at: u64) -> Memory {
+/// The wrong state: empty, or what another run of the pipeline has left when it died at an operation.
+pub(super) fn state(lost: Lost, build: &dyn Fn(&World) -> Result<Pipeline>) -> Memory {
+    let Some(at) = lost.dies_at else { return Memory::default() };
     let outside = Outside::new(&Schedule::calm(false));
     let world = World::of(outside.clone(), Fate::new(vec![(at, Fault::CrashBefore)]), false, None);
     let fate = world.fate();
@@ -26,30 +27,28 @@ fn of_another(build: &dyn Fn(&World) -> Result<Pipeline>, at: u64) -> Memory {
     outside.exchange_state(Memory::default())
 }
 
-/// Starts the pipeline over a wrong state, if its simulated sinks hold rows that tell that it is wrong; true if it did.
+/// Starts the pipeline over a wrong state, if its simulated sinks hold rows that tell that it is wrong; true if it did and was told so, false if there was
+/// nothing to tell it by, or who was asked did not answer.
 ///
 /// # Errors
 /// A start that is not refused, or that leaves sinks otherwise than it found them.
-pub(super) fn refused(lost: Lost, outside: &Rc<Outside>, build: &dyn Fn(&World) -> Result<Pipeline>, live: Live) -> Result<bool, String> {
-    let rows = || outside.simulated().map_err(|e| e.to_string());
-    let before = rows()?;
-    if before.values().all(Vec::is_empty) {
+pub(super) fn refused(wrong: &Memory, outside: &Rc<Outside>, live: Live) -> Result<bool, String> {
+    let found = || Ok((outside.simulated()?, outside.objects()?));
+    let text = |e: Error| e.to_string();
+    let before = found().map_err(text)?;
+    if before.0.values().all(Vec::is_empty) || !outside.has_state().map_err(text)? {
         return Ok(false);
     }
-    let (what, wrong) = match lost.dies_at {
-        None => ("an empty state", Memory::default()),
-        Some(at) => ("the state of another run", of_another(build, at)),
-    };
-    let ours = outside.exchange_state(wrong);
+    let ours = outside.exchange_state(wrong.clone());
     let world = World::of(outside.clone(), Fate::default(), false, None);
     let outcome = live(&world);
     drop(world);
     outside.exchange_state(ours);
-    let is_refusal = |e: &Error| e.kind() == Kind::User && e.retry() == Retry::Never && e.remedy().is_some();
+    let is_as_before = found().map_err(text)? == before;
     match outcome {
-        Err(e) if is_refusal(&e) && rows()? == before => Ok(true),
-        Err(e) if is_refusal(&e) => Err(format!("over {what} it is refused, and sinks are not as they were: {e}")),
-        Err(e) => Err(format!("over {what} it ends with something else than a refusal: {e}")),
-        Ok(()) => Err(format!("it goes on over {what}, and sinks hold rows of its own one")),
+        Err(e) if e.kind() == Kind::Internal => Err(format!("over a wrong state it ends with something else than a refusal: {e}")),
+        Err(e) if !is_as_before => Err(format!("over a wrong state it is refused, and sinks are not as they were: {e}")),
+        Err(e) => Ok(e.retry() == Retry::Never),
+        Ok(()) => Err("it goes on over a wrong state, and sinks hold rows of its own one".to_owned()),
     }
 }

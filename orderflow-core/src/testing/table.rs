@@ -33,6 +33,13 @@ pub(super) struct Held {
     fence: Option<WriterId>,
 }
 
+impl Held {
+    /// Who wrote it, and who may.
+    pub(super) fn owners(&self) -> String {
+        format!("{:?}, {:?}", self.progress, self.fence)
+    }
+}
+
 impl Table {
     pub(super) fn new(name: &str, held: Arc<Mutex<Held>>, fate: Fate, roll: u64, trace: Trace) -> Self {
         Self { name: name.into(), held, fate, roll, trace }
@@ -83,6 +90,11 @@ impl Sink for Table {
 
     fn kind(&self) -> &'static str {
         "table"
+    }
+
+    // no act: nobody outside could tell that it was looked at
+    fn look(&self, _context: &SinkContext) -> Result<Option<Progress>> {
+        Ok(self.held().progress)
     }
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {

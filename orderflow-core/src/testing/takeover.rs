@@ -15,10 +15,9 @@ use super::crash::STEPS;
 use super::schedule::{Life, Schedule};
 use super::trace::Act;
 use super::world::{Outside, World};
-use crate::error::{Result, Retry};
+use crate::error::{Error, Kind, Result, Retry};
 use crate::pipeline::{Pipeline, Stepper};
 use crate::store::volatile::Draw;
-use crate::time::Clock;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -60,6 +59,11 @@ pub(super) fn run(schedule: &Schedule, outside: &Rc<Outside>, build: &Build, ope
     }));
 
     let older = Rc::new(RefCell::new(older.and_then(|world| Process::open(world, build).ok())));
+    if outside.has_hosts() {
+        return Err("two processes at once cannot have one host behind a memory channel: this is for sources by position".to_owned());
+    }
+    // what the older one did wrong while the newer one was paused
+    let wrong = Rc::new(RefCell::new(None));
     for n in 0..STEPS {
         let mut busy = false;
         if let Some(step) = Process::step_of(&older) {
@@ -69,9 +73,7 @@ pub(super) fn run(schedule: &Schedule, outside: &Rc<Outside>, build: &Build, ope
             }
             match step {
                 Ok(did) => busy = did,
-                // whatever it stumbles over when others have gone on
-                Err(e) if newer.came || e.retry() == Retry::Backoff => {}
-                Err(e) => return Err(format!("the older process ended, and nobody had replaced it: {e}")),
+                Err(e) => may_end(e, outside)?,
             }
         }
         match &in_a_start {
@@ -86,8 +88,11 @@ pub(super) fn run(schedule: &Schedule, outside: &Rc<Outside>, build: &Build, ope
                 let mut newer = newer.borrow_mut();
                 newer.came = true;
                 if let Some(world) = newer.worlds.front() {
-                    let (older, clock, steps) = (Rc::downgrade(&older), outside.clock.clone(), halt.steps);
-                    let meanwhile = move || older.upgrade().into_iter().for_each(|older| go_on(&older, &clock, steps));
+                    let (older, outside, wrong, steps) = (Rc::downgrade(&older), outside.clone(), wrong.clone(), halt.steps);
+                    let meanwhile = move || {
+                        let went = older.upgrade().map_or(Ok(()), |older| go_on(&older, &outside, steps));
+                        wrong.replace(went.err());
+                    };
                     world.fate().pause(halt.at, meanwhile);
                 }
             }
@@ -97,6 +102,9 @@ pub(super) fn run(schedule: &Schedule, outside: &Rc<Outside>, build: &Build, ope
         let mut newer = newer.borrow_mut();
         if gone || newer.came {
             busy |= newer.step()?;
+        }
+        if let Some(wrong) = wrong.take() {
+            return Err(wrong);
         }
         if gone && newer.is_over() {
             return one_at_a_time(&outside.trace.acts()).map(|()| newer.died);
@@ -115,21 +123,35 @@ struct Halt {
     steps: u64,
 }
 
-/// So many steps of the older process while the newer one is paused; whatever it stumbles over, it was replaced.
-fn go_on(older: &RefCell<Option<Process>>, clock: &Clock, steps: u64) {
+/// So many steps of the older process while the newer one is paused.
+fn go_on(older: &RefCell<Option<Process>>, outside: &Outside, steps: u64) -> Result<(), String> {
     for _ in 0..steps {
         match Process::step_of(older) {
-            None | Some(Err(_)) => return,
+            None => return Ok(()),
+            Some(Err(e)) => return may_end(e, outside),
             Some(Ok(true)) => {}
-            Some(Ok(false)) => clock.advance(Duration::from_secs(1)),
+            Some(Ok(false)) => outside.clock.advance(Duration::from_secs(1)),
         }
+    }
+    Ok(())
+}
+
+/// Whether the older process may end with this: that it waits in vain is no matter here, and it may stumble over whatever others did, once they have replaced
+/// it; but it never breaks a law.
+fn may_end(error: Error, outside: &Outside) -> Result<(), String> {
+    let replaced = || outside.trace.acts().iter().any(|(process, act)| *process == NEWER && matches!(act, Act::Opened(_)));
+    match (error.kind(), error.retry()) {
+        (Kind::Internal, _) => Err(format!("the older process ended: {error}")),
+        (_, Retry::Backoff) => Ok(()),
+        _ if replaced() => Ok(()),
+        _ => Err(format!("the older process ended, and nobody had replaced it: {error}")),
     }
 }
 
 /// No entry of the older process comes when a newer one is sure of the ledger, as it is before it fences a sink.
 fn one_at_a_time(acts: &[(usize, Act)]) -> Result<(), String> {
     let sure = acts.iter().position(|(process, act)| *process == NEWER && matches!(act, Act::Fenced(_) | Act::Read(_) | Act::Restored(_)));
-    let is_entry = |act: &Act| matches!(act, Act::Opened(_) | Act::Bound(..) | Act::Completed(_));
+    let is_entry = |act: &Act| matches!(act, Act::Opened(_) | Act::Bound(..) | Act::Completed(_) | Act::Entry(_));
     let late = acts[sure.unwrap_or(acts.len())..].iter().find(|(process, act)| *process == OLDER && is_entry(act));
     late.map_or(Ok(()), |(_, act)| Err(format!("the older process was replaced, and the ledger took {act:?} of it")))
 }

@@ -15,8 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub enum Act {
     /// A process starts.
     Began,
-    /// The ledger is opened by this generation.
+    /// The ledger is opened by this generation, whose record is the last one: one in a slot that retirement had freed opens nothing.
     Opened(u64),
+    /// Some other entry is put into this slot of the ledger.
+    Entry(u64),
     /// An epoch is bound to so many records.
     Bound(Epoch, u64),
     /// A base names a checkpoint that none named before.
@@ -102,25 +104,27 @@ pub(super) struct Noting {
 
 impl Noting {
     /// What an entry of the ledger does.
-    fn act(&self, slot: &str, bytes: &[u8]) -> Option<Act> {
-        let (entry, _) = Entry::decode(bytes, slot.parse().ok()?).ok()?;
-        match entry {
-            Entry::Opened(writer, _) => Some(Act::Opened(writer.generation)),
-            Entry::Started(_) | Entry::Ends(_) | Entry::Refused(_) => None,
-            Entry::Bound(binding) => Some(Act::Bound(binding.epoch, binding.rows())),
+    fn act(&self, slot: u64, bytes: &[u8]) -> Option<Act> {
+        let (entry, _) = Entry::decode(bytes, slot).ok()?;
+        Some(match entry {
+            Entry::Opened(writer, _) => Act::Opened(writer.generation),
+            Entry::Started(_) | Entry::Ends(_) | Entry::Refused(_) => Act::Entry(slot),
+            Entry::Bound(binding) => Act::Bound(binding.epoch, binding.rows()),
             Entry::Base(base) => {
-                let completed = Act::Completed(base.checkpoints.last()?.epoch);
-                (!self.trace.has(&completed)).then_some(completed)
+                let completed = base.checkpoints.last().map(|c| Act::Completed(c.epoch));
+                completed.filter(|completed| !self.trace.has(completed)).unwrap_or(Act::Entry(slot))
             }
-        }
+        })
     }
 
     fn entry(&self, name: &str, slot: &str, bytes: &[u8], won: bool) -> Result<()> {
-        let act = self.act(slot, bytes);
+        let act = slot.parse().ok().and_then(|slot| self.act(slot, bytes));
         if won {
+            let is_last = !self.below.list(LEDGER)?.iter().any(|other| other.as_str() > name);
+            let opens_nothing = |act: &Act| matches!(act, Act::Opened(_)) && !is_last;
             // what it had put is not there any more: a newer process has merged it
             let again = |act: Act| if self.trace.did(&act) { Act::PutAgain } else { act };
-            act.into_iter().map(again).for_each(|act| self.trace.note(act));
+            act.into_iter().filter(|act| !opens_nothing(act)).map(again).for_each(|act| self.trace.note(act));
         } else if self.is_there(name, bytes)? {
             self.trace.note(Act::PutAgain);
         } else if let Some(act @ (Act::Bound(..) | Act::Completed(_))) = act {

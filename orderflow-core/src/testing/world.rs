@@ -98,6 +98,26 @@ impl Outside {
         }
     }
 
+    /// All objects of data sets, and who wrote and may write tables, a line each.
+    pub(super) fn objects(self: &Rc<Self>) -> Result<Vec<String>> {
+        let world = World::of(self.clone(), Fate::default(), false, None);
+        let mut objects: Vec<String> = lock(&self.tables).iter().map(|(name, held)| format!("{name}: {}", lock(held).owners())).collect();
+        for set in lock(&self.data_sets).iter() {
+            objects.extend(world.store(set)?.list("")?.into_iter().map(|object| format!("{set}: {object}")));
+        }
+        Ok(objects)
+    }
+
+    /// Whether the state in memory has a ledger.
+    pub(super) fn has_state(&self) -> Result<bool> {
+        lock(&self.memory).get(STATE).map_or(Ok(false), |state| Ok(!state.list("ledger/")?.is_empty()))
+    }
+
+    /// Whether some process had a memory channel.
+    pub(super) fn has_hosts(&self) -> bool {
+        !lock(&self.hosts).is_empty()
+    }
+
     /// Another state, in memory, takes the place of the one that is there, which is given back.
     pub(super) fn exchange_state(&self, state: Memory) -> Memory {
         lock(&self.memory).insert(STATE.to_owned(), state).unwrap_or_default()

@@ -63,11 +63,7 @@ impl Story {
             let counts = |act: &&Act| !matches!(act, Act::Deleted(..));
             let own = acts[n + 1..].iter().filter(|(of, _)| of == w).map(|(_, act)| act).filter(counts);
             let life: Vec<&Act> = own.take_while(|act| **act != Act::Gone).collect();
-            // none of another process that was there already comes after it
-            let is_entry = |act: &Act| matches!(act, Act::Bound(..) | Act::Completed(_));
-            let others = acts[n + 1..].iter().filter(|(of, _)| of != w).take_while(|(_, act)| *act != Act::Began);
-            let is_last = !others.map(|(_, act)| act).any(is_entry);
-            story.tell(*w, act, &life, is_last);
+            story.tell(*w, act, &life);
         }
         story
     }
@@ -81,9 +77,8 @@ impl Story {
         self.run.iter().filter_map(|step| if let Step::Act(action) = step { Some(action) } else { None })
     }
 
-    fn tell(&mut self, w: usize, act: &Act, rest: &Life, is_last: bool) {
+    fn tell(&mut self, w: usize, act: &Act, rest: &Life) {
         let of = &mut self.processes[w];
-        let next = rest.iter().find(|act| ***act != Act::PutAgain);
         match act {
             Act::Began => {
                 *of = Process { alive: true, ..Process::default() };
@@ -109,8 +104,6 @@ impl Story {
             }
             // what follows an act that was refused is refused as well
             _ if of.stopped => return,
-            // in a slot that retirement had freed, as it found out, or would have
-            Act::Opened(_) if matches!(next, Some(Act::Opened(_))) || next.is_none() && !is_last => return,
             // until it is in, it reads again what is new: what counts is how it found the ledger at last
             Act::Opened(_) => {
                 of.opened = true;
@@ -145,7 +138,7 @@ impl Story {
                 self.processes[w].stored = None;
             }
             Act::Committed(name, at) => number(name).into_iter().for_each(|sink| self.committed(w, sink, at.0, rest)),
-            Act::PutAgain => return,
+            Act::PutAgain | Act::Entry(_) => return,
             Act::Refused(wanted) => {
                 // else it did not hear that, and did something else before it heard it
                 if rest.iter().all(|act| matches!(act, Act::Refused(_))) {
@@ -218,7 +211,7 @@ impl Story {
 
     /// An entry of the ledger is there; if it is put again, the first answer was lost.
     fn append(&mut self, w: usize, rest: &Life) {
-        let entry = |act: &&&Act| matches!(meant(act), Act::PutAgain | Act::Opened(_) | Act::Bound(..) | Act::Completed(_));
+        let entry = |act: &&&Act| matches!(meant(act), Act::PutAgain | Act::Opened(_) | Act::Bound(..) | Act::Completed(_) | Act::Entry(_));
         let again = rest.iter().find(entry).is_some_and(|act| **act == Act::PutAgain);
         self.acts(again.then_some(Action::Append { w, answer: Answer::Lost }));
         self.acts([Action::Append { w, answer: Answer::Heard }]);
