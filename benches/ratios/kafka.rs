@@ -159,7 +159,7 @@ pub(crate) fn route(brokers: &str, topic: &str, n: u64, prefix: &str) -> u64 {
         ("client.id", "limit"),
         ("enable.idempotence", "true"),
         ("message.timeout.ms", "0"),
-        ("queue.buffering.max.messages", "200000"),
+        ("queue.buffering.max.messages", "15000"),
         ("queue.buffering.max.kbytes", "32768"),
         ("batch.size", "1000000"),
         ("message.max.bytes", "16777216"),

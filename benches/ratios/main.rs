@@ -37,7 +37,7 @@ struct Options {
 }
 
 fn options() -> std::result::Result<Options, String> {
-    let mut o = Options { brokers: None, duckdb: None, rounds: 3, records: 1_000_000, kafka_records: 2_000_000, only: None };
+    let mut o = Options { brokers: None, duckdb: None, rounds: 5, records: 1_000_000, kafka_records: 2_000_000, only: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} wants a value"));

@@ -23,6 +23,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 /// Our default for librdkafka's `batch.size`.
 pub(super) const BATCH_BYTES: usize = 1_000_000;
 
+/// Our default for librdkafka's `queue.buffering.max.messages`: what is under way should stay in a processor's cache from when it is handed over until
+/// it is confirmed. `docs/performance.md` has what more or fewer cost.
+const UNDER_WAY: usize = 15_000;
+
 /// A row that goes nowhere on this route.
 const NOWHERE: TopicId = TopicId::MAX;
 
@@ -47,7 +51,8 @@ const OURS: &[(&str, &str)] = &[
 pub(super) fn configuration(sink: &KafkaSink, producers: usize) -> Result<ClientConfig> {
     let batch = BATCH_BYTES.to_string();
     // what all of them hold is bounded, and yet each has room for the largest record
-    let (messages, kbytes) = ((200_000 / producers).max(10_000).to_string(), (32_768 / producers).max(17_408).to_string());
+    let (messages, kbytes) =
+        ((4 * UNDER_WAY / producers).clamp(10_000, UNDER_WAY).to_string(), (32_768 / producers).max(17_408).to_string());
     let defaults: &[(&str, &str)] = &[
         ("client.id", "orderflow"),
         ("enable.idempotence", "true"),

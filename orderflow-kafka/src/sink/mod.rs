@@ -183,7 +183,9 @@ impl KafkaSink {
         self.property("batch.size", bytes.to_string())
     }
 
-    /// Sets a librdkafka property, as it stands in its CONFIGURATION.md.
+    /// Sets a librdkafka property, as it stands in its CONFIGURATION.md. The one that bounds throughput where brokers take long to answer is
+    /// `queue.buffering.max.messages`, how many records are under way at once (default 15,000; 10,000 with six lanes or more): at most so many are written in the time
+    /// that one takes from here to its confirmation, which includes [`KafkaSink::linger`].
     pub fn property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings = self.settings.property(name, value);
         self
