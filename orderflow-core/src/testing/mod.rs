@@ -5,6 +5,7 @@
 //! - [`conformance`]: what a source or sink must do, for whoever writes one.
 //! - [`golden`]: bytes of durable formats that are committed, which later versions must read.
 //! - [`tier`]: how much a test does, by the occasion.
+//! - [`listening`]: hears what a test logs, beside other tests.
 //!
 //! Invariant: what a contract promises is written here once, as a suite that every implementation's own test calls; whatever is drawn comes from a seed that a
 //! failure prints.
@@ -13,6 +14,7 @@ pub mod conformance;
 mod crash;
 pub mod golden;
 mod host;
+mod listening;
 mod lost;
 mod schedule;
 mod seeds;
@@ -28,6 +30,7 @@ pub use crash::{
     Failure, Report, Traced, crash_anywhere, find_failure, find_takeover_failure, live, takeover_anywhere, trace, trace_acts,
     trace_takeover, undisturbed,
 };
+pub use listening::listening;
 pub use seeds::Schedules;
 pub use table::Table;
 pub use topic::Topic;

@@ -8,6 +8,7 @@ use orderflow_core::format::Format;
 use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Sink, SinkContext, Writer};
 use orderflow_core::source::{Polled, Reader, Source, SourceContext, SourceStatus};
 use orderflow_core::store::Folder;
+use orderflow_core::testing::listening;
 use orderflow_core::time::{Clock, Positions};
 use orderflow_core::{Error, Phase, Pipeline, Result};
 use std::path::PathBuf;
@@ -172,7 +173,7 @@ const ALL: [&str; 6] = ["a", "b", "x", "y", "z", "letters"];
 /// Runs it on this thread until it ends: why, and what was said meanwhile.
 fn end_of(flow: Pipeline) -> (Error, Heard) {
     let (heard, clock) = (Heard::default(), Clock::manual(0));
-    let outcome: Result<()> = tracing::subscriber::with_default(heard.clone(), || {
+    let outcome: Result<()> = listening(heard.clone(), || {
         let mut stepper = flow.clock(clock.clone()).stepper()?;
         for _ in 0..10_000 {
             match stepper.step()? {

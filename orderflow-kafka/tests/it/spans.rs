@@ -5,6 +5,7 @@
 use crate::support::{PATIENCE, batch, broker_with, open, try_write};
 use crate::transactions::Place;
 use orderflow_core::arrow::array::{ArrayRef, StringArray};
+use orderflow_core::testing::listening;
 use orderflow_kafka::Kafka;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -64,7 +65,7 @@ impl Subscriber for Listener {
 /// Waits until what `work` opened has threads in exactly these spans.
 fn assert_entered<T>(work: impl FnOnce() -> T, expected: &[&str]) {
     let listener = Listener::default();
-    let opened = tracing::subscriber::with_default(listener.clone(), work);
+    let opened = listening(listener.clone(), work);
     let deadline = Instant::now() + PATIENCE;
     while listener.entered.lock().unwrap().len() < expected.len() {
         assert!(Instant::now() < deadline, "{:?}", listener.entered.lock().unwrap());

@@ -3,6 +3,7 @@
 use super::*;
 use crate::heard::Heard;
 use orderflow_core::sink::{Closed, Column, Committed, Guarantee, Input, Opened, Progress, Sink, SinkContext, Writer};
+use orderflow_core::testing::listening;
 use orderflow_core::time::Epoch;
 use std::sync::Mutex;
 
@@ -96,7 +97,7 @@ fn a_sink_that_may_show_a_row_again_says_so_where_a_pipeline_with_state_starts()
         let dead = DataSet::on(Arc::new(Memory::new()), "dead letters", JsonLines);
         let flow = flow.dead_letters(dead).clock(Clock::manual(0));
         let flow = if kept { flow.state_on(Arc::new(Memory::new()), "state") } else { flow };
-        drop(tracing::subscriber::with_default(heard.clone(), || flow.stepper()).unwrap());
+        drop(listening(heard.clone(), || flow.stepper()).unwrap());
         heard.lines("at least once")
     };
     let with_state = said(true);
