@@ -4,7 +4,7 @@
 use crate::tier;
 use orderflow::generator::{Expected, Orders, Share, Total, expected};
 use orderflow::pipelines::orders;
-use orderflow::sink::{Column, Guarantee, Input, Opened, Sink, SinkContext};
+use orderflow::sink::{Column, Guarantee, Input, Opened, Progress, Sink, SinkContext};
 use orderflow::source::meta;
 use orderflow::testing::{Report, Schedules, Table, Topic, World, crash_anywhere, undisturbed};
 use orderflow::{Pipeline, Result};
@@ -49,6 +49,10 @@ impl Sink for Routed {
 
     fn kind(&self) -> &'static str {
         "router"
+    }
+
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        self.0.look(context)
     }
 
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {

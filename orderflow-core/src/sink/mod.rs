@@ -54,7 +54,7 @@ pub trait Sink: Send + 'static {
     fn kind(&self) -> &'static str;
 
     /// What it is seen to hold, before anything is opened, fenced or made: a start that is refused leaves every sink as it was. `None` if that is nothing,
-    /// or cannot be told without opening it; whether something is missing is judged when it is open.
+    /// or cannot be told without opening it; whether something is missing is judged when it is open. A sink around another passes this on.
     ///
     /// # Errors
     /// What cannot be reached, or a place that is taken, with the choices.

@@ -459,7 +459,7 @@ fn failure(schedule: &Schedule, workers: usize, found: String) -> Box<Failure> {
 }
 
 /// The first line in which a sink is not what it should be.
-fn difference(found: &Rows, expected: &Rows) -> Option<String> {
+pub(super) fn difference(found: &Rows, expected: &Rows) -> Option<String> {
     for (name, want) in expected {
         let none = vec![];
         let got = found.get(name).unwrap_or(&none);

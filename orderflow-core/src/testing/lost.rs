@@ -5,6 +5,7 @@
 //! ```
 //! Invariant: the wrong start leaves nothing that a later one could see, so that the schedule goes on as if it had never been.
 
+use super::crash;
 use super::schedule::{Lost, Schedule};
 use super::world::{Outside, World};
 use crate::error::{Error, Kind, Result, Retry};
@@ -23,7 +24,7 @@ pub(super) fn state(lost: Lost, build: &dyn Fn(&World) -> Result<Pipeline>) -> M
     let world = World::of(outside.clone(), Fate::new(vec![(at, Fault::CrashBefore)]), false, None);
     let fate = world.fate();
     // it dies: how is no matter
-    let _ = super::crash::live_in(Some(&world), build(&world), &outside.clock, || fate.is_dead());
+    let _ = crash::live_in(Some(&world), build(&world), &outside.clock, || fate.is_dead());
     outside.exchange_state(Memory::default())
 }
 
@@ -44,10 +45,16 @@ pub(super) fn refused(wrong: &Memory, outside: &Rc<Outside>, live: Live) -> Resu
     let outcome = live(&world);
     drop(world);
     outside.exchange_state(ours);
-    let is_as_before = found().map_err(text)? == before;
+    let after = found().map_err(text)?;
     match outcome {
         Err(e) if e.kind() == Kind::Internal => Err(format!("over a wrong state it ends with something else than a refusal: {e}")),
-        Err(e) if !is_as_before => Err(format!("over a wrong state it is refused, and sinks are not as they were: {e}")),
+        Err(e) if after != before => {
+            let (rows, objects) = (crash::difference(&after.0, &before.0), after.1.iter().find(|line| !before.1.contains(line)));
+            let found = rows.or(objects.cloned()).unwrap_or_else(|| "something is gone".to_owned());
+            Err(format!(
+                "over a wrong state it is refused, and sinks are not as they were (does one around another pass `look` on?): {found}; {e}"
+            ))
+        }
         Err(e) => Ok(e.retry() == Retry::Never),
         Ok(()) => Err("it goes on over a wrong state, and sinks hold rows of its own one".to_owned()),
     }

@@ -6,8 +6,9 @@ use super::anywhere::build;
 use super::*;
 use orderflow_core::bug::{self, Bug};
 use orderflow_core::format::json::Json;
+use orderflow_core::sink::{Column, Guarantee, Input, Opened, Sink, SinkContext};
 use orderflow_core::source::file;
-use orderflow_core::testing::{Failure, Schedules, find_failure, find_takeover_failure};
+use orderflow_core::testing::{Failure, Schedules, Table, find_failure, find_takeover_failure};
 
 /// What a failure says, without the ids and nonces in it: these are random, and all that a seed does not say.
 fn said(failure: &Failure) -> (&str, String) {
@@ -87,4 +88,36 @@ fn a_file_that_comes_between_two_lives_is_read_from_its_beginning() {
     assert_eq!(a_file_that_comes_between_two_lives(), None);
     let wrong = bug::with(Bug::NewPartitionFromLatest, a_file_that_comes_between_two_lives);
     assert!(wrong.is_some(), "that a new file is read from its end goes unnoticed");
+}
+
+/// A sink around another that is opened, and fenced, before anybody knows what it holds.
+struct Unseen(Table);
+
+impl Sink for Unseen {
+    fn columns(&self, input: &Input) -> Result<Option<Vec<Column>>> {
+        self.0.columns(input)
+    }
+
+    fn guarantee(&self, kept: bool) -> Guarantee {
+        self.0.guarantee(kept)
+    }
+
+    fn kind(&self) -> &'static str {
+        "unseen"
+    }
+
+    fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
+        Box::new(self.0).open(context)
+    }
+}
+
+#[test]
+fn a_sink_that_cannot_be_looked_at_is_found_by_starts_over_a_wrong_state() {
+    let build = |world: &testing::World| {
+        let mut flow = Pipeline::new("unseen");
+        flow.source("numbers", world.source(&log().until(40)))?.view("all")?.sink(Unseen(world.sink("all").roll_rows(7)))?;
+        world.keep(flow)
+    };
+    let failure = find_failure(Schedules::random(60), build).unwrap_err();
+    assert!(failure.found.contains("`look`") && failure.found.contains("all: "), "{failure}");
 }

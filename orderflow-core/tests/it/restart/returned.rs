@@ -105,6 +105,10 @@ impl Sink for Hosted {
         self.sink.kind()
     }
 
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        self.sink.look(context)
+    }
+
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
         let Hosted { sink, host } = *self;
         let Opened { writer, progress } = Box::new(sink).open(context)?;

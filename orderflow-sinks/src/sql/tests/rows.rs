@@ -39,6 +39,10 @@ impl Sink for Patient {
         self.0.kind()
     }
 
+    fn look(&self, context: &SinkContext) -> Result<Option<Progress>> {
+        self.0.look(context)
+    }
+
     fn open(self: Box<Self>, context: SinkContext) -> Result<Opened> {
         let opened = Box::new(self.0).open(context)?;
         Ok(Opened { writer: Box::new(PatientWriter(opened.writer)), ..opened })
